@@ -1,0 +1,50 @@
+"""Training-free open-vocabulary segmentation with a frozen diffusion model.
+
+The method of "Diffusion Model is Secretly a Training-free Open Vocabulary Semantic Segmenter"
+(DiffSegmenter, Wang et al. 2023), small and exact, on Stable Diffusion or on the pocket models that
+come with the repository.
+
+Shapes, as every docstring uses them:
+
+==========  ==========================================================================
+``b``       prompts in a batch          ``k``       classes
+``c``       channels of the latents     ``h w``     height and width of the latents
+``n``       = h*w pixels of a map       ``l``       tokens of a prompt
+``d``       width of a head             ``H W``     height and width of the image
+==========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backbone": "backbone",
+    "Profile": "backbone",
+    "load_backbone": "backbone",
+    "load_profile": "backbone",
+    "Recording": "capture",
+    "record_attention": "capture",
+    "ImageError": "images",
+    "load_photo": "images",
+    "Prompt": "prompts",
+    "make_prompt": "prompts",
+    "emphasise": "prompts",
+    "fuse": "scoremaps",
+    "complete": "scoremaps",
+    "complete_materialised": "scoremaps",
+    "Config": "segmenter",
+    "DiffSegmenter": "segmenter",
+    "Segmentation": "segmenter",
+    "recipe": "segmenter",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

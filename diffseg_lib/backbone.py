@@ -1,0 +1,178 @@
+"""Backbones: what the method asks of a diffusion model, and how one is loaded.
+
+A *profile* is a model and the numbers that were chosen for it: timesteps, fusion weights, threshold,
+the size it likes. It is named ("pocket", "sd15") or is the folder of a pipeline, whose
+``profile.json`` holds the numbers if there is one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .locations import models_dir
+from .prompts import nearest
+
+HUB = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}  # profiles by hub id
+PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model and the numbers chosen for it.
+
+    name; source: a folder or a hub id; timesteps: of the noise, 1..999; weights: of fusion, by divisor
+    of the latent's side; threshold: of the background, in [0, 1]; size: px of an image's short side (0:
+    the model's own);
+    words: the vocabulary the model was trained on (empty: open); chosen_on: where the numbers are from.
+    """
+
+    name: str
+    source: str
+    timesteps: tuple[int, ...] = (100,)
+    weights: Mapping[int, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    threshold: float = 0.5
+    size: int = 0
+    words: tuple[str, ...] = ()
+    chosen_on: str = "the paper's values"
+
+
+def load_profile(name: str | Path = "pocket") -> Profile:
+    """Find a profile by name, or read the folder of a pipeline.
+
+    Raises:
+        ValueError: on a name that is neither known nor a folder.
+    """
+    if str(name) in HUB:
+        return Profile(str(name), HUB[str(name)])
+    folder = models_dir() / "diffusion" if str(name) == "pocket" else Path(name)
+    if str(name) != "pocket" and not folder.is_dir():
+        raise ValueError(f"unknown profile {str(name)!r}: expected pocket, {', '.join(HUB)} or an existing folder; {nearest(str(name), ['pocket', *HUB])}")
+    facts = folder / "profile.json"
+    if not facts.exists():
+        return Profile(str(name), str(folder))
+    known = json.loads(facts.read_text())
+    known["weights"] = {int(k): float(v) for k, v in known.get("weights", PAPER_WEIGHTS).items()}
+    known["timesteps"] = tuple(known.get("timesteps", (100,)))
+    known["words"] = tuple(known.get("words", ()))
+    return Profile(str(name), str(folder), **known)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen latent diffusion model, and the four things the method asks of it."""
+
+    profile: Profile
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    unet: Any
+    alphas: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels of the image a side of one latent pixel."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size(self) -> int:
+        """Pixels of an image's short side that the model works at."""
+        return self.profile.size or self.unet.config.sample_size * self.latent_factor
+
+    @property
+    def multiple(self) -> int:
+        """Image sides must be multiples of this: the UNet halves the latents between its levels."""
+        return self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def encode_image(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 c h w"]:
+        """z = E(x0): the posterior's mean, scaled. `image` in [-1, 1], sides multiples of `multiple`."""
+        latents = self.vae.encode(image.to(self.device, self.dtype)).latent_dist.mean
+        return latents * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Pictures in [-1, 1] from scaled latents."""
+        return self.vae.decode(latents.to(self.device, self.dtype) / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+    @torch.no_grad()
+    def encode_prompts(self, texts: Sequence[str]) -> Float[Tensor, "b l d"]:
+        """Token embeddings, padded to the model's length."""
+        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
+        return self.text_encoder(ids.to(self.device)).last_hidden_state
+
+    def add_noise(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
+        """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps."""
+        if not 0 <= timestep < len(self.alphas):
+            raise ValueError(f"timestep {timestep}: expected 0 to {len(self.alphas) - 1}")
+        kept = self.alphas[timestep].to(latents)
+        return kept.sqrt() * latents + (1 - kept).sqrt() * noise
+
+    @torch.no_grad()
+    def predict_noise(self, noisy: Float[Tensor, "b c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
+        """One UNet call, the conditional half only. One noisy latent serves every prompt of the batch."""
+        batch = noisy.to(self.device, self.dtype).expand(len(embeddings), -1, -1, -1)
+        return self.unet(batch, timestep, encoder_hidden_states=embeddings).sample
+
+
+_PARTS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "text_encoder": "model", "tokenizer": "tokenizer", "scheduler": "scheduler_config"}
+
+
+def _check_folder(folder: Path) -> None:
+    for part, stem in _PARTS.items():
+        present = any((folder / part).glob(f"{stem}*")) or (part == "tokenizer" and (folder / part / "vocab.json").exists())
+        if not present:
+            ending = ".safetensors" if part in ("vae", "unet", "text_encoder") else ".json"
+            raise FileNotFoundError(
+                f"{folder / part} has no {stem}{ending}: a profile's folder is a StableDiffusionPipeline saved by "
+                "save_pretrained; the pocket one comes with the repository (restore data/pocket/models, or set DIFFSEG_DATA)"
+            )
+
+
+def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
+    """Load a profile's model, weights from safetensors only, nothing downloaded.
+
+    Args:
+        profile: "pocket", "sd15", the folder of a ``StableDiffusionPipeline``, or a :class:`Profile`.
+        device: "cpu", "cuda", ...
+        dtype: float32 on the CPU.
+
+    Raises:
+        ValueError: on an unknown profile.
+        FileNotFoundError: if a part of the model is missing; the message names it.
+    """
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    found = profile if isinstance(profile, Profile) else load_profile(profile)
+    if found.source not in HUB.values():
+        _check_folder(Path(found.source))
+    safe = {"local_files_only": True, "use_safetensors": True}
+    try:
+        vae = AutoencoderKL.from_pretrained(found.source, subfolder="vae", torch_dtype=dtype, **safe)
+        unet = UNet2DConditionModel.from_pretrained(found.source, subfolder="unet", torch_dtype=dtype, **safe)
+        text = CLIPTextModel.from_pretrained(found.source, subfolder="text_encoder", dtype=dtype, **safe)
+        tokenizer = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer", local_files_only=True)
+        scheduler = DDIMScheduler.from_pretrained(found.source, subfolder="scheduler", local_files_only=True)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the weights of profile {found.name!r} ({found.source}) are not on this machine: download them once, or give the folder they are in"
+        ) from error
+    for model in (vae, unet, text):
+        model.requires_grad_(False).eval().to(device)
+    return Backbone(found, vae, text, tokenizer, unet, scheduler.alphas_cumprod.float())

@@ -1,0 +1,129 @@
+"""How well maps find classes whose names are given: collect maps once, then try weights and thresholds.
+
+Completion is linear, so the completed map of a weighted sum of sides is the weighted sum of the
+completed sides: each side is completed once, and any fusion weights are tried by a product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .evaluation import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, miou, tally
+from .scoremaps import complete, fuse, upsample
+from .segmenter import DiffSegmenter
+
+
+class Sampled(Protocol):
+    """An image with its ground truth and the names of the classes present."""
+
+    @property
+    def image(self) -> np.ndarray: ...
+    @property
+    def truth(self) -> np.ndarray: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class SideMaps:
+    """One image's maps at the latent's size, scaled, by divisor: k h w, before and after completion."""
+
+    truth: np.ndarray
+    labels: tuple[int, ...]
+    fused: dict[int, Tensor]
+    completed: dict[int, Tensor]
+
+
+def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int) -> list[SideMaps]:
+    """Run the backbone once an image, ground-truth classes given, and keep the maps of every side.
+
+    Args:
+        segmenter: its configuration rules prompts, scale, iterations and seed.
+        samples: images with truth.
+        names: all class names, background first; a class's label is its place.
+        timestep: of the noise.
+    """
+    found = []
+    for sample in samples:
+        latents = segmenter.encode(sample.image)
+        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes))
+        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
+        queries, keys = list(recording.queries.values()), list(recording.keys.values())
+        fused = {d: fuse({d: maps}, {d: 1.0}, recording.size, segmenter.config.scale) for d, maps in recording.by_side().items()}
+        completed = {d: complete(maps, queries, keys, segmenter.config.iterations) for d, maps in fused.items()}
+        found.append(SideMaps(sample.truth, tuple(names.index(c) for c in sample.classes), fused, completed))
+    return found
+
+
+def combine(maps: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:
+    """The weighted sum of the sides: k h w."""
+    return torch.stack([w * maps[d] for d, w in weights.items() if w]).sum(0)
+
+
+def tallies(found: Sequence[SideMaps], weights: Mapping[int, float], classes: int, *, completed: bool = True, final_norm: str = "after") -> list[Tally]:
+    """Count every image at every threshold, for one set of fusion weights."""
+    result = []
+    for one in found:
+        maps = combine(one.completed if completed else one.fused, weights)
+        result.append(tally(one.truth, upsample(maps, one.truth.shape, final_norm).numpy(), one.labels, classes))
+    return result
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean IoU in percent at a threshold fixed elsewhere, its 95 % interval, and the oracle beside it."""
+
+    miou: float
+    ci95: tuple[float, float]
+    threshold: float
+    oracle: float
+    oracle_threshold: float
+    confusions: np.ndarray
+
+
+def score(counted: Sequence[Tally], threshold: float, classes: int) -> Score:
+    """Mean IoU of counted images at `threshold`, with a bootstrap interval over images."""
+    confusions = confusions_at(counted, threshold, classes)
+    oracle_threshold, oracle = best_threshold(counted, classes)
+    return Score(float(miou(confusions.sum(0))), bootstrap_miou(confusions), threshold, oracle, oracle_threshold, confusions)
+
+
+def gain(first: Score, second: Score) -> tuple[float, tuple[float, float]]:
+    """Mean IoU of `first` minus `second` on the same images, with its paired 95 % interval."""
+    return first.miou - second.miou, bootstrap_difference(first.confusions, second.confusions)
+
+
+def weight_grid(divisors: Sequence[int], parts: int = 5) -> list[dict[int, float]]:
+    """Every way to share `parts` equal parts of weight among the sides.
+
+    >>> len(weight_grid([8, 4, 2, 1])), weight_grid([2, 1], 1)
+    (56, [{2: 0.0, 1: 1.0}, {2: 1.0, 1: 0.0}])
+    """
+
+    def shares(left: int, places: int) -> list[tuple[int, ...]]:
+        if places == 1:
+            return [(left,)]
+        return [(first, *rest) for first in range(left + 1) for rest in shares(left - first, places - 1)]
+
+    return [{d: share / parts for d, share in zip(divisors, one, strict=True)} for one in shares(parts, len(divisors))]
+
+
+def choose_weights(found: Sequence[SideMaps], classes: int, *, completed: bool = True, parts: int = 5) -> tuple[dict[int, float], float, float]:
+    """The fusion weights and threshold of the highest mean IoU on these images: (weights, threshold, mean IoU).
+
+    Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it.
+    """
+    best: tuple[dict[int, float], float, float] | None = None
+    for weights in weight_grid(sorted(found[0].fused, reverse=True), parts):
+        threshold, value = best_threshold(tallies(found, weights, classes, completed=completed), classes)
+        if best is None or value > best[2]:
+            best = weights, threshold, value
+    if best is None:
+        raise ValueError("no weights to choose from: parts must be 1 or more")
+    return best

@@ -1,0 +1,130 @@
+"""Reading photos and writing what was found in them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+LARGEST = 100_000_000  # pixels
+
+# Paul Tol's "muted" and "bright" colours: told apart by colour-blind readers; 0 is the background.
+PALETTE: tuple[tuple[int, int, int], ...] = (
+    (0, 0, 0),
+    (51, 34, 136),
+    (221, 204, 119),
+    (17, 119, 51),
+    (136, 204, 238),
+    (204, 102, 119),
+    (170, 68, 153),
+    (68, 170, 153),
+    (153, 153, 51),
+    (136, 34, 85),
+    (238, 119, 51),
+    (0, 119, 187),
+    (187, 187, 187),
+)
+
+
+class ImageError(ValueError):
+    """An image that cannot be read, or is too large."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """pixels: H W 3, uint8 RGB; notes: what was done to get there."""
+
+    pixels: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def voc_colours(count: int = 256) -> np.ndarray:
+    """The colour map of PASCAL VOC's palette images: count x 3, uint8 (the bits of the index, spread)."""
+    index = np.arange(count)
+    colours = np.zeros((count, 3), np.uint8)
+    for shift in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((index >> (3 * shift + channel)) & 1) << (7 - shift)).astype(np.uint8)
+    return colours
+
+
+def load_photo(path: str | Path) -> Photo:
+    """Read a user's photo by its content: turned by EXIF once, brought to RGB, and said so.
+
+    Raises:
+        ImageError: if there is no such file, it is no image, it is cut short, or it is too large.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ImageError(f"no image at {path}: expected an existing JPEG, PNG or other picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            if image.width * image.height > LARGEST:
+                raise ImageError(f"{path} has {image.width} x {image.height} pixels, more than {LARGEST:,}: shrink it first")
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large to open ({error}): shrink it to {LARGEST:,} pixels or fewer") from error
+    except ImageError:
+        raise
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError(f"{path} cannot be read as an image ({error}): expected a complete JPEG, PNG or other picture") from error
+    notes = []
+    turned = ImageOps.exif_transpose(image)
+    if image.getexif().get(0x0112, 1) != 1:
+        notes.append("turned by its EXIF orientation")
+    return Photo(_to_rgb(turned, notes), tuple(notes))
+
+
+def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
+    if image.mode == "RGB":
+        return np.asarray(image)
+    notes.append(f"converted from mode {image.mode}")
+    if image.mode.startswith("I") or image.mode == "F":  # 16 and 32 bit: scaled, never cut
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max() > 255 else 255.0
+        return np.repeat((values / max(top, values.max()) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def working_size(height: int, width: int, short_side: int, multiple: int) -> tuple[int, int]:
+    """Height and width the model works at: the short side near `short_side`, both multiples of `multiple`.
+
+    >>> working_size(375, 500, 512, 64)
+    (512, 704)
+    """
+    scale = short_side / min(height, width)
+    h, w = (max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
+    return h, w
+
+
+def overlay(pixels: np.ndarray, labels: np.ndarray, strength: float = 0.55) -> np.ndarray:
+    """The picture with its labels laid over it, outlined in white: H W 3, uint8."""
+    colours = np.array(PALETTE)[np.where(labels > 0, (labels - 1) % (len(PALETTE) - 1) + 1, 0)]
+    mixed = np.where((labels > 0)[..., None], (1 - strength) * pixels + strength * colours, pixels)
+    edge = np.zeros(labels.shape, bool)
+    edge[1:] |= labels[1:] != labels[:-1]
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    mixed[edge] = 255
+    return mixed.round().astype(np.uint8)
+
+
+def save_labels(labels: np.ndarray, path: Path) -> None:
+    """Write labels (H W, 0..255) as a palette PNG whose indices are the labels, in VOC's colours."""
+    image = Image.fromarray(labels.astype(np.uint8), mode="P")
+    image.putpalette(voc_colours().reshape(-1).tolist())
+    image.save(path)
+
+
+def areas(labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """The share of the image that each class takes, background included."""
+    counts = np.bincount(labels.reshape(-1), minlength=len(classes) + 1) / labels.size
+    return {name: round(float(share), 6) for name, share in zip(["background", *classes], counts, strict=True)}

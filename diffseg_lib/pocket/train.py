@@ -1,0 +1,346 @@
+"""Train the pocket models: ``python -m diffseg_lib.pocket.train vae|decoder|clip|unet|blip``, then ``ship``.
+
+Everything is learnt from rendered pictures and their captions (:mod:`diffseg_lib.pocket.pictures`);
+no label map is ever within reach. A run resumes where it stopped: give the same command again.
+``ship`` turns the runs' averaged weights into folders that ``from_pretrained`` loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, l1_loss, mse_loss
+from transformers import BertTokenizer, CLIPTokenizer
+
+from ..locations import cache_dir
+from . import architectures
+from .fitting import Schedule, fit, load_average
+from .pictures import Pictures, load_pictures
+
+VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
+SCALE_PICTURES = 1024  # that the latents' scale is measured on
+
+
+def to_range(images: Tensor) -> Tensor:
+    """uint8 b h w 3 in [0, 255] to float b 3 h w in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _tensor(pictures: Pictures) -> Tensor:
+    return torch.from_numpy(np.array(pictures.images))
+
+
+def _captions() -> list[str]:
+    return [line for lines in load_pictures("train", VOCABULARY_PICTURES, 128).captions for line in lines]
+
+
+def _token_ids(tokenizer: CLIPTokenizer | BertTokenizer, pictures: Pictures) -> Tensor:
+    """Token ids of every caption, padded: n variants l."""
+    flat = [line for lines in pictures.captions for line in lines]
+    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids
+    return ids.unflatten(0, (len(pictures), -1))
+
+
+def _pick(ids: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """One caption for each row: b l."""
+    return ids[rows, torch.randint(ids.shape[1], rows.shape, generator=generator)]
+
+
+# -- autoencoder ---------------------------------------------------------------------------------
+
+
+def train_vae(folder: Path, schedule: Schedule, device: str, pictures: int) -> None:
+    """Autoencoder: L1 + MSE + a weak KL on random 64 px crops, batches of 32."""
+    data = _tensor(load_pictures("train", pictures, 128))
+    model = architectures.vae()
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        rows = torch.randint(len(data), (32,), generator=generator)
+        y, x = torch.randint(0, 65, (2,), generator=generator).tolist()
+        crops = to_range(data[rows, y : y + 64, x : x + 64]).to(device)
+        posterior = model.encode(crops).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        drawn = model.decode(posterior.mean + posterior.std * noise).sample
+        return l1_loss(drawn, crops) + mse_loss(drawn, crops) + 1e-5 * posterior.kl().mean() / crops[0].numel() * 64
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+def train_decoder(folder: Path, schedule: Schedule, device: str, pictures: int) -> None:
+    """Go on with the decoder alone, on the squared error; latents, and what was trained on them, stay."""
+    data = _tensor(load_pictures("train", pictures, 128))
+    model = architectures.vae()
+    load_average(folder.parent / "vae", model)
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        rows = torch.randint(len(data), (32,), generator=generator)
+        y, x = torch.randint(0, 65, (2,), generator=generator).tolist()
+        crops = to_range(data[rows, y : y + 64, x : x + 64]).to(device)
+        with torch.no_grad():
+            latents = model.encode(crops).latent_dist.mean
+        drawn = model.decode(latents).sample
+        return 10 * mse_loss(drawn, crops) + 0.3 * l1_loss(drawn, crops)
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+def load_vae(runs: Path) -> nn.Module:
+    """The trained autoencoder, its latents scaled to unit variance by its own scaling factor."""
+    model = architectures.vae().eval()
+    load_average(runs / "vae", model)
+    if (runs / "decoder" / "state.safetensors").exists():
+        load_average(runs / "decoder", model)
+    images = _tensor(load_pictures("train", VOCABULARY_PICTURES, 128))[:SCALE_PICTURES]
+    with torch.no_grad():
+        latents = torch.cat([model.encode(to_range(part)).latent_dist.mean for part in images.split(64)])
+    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    return model
+
+
+def latents_of(runs: Path, pictures: Pictures, name: str, device: str) -> Tensor:
+    """Scaled latents of every picture, float16, encoded once into the cache: n 4 h w."""
+    path = runs / "latents" / f"{name}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model, side = load_vae(runs).to(device), pictures.images.shape[1] // 4
+        partial = path.with_suffix(".partial")
+        array = open_memmap(partial, "w+", np.float16, (len(pictures), 4, side, side))
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+            for start in range(0, len(pictures), 64):
+                batch = to_range(torch.from_numpy(np.array(pictures.images[start : start + 64]))).to(device)
+                array[start : start + 64] = (model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor).cpu().numpy()
+        array.flush()
+        partial.replace(path)
+    return torch.from_numpy(np.load(path))
+
+
+# -- diffusion -----------------------------------------------------------------------------------
+
+
+class Denoiser(nn.Module):
+    """UNet and text tower as one module, trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet, self.text = architectures.unet(), architectures.text_tower(tokenizer)
+
+    def forward(self, noisy: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
+        return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
+
+
+def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[tuple[float, int, int, int]]) -> None:
+    """Epsilon prediction, with 10 % empty captions; small pictures first, then whole scenes.
+
+    Args:
+        stages: (share of training at which it ends, px a side, pictures, batch) in order.
+    """
+    tokenizer = architectures.clip_tokenizer(_captions())
+    empty = tokenizer("", padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids[0]
+    kept = torch.from_numpy(np.array(architectures.noise_schedule().alphas_cumprod)).float()
+
+    @cache
+    def data(size: int, count: int) -> tuple[Tensor, Tensor]:
+        pictures = load_pictures("train", count, size)
+        return latents_of(folder.parent, pictures, f"train-{size}px-{count}", device), _token_ids(tokenizer, pictures)
+
+    model = Denoiser(tokenizer)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        _, size, count, batch = next(s for s in stages if progress <= s[0])
+        latents, ids = data(size, count)
+        rows = torch.randint(len(latents), (batch,), generator=generator)
+        clean = latents[rows].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        # Half of the steps fall below 500, where what is in the picture can still be seen.
+        steps = (torch.rand(batch, generator=generator) * torch.where(torch.rand(batch, generator=generator) < 0.5, 500, 1000)).long()
+        alpha = kept[steps].view(batch, 1, 1, 1)
+        words = _pick(ids, rows, generator)
+        words = torch.where(torch.rand(batch, 1, generator=generator) < 0.1, empty, words)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+# -- CLIP and BLIP -------------------------------------------------------------------------------
+
+
+def train_clip(folder: Path, schedule: Schedule, device: str, pictures: int, batch: int = 128) -> None:
+    """Contrast of pictures and captions; equal captions within a batch share the target."""
+    tokenizer = architectures.clip_tokenizer(_captions())
+    source = load_pictures("train", pictures, 128)
+    data, ids = _tensor(source), _token_ids(tokenizer, source)
+    model = architectures.clip(tokenizer)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        rows = torch.randint(len(data), (batch,), generator=generator)
+        words = _pick(ids, rows, generator).to(device)
+        logits = model(input_ids=words, pixel_values=to_range(data[rows]).to(device)).logits_per_text.float()
+        same = (words[:, None] == words[None]).all(-1).float()
+        target = same / same.sum(1, keepdim=True)
+        return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+def _adopt_vision(blip: nn.Module, clip: nn.Module, images: Tensor) -> None:
+    """Start BLIP's vision tower from CLIP's: the same blocks, CLIP's first norm folded into the embedding."""
+    source, target = clip.vision_model, blip.vision_model
+    with torch.no_grad():
+        spread = source.embeddings(to_range(images)).std(-1).mean()
+        gain = source.pre_layrnorm.weight / spread
+        target.embeddings.class_embedding.copy_((source.embeddings.class_embedding * gain).view(1, 1, -1))
+        target.embeddings.position_embedding.copy_((source.embeddings.position_embedding.weight * gain)[None])
+        target.embeddings.patch_embedding.weight.copy_(source.embeddings.patch_embedding.weight * gain.view(-1, 1, 1, 1))
+        target.embeddings.patch_embedding.bias.zero_()
+        for old, new in zip(source.encoder.layers, target.encoder.layers, strict=True):
+            for end in ("weight", "bias"):
+                parts = [getattr(getattr(old.self_attn, f"{name}_proj"), end) for name in "qkv"]
+                getattr(new.self_attn.qkv, end).copy_(torch.cat(parts))
+            new.self_attn.projection.load_state_dict(old.self_attn.out_proj.state_dict())
+            for name in ("layer_norm1", "layer_norm2", "mlp"):
+                getattr(new, name).load_state_dict(getattr(old, name).state_dict())
+
+
+def train_blip(folder: Path, schedule: Schedule, device: str, pictures: int, batch: int = 64) -> None:
+    """Captioning: next-word cross-entropy; its vision tower starts from the pocket CLIP's."""
+    captions = _captions()
+    tokenizer = architectures.bert_tokenizer(captions)
+    source = load_pictures("train", pictures, 128)
+    data, ids = _tensor(source), _token_ids(tokenizer, source)
+    ids[..., 0] = tokenizer.bos_token_id
+    model = architectures.blip(tokenizer)
+    clip = architectures.clip(architectures.clip_tokenizer(captions))
+    load_average(folder.parent / "clip", clip)
+    _adopt_vision(model, clip, data[:256])
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        rows = torch.randint(len(data), (batch,), generator=generator)
+        words = _pick(ids, rows, generator)
+        words = words[:, : int((words != tokenizer.pad_token_id).sum(1).max())].to(device)
+        seen = words != tokenizer.pad_token_id
+        return model(
+            pixel_values=to_range(data[rows]).to(device),
+            input_ids=words,
+            attention_mask=seen.long(),
+            labels=words.masked_fill(~seen, -100),
+        ).loss
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+# -- shipping ------------------------------------------------------------------------------------
+
+
+def _card_facts(runs: Path, name: str) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(runs / name / "state.safetensors", "pt") as file:
+        return dict(file.metadata())
+
+
+def ship(runs: Path, out: Path, models: list[str]) -> None:
+    """Write the runs' averaged weights as `from_pretrained` folders, float16 safetensors.
+
+    Args:
+        runs: folder of the training runs.
+        out: receives diffusion/, clip/ and blip/.
+        models: which of "diffusion", "clip", "blip".
+    """
+    from diffusers import StableDiffusionPipeline
+    from transformers import BlipImageProcessorPil, BlipProcessor, CLIPImageProcessorPil, CLIPProcessor
+
+    captions = _captions()
+    tokenizer = architectures.clip_tokenizer(captions)
+    normalise = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    facts = {}
+    if "diffusion" in models:
+        denoiser = Denoiser(tokenizer)
+        load_average(runs / "unet", denoiser)
+        pipeline = StableDiffusionPipeline(
+            vae=load_vae(runs),
+            text_encoder=denoiser.text,
+            tokenizer=tokenizer,
+            unet=denoiser.unet,
+            scheduler=architectures.noise_schedule(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.to(dtype=torch.float16).save_pretrained(out / "diffusion", safe_serialization=True)
+        facts |= {name: _card_facts(runs, name) for name in ("vae", "unet")}
+        profile, words = out / "diffusion" / "profile.json", sorted({w for c in captions for w in c.replace(",", "").split()})
+        if not profile.exists():
+            profile.write_text(json.dumps({"chosen_on": "nothing yet: the paper's values", "words": words}, indent=1) + "\n")
+    if "clip" in models:
+        clip = architectures.clip(tokenizer)
+        load_average(runs / "clip", clip)
+        clip.half().save_pretrained(out / "clip")
+        size = {"height": architectures.PICTURE, "width": architectures.PICTURE}
+        images = CLIPImageProcessorPil(size=size, do_center_crop=False, **normalise)
+        CLIPProcessor(images, tokenizer).save_pretrained(out / "clip")
+        facts["clip"] = _card_facts(runs, "clip")
+    if "blip" in models:
+        words = architectures.bert_tokenizer(captions)
+        blip = architectures.blip(words)
+        load_average(runs / "blip", blip)
+        blip.half().save_pretrained(out / "blip")
+        size = {"height": architectures.PICTURE, "width": architectures.PICTURE}
+        BlipProcessor(BlipImageProcessorPil(size=size, **normalise), words).save_pretrained(out / "blip")
+        facts["blip"] = _card_facts(runs, "blip")
+    for name, fact in facts.items():
+        curve = (runs / name / "curve.csv").read_text()
+        (out / "curves").mkdir(parents=True, exist_ok=True)
+        (out / "curves" / f"{name}.csv").write_text(curve)
+        (out / "curves" / f"{name}.json").write_text(json.dumps(fact | {"shipped": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+
+
+def _stages(text: str) -> list[tuple[float, int, int, int]]:
+    stages = []
+    for part in text.split(","):
+        end, size, count, batch = part.split(":")
+        stages.append((float(end), int(size), int(count), int(batch)))
+    if stages[-1][0] != 1:
+        raise argparse.ArgumentTypeError(f"the last stage must end at 1, got {stages[-1][0]}")
+    return stages
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.pocket.train", description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=["vae", "decoder", "clip", "unet", "blip", "ship"])
+    parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="end, annealed, after this long (default: no limit)")
+    parser.add_argument("--pictures", type=int, default=16_000, help="training pictures of 128 px")
+    parser.add_argument("--stages", type=_stages, default="0.6:64:40000:32,1:128:16000:16", help="UNet: end:px:pictures:batch, ...")
+    parser.add_argument("--runs", type=Path, default=cache_dir() / "training", help="folder of the runs")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("data/pocket/models"), help="ship: where to")
+    parser.add_argument("--models", nargs="+", default=["diffusion", "clip", "blip"], help="ship: which")
+    o = parser.parse_args(arguments)
+    folder, minutes, device = o.runs / o.model, o.minutes, o.device
+    if o.model == "vae":
+        train_vae(folder, Schedule(o.steps or 2400, minutes, lr=3e-3, anneal="linear", ema=0.995), device, o.pictures)
+    elif o.model == "decoder":
+        train_decoder(folder, Schedule(o.steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, o.pictures)
+    elif o.model == "unet":
+        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, o.stages)
+    elif o.model == "clip":
+        train_clip(folder, Schedule(o.steps or 3000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, o.pictures)
+    elif o.model == "blip":
+        train_blip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998), device, o.pictures)
+    else:
+        ship(o.runs, o.out, o.models)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""From attention to labels: fuse (Eq. 5), complete (Eq. 6, 7), normalise, label. Tensors in, tensors out.
+
+Shapes: k classes, h w latent height and width, n = h*w pixels, H W image. See the glossary in
+:mod:`diffseg_lib`. Nothing here knows what a UNet is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import interpolate, pad, scaled_dot_product_attention
+
+
+def normalise(maps: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+    """Min-max each map to [0, 1]; a constant map becomes zeros.
+
+    Raises:
+        ValueError: if a map holds NaN or infinity.
+
+    >>> normalise(torch.tensor([[[2.0, 4.0]], [[5.0, 5.0]]])).tolist()
+    [[[0.0, 1.0]], [[0.0, 0.0]]]
+    """
+    if not torch.isfinite(maps).all():
+        broken = [i for i, m in enumerate(maps) if not torch.isfinite(m).all()]
+        raise ValueError(f"score maps {broken} hold NaN or infinity: use float32, or another timestep")
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny), 0)
+
+
+def constant_maps(maps: Float[Tensor, "k h w"]) -> Bool[Tensor, " k"]:
+    """Which maps have one value everywhere, and so say nothing."""
+    return maps.amax((1, 2)) == maps.amin((1, 2))
+
+
+def resize(maps: Float[Tensor, "k h w"], size: tuple[int, int]) -> Float[Tensor, "k H W"]:
+    """Bilinear interpolation to `size`, pixel centres aligned (``align_corners=False``)."""
+    if tuple(maps.shape[1:]) == tuple(size):
+        return maps
+    return interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def fuse(
+    cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, float], size: tuple[int, int], scale: str = "minmax"
+) -> Float[Tensor, "k h w"]:
+    """Weighted sum of the cross-attention maps of all resolutions: Eq. (5), Wang et al. 2023.
+
+    M_c = sum_l w_l A_{c,l}, every A brought to `size` first.
+
+    Args:
+        cross: divisor of the latent's side (8, 4, 2, 1) to maps, the mean over that side's layers.
+        weights: w by divisor; sides of weight 0 are not read.
+        size: height and width of the result, the latent's own.
+        scale: "minmax" brings each map to [0, 1] before it is weighted (the released code; the paper
+            does not say); "none" takes the probabilities as they are.
+
+    Raises:
+        ValueError: if a weighted side is missing, all weights are 0, or `scale` is unknown.
+
+    >>> one = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
+    >>> fuse({1: one, 2: one * 3}, {1: 0.5, 2: 0.5}, (2, 2)).tolist()
+    [[[0.0, 1.0], [0.0, 0.0]]]
+    """
+    used = {divisor: w for divisor, w in weights.items() if w != 0}
+    missing = sorted(set(used) - set(cross))
+    if missing or not used:
+        raise ValueError(f"fusion weights {dict(weights)} need maps at latent/{missing or '?'}; recorded: latent/{sorted(cross)}")
+    if scale not in ("minmax", "none"):
+        raise ValueError(f"scale {scale!r}: expected 'minmax' or 'none'")
+    total = None
+    for divisor, weight in used.items():
+        maps = resize(cross[divisor], size)
+        term = weight * (normalise(maps) if scale == "minmax" else maps)
+        total = term if total is None else total + term
+    return total
+
+
+def complete(
+    maps: Float[Tensor, "k h w"],
+    queries: Sequence[Float[Tensor, "b _ n _"]],
+    keys: Sequence[Float[Tensor, "b _ n _"]],
+    iterations: int = 1,
+) -> Float[Tensor, "k h w"]:
+    """Complete maps along self-attention, Eq. (6) (7), without ever building an n x n matrix.
+
+    The mean over layers and heads of A_self, applied to a vector, is the mean of each one applied:
+    mean(A) v = mean(A v). So attention is asked for A v directly, with the maps as its value matrix,
+    padded to the width of a head so that fused kernels take it.
+
+    Args:
+        maps: fused maps, one a class.
+        queries, keys: of the finest self-attention layers, b heads n d, n = h*w; b = k (each class
+            completed by its own row of the batch) or b = 1 (one row shared by all classes).
+        iterations: how often A is applied (the paper: once).
+
+    Returns:
+        A_self vec(M) as maps; not normalised.
+
+    Raises:
+        ValueError: if there are no layers or the shapes do not fit.
+    """
+    _check(maps, queries, keys)
+    k, h, w = maps.shape
+    for _ in range(iterations):
+        total = torch.zeros_like(maps)
+        for query, key in zip(queries, keys, strict=True):
+            _, heads, n, d = query.shape
+            shared = query.shape[0] == 1
+            vectors = maps.reshape(1, k, n).mT if shared else maps.reshape(k, n, 1)
+            parts = []
+            for columns in vectors.to(query.dtype).split(d, dim=-1):
+                value = pad(columns, (0, d - columns.shape[-1]))[:, None].expand(-1, heads, n, d)
+                parts.append(scaled_dot_product_attention(query, key, value)[..., : columns.shape[-1]].mean(1))
+            applied = torch.cat(parts, dim=-1)  # b n (k or 1)
+            total += (applied.mT if shared else applied).reshape(k, h, w).to(maps.dtype)
+        maps = total / len(queries)
+    return maps
+
+
+def self_attention(queries: Sequence[Float[Tensor, "b _ n _"]], keys: Sequence[Float[Tensor, "b _ n _"]]) -> Float[Tensor, "b n n"]:
+    """A_self of Eq. (6): the mean over layers and heads of softmax(Q K^T / sqrt d), materialised."""
+    total = 0
+    for query, key in zip(queries, keys, strict=True):
+        total = total + (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
+    return total / len(queries)
+
+
+def complete_materialised(
+    maps: Float[Tensor, "k h w"],
+    queries: Sequence[Float[Tensor, "b _ n _"]],
+    keys: Sequence[Float[Tensor, "b _ n _"]],
+    iterations: int = 1,
+) -> Float[Tensor, "k h w"]:
+    """The readable twin of :func:`complete`: build the n x n matrix, then multiply. For reference."""
+    _check(maps, queries, keys)
+    matrix = self_attention(queries, keys)
+    vectors = maps.flatten(1)[..., None]  # k n 1
+    for _ in range(iterations):
+        vectors = matrix @ vectors
+    return vectors.reshape(maps.shape)
+
+
+def _check(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> None:
+    if not queries or len(queries) != len(keys):
+        raise ValueError(f"completion needs queries and keys of the same layers, at least one; got {len(queries)} and {len(keys)}")
+    k, n = maps.shape[0], maps.shape[1] * maps.shape[2]
+    for query in (*queries, *keys):
+        if query.shape[0] not in (1, k) or query.shape[2] != n:
+            raise ValueError(
+                f"self-attention of shape {tuple(query.shape)} (b heads n d) does not fit maps {tuple(maps.shape)}: expected b = {k} or 1, n = {n}"
+            )
+
+
+def upsample(maps: Float[Tensor, "k h w"], size: tuple[int, int], final_norm: str = "after") -> Float[Tensor, "k H W"]:
+    """Scores in [0, 1] at the image's size.
+
+    Args:
+        maps: completed maps.
+        size: H, W.
+        final_norm: "after" upsampling, as the released code, so that every class peaks at 1;
+            "before" it, the paper's min-max of Eq. (7).
+    """
+    if final_norm not in ("after", "before"):
+        raise ValueError(f"final_norm {final_norm!r}: expected 'after' or 'before'")
+    return normalise(resize(maps, size)) if final_norm == "after" else resize(normalise(maps), size)
+
+
+def label(scores: Float[Tensor, "k H W"], threshold: float) -> Int[Tensor, "H W"]:
+    """Label map: 0 where no class scores above `threshold`, else i for the i-th class (from 1).
+
+    >>> label(torch.tensor([[[0.9, 0.2]], [[0.6, 0.3]]]), 0.5).tolist()
+    [[1, 0]]
+    """
+    best, which = scores.max(0)
+    return torch.where(best > threshold, which + 1, 0)

@@ -1,0 +1,240 @@
+"""DiffSegmenter: the public stages, one after the other, and nothing more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .backbone import Backbone, load_backbone
+from .capture import Recording, record_attention
+from .images import Photo, areas, load_photo, working_size
+from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words
+from .scoremaps import complete, constant_maps, fuse, label, upsample
+
+
+@dataclass(frozen=True)
+class Config:
+    """The method's switches. The defaults are ours; :func:`recipe` gives the paper's and the code's.
+
+    template: of the prompt, ``{class}`` in it. span: "all" sub-tokens of a class or the "last".
+    plus: how many "+" the class's embedding gets (2 is "++", a weight of 1.21). scale: "minmax" or
+    "none" before fusion. final_norm: min-max "after" or "before" upsampling. iterations: of
+    completion. timesteps, weights, threshold: None takes the profile's. class_batch: classes in one
+    UNet call. shared: complete every class by the first class's self-attention. seed: of the noise.
+    """
+
+    template: str = "a photograph of a {class}"
+    span: str = "all"
+    plus: float = 2.0
+    scale: str = "minmax"
+    final_norm: str = "after"
+    iterations: int = 1
+    timesteps: tuple[int, ...] | None = None
+    weights: Mapping[int, float] | None = None
+    threshold: float | None = None
+    class_batch: int = 32
+    shared: bool = False
+    seed: int = 0
+
+
+RECIPES: dict[str, Config] = {
+    "paper": Config(final_norm="before"),
+    "released": Config(template="a photograph of {class}", span="last"),
+}
+
+
+def recipe(name: str, **changes: Any) -> Config:
+    """The switches as the paper or the released code sets them, where the two differ.
+
+    >>> recipe("released").span, recipe("paper").final_norm
+    ('last', 'before')
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}: expected {' or '.join(RECIPES)}")
+    return replace(RECIPES[name], **changes)
+
+
+@dataclass(frozen=True)
+class Intermediates:
+    """What the stages passed on, the mean over timesteps where there are several.
+
+    latents: 1 c h w; noise: 1 c h w; timesteps; tokens: k l, span weights; cross: divisor to k h w;
+    layers: layer name to k h w; fused, completed: k h w.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: tuple[int, ...]
+    tokens: Tensor
+    cross: dict[int, Tensor]
+    layers: dict[str, Tensor]
+    fused: Tensor
+    completed: Tensor
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """labels: H W, int, 0 background, i the i-th class; scores: k H W in [0, 1], float32."""
+
+    labels: np.ndarray
+    scores: np.ndarray
+    classes: tuple[str, ...]
+    threshold: float
+    notes: tuple[str, ...] = ()
+    intermediates: Intermediates | None = None
+
+    @property
+    def areas(self) -> dict[str, float]:
+        """The share of the image each class takes."""
+        return areas(self.labels, self.classes)
+
+
+@dataclass(frozen=True)
+class DiffSegmenter:
+    """A backbone and a configuration; :meth:`segment` runs the whole method on one image.
+
+    >>> from diffseg_lib.pocket.world import compose, paint
+    >>> scene = compose("test", 0)
+    >>> found = DiffSegmenter.from_profile("pocket").segment(paint(scene), scene.classes)
+    >>> found.labels.shape, found.scores.shape
+    ((128, 128), (1, 128, 128))
+    """
+
+    backbone: Backbone
+    config: Config = Config()
+
+    @classmethod
+    def from_profile(cls, profile: str | Path = "pocket", recipe_name: str | None = None, *, device: str = "cpu", **changes: Any) -> DiffSegmenter:
+        """Load a profile's model; `changes` are fields of :class:`Config`."""
+        config = recipe(recipe_name, **changes) if recipe_name else Config(**changes)
+        return cls(load_backbone(profile, device=device), config)
+
+    # -- the profile's numbers, where the configuration leaves them open --
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        return self.config.timesteps or self.backbone.profile.timesteps
+
+    @property
+    def weights(self) -> Mapping[int, float]:
+        return self.config.weights or self.backbone.profile.weights
+
+    @property
+    def threshold(self) -> float:
+        return self.backbone.profile.threshold if self.config.threshold is None else self.config.threshold
+
+    # -- stages --
+
+    def prompts(self, classes: Sequence[str]) -> list[Prompt]:
+        """One prompt a class.
+
+        Raises:
+            ValueError: on no class, a class named twice, or one whose words the model cannot know.
+        """
+        if isinstance(classes, str) or not len(classes):
+            raise ValueError(f"classes: expected a list of at least one name, got {classes!r}")
+        if len(classes) > 255:
+            raise ValueError(f"{len(classes)} classes: expected 255 or fewer, so that labels fit a palette image")
+        names = [" ".join(str(name).split()) for name in classes]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"classes named more than once: {', '.join(twice)}")
+        words = self.backbone.profile.words
+        for name in names:
+            if words and name and len(unknown_words(name, words)) == len(name.split()):
+                raise ValueError(f"the {self.backbone.profile.name} model was never shown the word {name!r}: {nearest(name, words)}")
+        return [make_prompt(name, self.backbone.tokenizer, self.config.template) for name in names]
+
+    def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Embeddings with the class re-weighted (b l d), and the span's weights (b l)."""
+        embeddings = self.backbone.encode_prompts([p.text for p in prompts])
+        spans = span_weights(prompts, embeddings.shape[1], self.config.span).to(embeddings)
+        if self.config.plus:
+            embeddings = emphasise(embeddings, self.backbone.encode_prompts([""]), spans, self.config.plus)
+        return embeddings, spans
+
+    def encode(self, pixels: np.ndarray) -> Tensor:
+        """Latents of a picture (H W 3, uint8), resized to what the model works at."""
+        h, w = working_size(*pixels.shape[:2], self.backbone.size, self.backbone.multiple)
+        resized = np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BICUBIC))
+        return self.backbone.encode_image(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 127.5 - 1)
+
+    def noise(self, pixels: np.ndarray, latents: Tensor) -> Tensor:
+        """Noise seeded by (seed, picture): the same picture gets the same noise on any machine or shard."""
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + self.config.seed.to_bytes(8, "little")).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.randn(latents.shape, generator=generator).to(latents)
+
+    def attend(self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor) -> Recording:
+        """One UNet call at one timestep, all prompts as one batch, attention recorded."""
+        with record_attention(self.backbone.unet, spans) as recording:
+            self.backbone.predict_noise(self.backbone.add_noise(latents, noise, timestep), timestep, embeddings)
+        return recording
+
+    def score(self, recording: Recording) -> tuple[Tensor, Tensor]:
+        """Fused (Eq. 5) and completed (Eq. 6, 7) maps of a recording: k h w each, float32."""
+        cross = {d: maps.float() for d, maps in recording.by_side().items()}
+        fused = fuse(cross, self.weights, recording.size, self.config.scale)
+        rows = slice(0, 1) if self.config.shared else slice(None)
+        queries, keys = ([t[rows] for t in group.values()] for group in (recording.queries, recording.keys))
+        return fused, complete(fused, queries, keys, self.config.iterations)
+
+    def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, keep: bool = False) -> Segmentation:
+        """Segment an image by words.
+
+        Args:
+            image: a path, a PIL image, or an array H W 3, uint8 RGB.
+            classes: names, in the order of the labels.
+            keep: return the intermediates too.
+
+        Raises:
+            ValueError: on classes that cannot be used, or a picture of the wrong kind.
+            ImageError: on a file that cannot be read.
+        """
+        prompts = self.prompts(classes)
+        photo = _photo(image)
+        latents = self.encode(photo.pixels)
+        noise = self.noise(photo.pixels, latents)
+        embeddings, spans = self.embed(prompts)
+        parts = []
+        for rows in torch.arange(len(prompts)).split(self.config.class_batch):
+            for timestep in self.timesteps:
+                recording = self.attend(latents, noise, timestep, embeddings[rows], spans[rows])
+                fused, completed = self.score(recording)
+                parts.append((recording.by_side(), recording.cross, fused, completed))
+        cross, layers, fused, completed = _gather(parts, len(self.timesteps))
+        scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
+        names = tuple(p.name for p in prompts)
+        notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
+        kept = Intermediates(latents, noise, self.timesteps, spans, cross, layers, fused, completed) if keep else None
+        return Segmentation(label(scores, self.threshold).cpu().numpy(), scores.cpu().numpy(), names, self.threshold, notes, kept)
+
+
+def _photo(image: str | Path | Image.Image | np.ndarray) -> Photo:
+    if isinstance(image, str | Path):
+        return load_photo(image)
+    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"image: expected H x W x 3, uint8 RGB, got shape {pixels.shape}, {pixels.dtype}")
+    return Photo(pixels)
+
+
+def _gather(parts: Sequence[tuple[Mapping, Mapping, Tensor, Tensor]], steps: int) -> tuple[dict, dict, Tensor, Tensor]:
+    """Mean over the timesteps of each batch of classes, then the batches one under the other."""
+
+    def join(pick: Any) -> Any:
+        first = pick(parts[0])
+        if isinstance(first, Mapping):
+            return {key: join(lambda part, key=key: pick(part)[key]) for key in first}
+        batches = [parts[i : i + steps] for i in range(0, len(parts), steps)]
+        return torch.cat([torch.stack([pick(part) for part in batch]).float().mean(0) for batch in batches])
+
+    return tuple(join(lambda part, i=i: part[i]) for i in range(4))
