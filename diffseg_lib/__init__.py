@@ -41,7 +41,7 @@ _HOME = {
     "Segmentation": "segmenter",
     "recipe": "segmenter",
 }
-__all__ = sorted(_HOME)
+__all__ = list(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:

@@ -8,8 +8,9 @@ the size it likes. It is named ("pocket", "sd15") or is the folder of a pipeline
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,15 @@ def load_profile(name: str | Path = "pocket") -> Profile:
     facts = folder / "profile.json"
     if not facts.exists():
         return Profile(str(name), str(folder))
-    known = json.loads(facts.read_text())
-    known["weights"] = {int(k): float(v) for k, v in known.get("weights", PAPER_WEIGHTS).items()}
-    known["timesteps"] = tuple(known.get("timesteps", (100,)))
-    known["words"] = tuple(known.get("words", ()))
-    return Profile(str(name), str(folder), **known)
+    try:
+        known = json.loads(facts.read_text())
+        known["weights"] = {int(k): float(v) for k, v in known.get("weights", PAPER_WEIGHTS).items()}
+        known["timesteps"] = tuple(known.get("timesteps", (100,)))
+        known["words"] = tuple(known.get("words", ()))
+        return Profile(str(name), str(folder), **known)
+    except (TypeError, AttributeError, ValueError) as error:
+        expected = ", ".join(f.name for f in fields(Profile)[2:])
+        raise ValueError(f"{facts} is not a profile ({error}): expected a JSON object with any of {expected}") from error
 
 
 @dataclass(frozen=True)
@@ -124,24 +129,43 @@ class Backbone:
         return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
     @torch.no_grad()
-    def predict_noise(self, noisy: Float[Tensor, "b c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
+    def predict_noise(self, noisy: Float[Tensor, "_ c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
         """One UNet call, the conditional half only. One noisy latent serves every prompt of the batch."""
         batch = noisy.to(self.device, self.dtype).expand(len(embeddings), -1, -1, -1)
         return self.unet(batch, timestep, encoder_hidden_states=embeddings).sample
 
 
-_PARTS = {"vae": "diffusion_pytorch_model", "unet": "diffusion_pytorch_model", "text_encoder": "model", "tokenizer": "tokenizer", "scheduler": "scheduler_config"}
+_FILES = {  # of a pipeline's folder; any of the names will do
+    "vae": (("config.json",), ("diffusion_pytorch_model.safetensors",)),
+    "unet": (("config.json",), ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")),
+    "text_encoder": (("config.json",), ("model.safetensors", "model.safetensors.index.json")),
+    "tokenizer": (("tokenizer.json", "vocab.json"),),
+    "scheduler": (("scheduler_config.json",),),
+}
 
 
 def _check_folder(folder: Path) -> None:
-    for part, stem in _PARTS.items():
-        present = any((folder / part).glob(f"{stem}*")) or (part == "tokenizer" and (folder / part / "vocab.json").exists())
-        if not present:
-            ending = ".safetensors" if part in ("vae", "unet", "text_encoder") else ".json"
-            raise FileNotFoundError(
-                f"{folder / part} has no {stem}{ending}: a profile's folder is a StableDiffusionPipeline saved by "
-                "save_pretrained; the pocket one comes with the repository (restore data/pocket/models, or set DIFFSEG_DATA)"
-            )
+    for part, wanted in _FILES.items():
+        for names in wanted:
+            if not any((folder / part / name).is_file() for name in names):
+                raise FileNotFoundError(
+                    f"{folder / part / names[0]} is missing: expected a StableDiffusionPipeline's folder as save_pretrained writes it, "
+                    "in safetensors; the pocket one comes with the repository (restore data/pocket/models, or set DIFFSEG_DATA)"
+                )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No bars of progress from transformers while weights of a second's reading are read."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
@@ -157,18 +181,24 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         FileNotFoundError: if a part of the model is missing; the message names it.
     """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from safetensors import SafetensorError
     from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
 
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     if found.source not in HUB.values():
         _check_folder(Path(found.source))
     safe = {"local_files_only": True, "use_safetensors": True}
+    logging.disable_progress_bar()
     try:
         vae = AutoencoderKL.from_pretrained(found.source, subfolder="vae", torch_dtype=dtype, **safe)
         unet = UNet2DConditionModel.from_pretrained(found.source, subfolder="unet", torch_dtype=dtype, **safe)
-        text = CLIPTextModel.from_pretrained(found.source, subfolder="text_encoder", dtype=dtype, **safe)
+        with _without_bars():
+            text = CLIPTextModel.from_pretrained(found.source, subfolder="text_encoder", dtype=dtype, **safe)
         tokenizer = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer", local_files_only=True)
         scheduler = DDIMScheduler.from_pretrained(found.source, subfolder="scheduler", local_files_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"a weight file of profile {found.name!r} ({found.source}) is damaged ({error}): restore it") from error
     except OSError as error:
         raise FileNotFoundError(
             f"the weights of profile {found.name!r} ({found.source}) are not on this machine: download them once, or give the folder they are in"

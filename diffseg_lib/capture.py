@@ -41,7 +41,7 @@ class Recording:
         """The mean over the layers of each side: divisor of the latent's side to b h w, coarse to fine."""
         groups: dict[int, list[Tensor]] = {}
         for name, maps in self.cross.items():
-            groups.setdefault(self.divisor(name), []).append(maps)
+            groups.setdefault(self.divisor(name), []).append(maps.mean(1) if maps.ndim == 4 else maps)
         return {d: torch.stack(groups[d]).mean(0) for d in sorted(groups, reverse=True)}
 
 
@@ -76,7 +76,10 @@ class _Recorder:
             return
         if self.spans is None:
             return
-        h, w = next(size for size in _pyramid(self.recording.size).values() if size[0] * size[1] == count)
+        sizes = [size for size in _pyramid(self.recording.size).values() if size[0] * size[1] == count]
+        if not sizes:
+            raise ValueError(f"{self.name} attends from {count} pixels, which no halving of {self.recording.size} latents gives")
+        h, w = sizes[0]
         query = rearrange(attn.to_q(hidden), "b n (e d) -> b e n d", e=attn.heads)
         key = rearrange(attn.to_k(context), "b l (e d) -> b e l d", e=attn.heads)
         spans = self.spans.to(query)
@@ -91,9 +94,7 @@ class _Recorder:
 
 
 @contextmanager
-def record_attention(
-    unet: nn.Module, spans: Float[Tensor, "b l"] | None, *, self_attention: bool = True, heads: bool = False
-) -> Iterator[Recording]:
+def record_attention(unet: nn.Module, spans: Float[Tensor, "b l"] | None, *, self_attention: bool = True, heads: bool = False) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block.
 
     Args:

@@ -12,14 +12,29 @@ import numpy as np
 
 VOID = 255
 BINS = 256  # of scores in [0, 1]; thresholds are multiples of 1/256
+_ROUNDING = 1e-5  # by which interpolated scores may leave [0, 1]
 
 
-def _check(truth: np.ndarray, other: np.ndarray, classes: int, what: str) -> None:
+def _check_size(truth: np.ndarray, other: np.ndarray, what: str) -> None:
     if truth.shape != other.shape:
         raise ValueError(f"ground truth is {truth.shape}, {what} is {other.shape}: bring the prediction to the ground truth's size")
-    wrong = np.unique(truth[(truth >= classes) & (truth != VOID)])
+
+
+def _check_labels(labels: np.ndarray, classes: int, what: str, cause: str) -> None:
+    if labels.dtype.kind not in "biu":
+        raise ValueError(f"{what} is of type {labels.dtype}: expected integer labels")
+    wrong = np.unique(labels[(labels < 0) | (labels >= classes)])
     if wrong.size:
-        raise ValueError(f"ground truth holds labels {wrong.tolist()}, expected 0..{classes - 1} or {VOID}: is this another set's label order?")
+        raise ValueError(f"{what} holds labels {wrong.tolist()}, expected 0..{classes - 1}: {cause}")
+
+
+def _seen(truth: np.ndarray, classes: int) -> np.ndarray:
+    """Where the ground truth is not void; H W, bool. Its labels are checked first."""
+    if not 1 <= classes <= VOID:
+        raise ValueError(f"{classes} classes: expected 1 to {VOID}, as {VOID} is the void label")
+    seen = truth != VOID
+    _check_labels(truth[seen], classes, f"ground truth ({VOID} is void)", "is this another set's label order, or an image read as colours?")
+    return seen
 
 
 def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -30,27 +45,44 @@ def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.nda
         prediction: H W, integers 0..C-1.
         classes: C, background included.
 
+    Raises:
+        ValueError: if the sizes differ (both named), or a label is none of the classes (all listed).
+
     >>> confusion(np.array([[0, 1, 255]]), np.array([[0, 0, 1]]), 2).tolist()
     [[1, 0], [1, 0]]
     """
-    _check(truth, prediction, classes, "the prediction")
-    if prediction.size and (prediction.min() < 0 or prediction.max() >= classes):
-        raise ValueError(f"prediction holds labels {prediction.min()}..{prediction.max()}, expected 0..{classes - 1}")
-    seen = truth != VOID
-    pairs = truth[seen].astype(np.int64) * classes + prediction[seen]
+    _check_size(truth, prediction, "the prediction")
+    seen = _seen(truth, classes)
+    _check_labels(prediction, classes, "prediction", "were more classes segmented than are evaluated, or is void predicted?")
+    pairs = truth[seen].astype(np.int64) * classes + prediction[seen].astype(np.int64)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
-    """Intersection over union by class, in [0, 1]: ... C C to ... C; NaN for a class in neither map."""
+    """Intersection over union by class, in [0, 1]: ... C C to ... C.
+
+    NaN for a class in neither map; 0 for one that is predicted but nowhere true.
+
+    >>> iou(np.array([[2, 0, 2], [0, 0, 0], [0, 0, 0]])).tolist()
+    [0.5, nan, 0.0]
+    """
     hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
     union = counts.sum(-1) + counts.sum(-2) - hit
     return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
 
 
 def miou(counts: np.ndarray) -> np.ndarray:
-    """Mean IoU over the classes, background included, in percent; absent classes are left out."""
-    return 100 * np.nanmean(iou(counts), axis=-1)
+    """Mean IoU over the classes, background included, in percent: ... C C to ...; absent classes are left out.
+
+    NaN if nothing was counted at all.
+
+    >>> float(miou(np.array([[2, 0, 2], [0, 0, 0], [0, 0, 0]])))
+    25.0
+    """
+    values = iou(counts)
+    known = ~np.isnan(values)
+    total, number = np.where(known, values, 0).sum(-1), known.sum(-1)
+    return 100 * np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
 
 
 @dataclass(frozen=True)
@@ -64,29 +96,53 @@ class Tally:
 
 
 def tally(truth: np.ndarray, scores: np.ndarray, labels: Sequence[int], classes: int) -> Tally:
-    """Count pixels by (true class, best foreground class, score bin).
+    """Count pixels by (true class, best foreground class, score bin), void left out.
+
+    A pixel is of the class of its highest score (the first, if several tie) where that score is
+    *above* the threshold, else background. Bins are closed above, so that this holds exactly at
+    every threshold that is a multiple of 1/256.
 
     Args:
-        truth: H W.
+        truth: H W, integers 0..C-1 or 255.
         scores: k H W in [0, 1].
-        labels: the label of each of the k score maps; none: everything is background.
-        classes: C.
+        labels: the label of each of the k score maps, 1..C-1; none: everything is background.
+        classes: C, background included.
+
+    Raises:
+        ValueError: on maps of another size or number, scores outside [0, 1], or labels that are no classes.
+
+    >>> one = tally(np.array([[1, 0]]), np.array([[[0.75, 0.5]]]), [1], 2)
+    >>> confusions_at([one], 0.5, 2).tolist()
+    [[[1, 0], [0, 1]]]
     """
-    seen = truth != VOID
+    seen = _seen(truth, classes)
+    if len(scores) != len(labels):
+        raise ValueError(f"{len(scores)} score maps for {len(labels)} labels: expected one each")
+    wrong = [label for label in labels if not 0 < label < classes]
+    if wrong:
+        raise ValueError(f"score maps of labels {wrong}: expected 1..{classes - 1}")
     if len(labels):
-        _check(truth, scores[0], classes, "the score map")
-        best = np.asarray(labels)[scores.argmax(0)][seen]
-        height = np.ceil(scores.max(0)[seen].astype(np.float64) * BINS).astype(np.int64)  # score > j/BINS iff bin > j
+        _check_size(truth, scores[0], "the score map")
+        highest = scores.max(0)[seen].astype(np.float64)
+        if not ((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)).all():
+            raise ValueError(f"scores lie in {scores.min()}..{scores.max()}: expected numbers in [0, 1]")
+        best = np.asarray(labels)[scores.argmax(0)][seen].astype(np.int64)
+        height = np.ceil(highest.clip(0, 1) * BINS).astype(np.int64)  # score > j/BINS iff bin > j
     else:
-        _check(truth, truth, classes, "the score map")
-        best, height = np.ones(int(seen.sum()), np.int64), np.zeros(int(seen.sum()), np.int64)
+        best = height = np.zeros(int(seen.sum()), np.int64)
     code = (truth[seen].astype(np.int64) * classes + best) * (BINS + 1) + height
     cells, pixels = np.unique(code, return_counts=True)
     return Tally(np.stack([cells // (BINS + 1) // classes, cells // (BINS + 1) % classes, cells % (BINS + 1), pixels], axis=1))
 
 
 def confusions_at(tallies: Sequence[Tally], threshold: float, classes: int) -> np.ndarray:
-    """The confusion matrix of each image at one threshold (rounded to 1/256): images C C, int64."""
+    """The confusion matrix of each image at one threshold (rounded to 1/256): images C C, int64.
+
+    Raises:
+        ValueError: if the threshold is not in [0, 1].
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold}: expected a score in [0, 1]")
     cut = round(threshold * BINS)
     result = np.zeros((len(tallies), classes, classes), np.int64)
     for matrix, one in zip(result, tallies, strict=True):
@@ -108,8 +164,16 @@ def sweep(tallies: Sequence[Tally], classes: int) -> tuple[np.ndarray, np.ndarra
 
 
 def best_threshold(tallies: Sequence[Tally], classes: int) -> tuple[float, float]:
-    """The threshold of the highest mean IoU, and that mean IoU. On the evaluated split this is the oracle."""
+    """The threshold of the highest mean IoU (the lowest of equals), and that mean IoU in percent.
+
+    On the split that is evaluated this is the oracle.
+
+    Raises:
+        ValueError: if there is no pixel to count.
+    """
     thresholds, values = sweep(tallies, classes)
+    if np.isnan(values).all():
+        raise ValueError(f"no threshold to choose from {len(tallies)} images: expected at least one pixel that is not void")
     best = int(np.nanargmax(values))
     return float(thresholds[best]), float(values[best])
 
@@ -140,6 +204,22 @@ def _resampled(confusions: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 def mean_interval(values: Sequence[float] | np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of a mean over images."""
     values = np.asarray(values, dtype=float)
+    if not values.size:
+        raise ValueError("a bootstrap needs at least one image")
     rows = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def mean_and_sd(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1) of one figure over seeds of the noise.
+
+    Raises:
+        ValueError: with fewer than two values there is no deviation.
+
+    >>> mean_and_sd([60.0, 61.0, 62.0])
+    (61.0, 1.0)
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} values: expected the figure of two seeds or more")
+    return float(np.mean(values)), float(np.std(values, ddof=1))

@@ -12,10 +12,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from .evaluation import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, miou, tally
-from .scoremaps import complete, fuse, upsample
+from .evaluation import VOID, Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, miou, tally
+from .scoremaps import complete, fuse, resize, upsample
 from .segmenter import DiffSegmenter
 
 
@@ -127,3 +128,39 @@ def choose_weights(found: Sequence[SideMaps], classes: int, *, completed: bool =
     if best is None:
         raise ValueError("no weights to choose from: parts must be 1 or more")
     return best
+
+
+def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int) -> dict[str, list[float]]:
+    """How well each cross-attention layer tells a class's pixels from the rest: area under the ROC curve.
+
+    Args:
+        segmenter, samples, names, timestep: as for :func:`collect`.
+
+    Returns:
+        Layer name to one value for each (image, class): 1 is perfect, 0.5 chance, below it the layer
+        points away from the object. Void pixels are left out.
+    """
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        latents = segmenter.encode(sample.image)
+        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes))
+        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
+        seen = sample.truth != VOID
+        for layer, maps in recording.cross.items():
+            full = resize(maps.float(), sample.truth.shape).numpy()
+            for name, values in zip(sample.classes, full, strict=True):
+                inside = (sample.truth == names.index(name))[seen]
+                if inside.any() and not inside.all():
+                    found.setdefault(layer, []).append(float(roc_auc_score(inside, values[seen])))
+    return found
+
+
+def short_name(layer: str) -> str:
+    """A layer's name for a figure.
+
+    >>> short_name("up_blocks.3.attentions.1.transformer_blocks.0.attn2")
+    'up 3.1'
+    """
+    block, *rest = layer.split(".attentions.")
+    kind = block.split("_")[0]
+    return "mid" if kind == "mid" else f"{kind} {block.split('.')[1]}.{rest[0].split('.')[0]}"

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 LARGEST = 100_000_000  # pixels
+LONGEST = 8  # long side over short side
 
 # Paul Tol's "muted" and "bright" colours: told apart by colour-blind readers; 0 is the background.
 PALETTE: tuple[tuple[int, int, int], ...] = (
@@ -68,17 +69,21 @@ def load_photo(path: str | Path) -> Photo:
             if image.width * image.height > LARGEST:
                 raise ImageError(f"{path} has {image.width} x {image.height} pixels, more than {LARGEST:,}: shrink it first")
             image.load()
+            return to_photo(image)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large to open ({error}): shrink it to {LARGEST:,} pixels or fewer") from error
     except ImageError:
         raise
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(f"{path} cannot be read as an image ({error}): expected a complete JPEG, PNG or other picture") from error
+
+
+def to_photo(image: Image.Image) -> Photo:
+    """An opened picture of any mode, turned by EXIF once and brought to RGB."""
     notes = []
-    turned = ImageOps.exif_transpose(image)
-    if image.getexif().get(0x0112, 1) != 1:
+    if image.getexif().get(0x0112, 1) in range(2, 9):
         notes.append("turned by its EXIF orientation")
-    return Photo(_to_rgb(turned, notes), tuple(notes))
+    return Photo(_to_rgb(ImageOps.exif_transpose(image), notes), tuple(notes))
 
 
 def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
@@ -86,9 +91,9 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
         return np.asarray(image)
     notes.append(f"converted from mode {image.mode}")
     if image.mode.startswith("I") or image.mode == "F":  # 16 and 32 bit: scaled, never cut
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0
-        return np.repeat((values / max(top, values.max()) * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0).clip(0)
+        top = max(65535.0 if image.mode != "F" else 255.0 if values.max() > 1 else 1.0, values.max())
+        return np.repeat((values / top * 255).round().astype(np.uint8)[..., None], 3, axis=2)
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
@@ -98,9 +103,14 @@ def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
 def working_size(height: int, width: int, short_side: int, multiple: int) -> tuple[int, int]:
     """Height and width the model works at: the short side near `short_side`, both multiples of `multiple`.
 
+    Raises:
+        ImageError: on a strip more than :data:`LONGEST` times as long as it is wide.
+
     >>> working_size(375, 500, 512, 64)
     (512, 704)
     """
+    if max(height, width) > LONGEST * min(height, width):
+        raise ImageError(f"a picture of {width} x {height} px is too long a strip: crop it to at most {LONGEST} : 1")
     scale = short_side / min(height, width)
     h, w = (max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
     return h, w
@@ -119,7 +129,7 @@ def overlay(pixels: np.ndarray, labels: np.ndarray, strength: float = 0.55) -> n
 
 def save_labels(labels: np.ndarray, path: Path) -> None:
     """Write labels (H W, 0..255) as a palette PNG whose indices are the labels, in VOC's colours."""
-    image = Image.fromarray(labels.astype(np.uint8), mode="P")
+    image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(voc_colours().reshape(-1).tolist())
     image.save(path)
 

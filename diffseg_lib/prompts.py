@@ -48,14 +48,16 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
     name = " ".join(name.split())
     if not name:
         raise ValueError("a class name is empty: give at least one word a class")
+    if "+" in name:
+        raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (plus=2 is '++'), the name is plain words")
     text = write(name, template)
     start = text.index(name, template.index("{class}"))
     limit = tokenizer.model_max_length
-    coded = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=limit)
+    coded = tokenizer(text, return_offsets_mapping=True, verbose=False)
     span = tuple(i for i, (a, b) in enumerate(coded["offset_mapping"]) if b > a and a < start + len(name) and b > start)
     ids = [coded["input_ids"][i] for i in span]
-    if not span or len(tokenizer(text)["input_ids"]) > limit:
-        raise ValueError(f"the prompt {text!r} is longer than the {limit} tokens the model reads: shorten the class name or the template")
+    if (length := len(coded["input_ids"])) > limit:
+        raise ValueError(f"the prompt {text!r} has {length} tokens, the model reads {limit}: shorten the class name or the template")
     if all(i == tokenizer.unk_token_id for i in ids):
         raise ValueError(f"class {name!r} has no token that the model's tokenizer knows: use a plain English name")
     return Prompt(text, name, span)
@@ -78,9 +80,7 @@ def span_weights(prompts: Sequence[Prompt], length: int, which: str = "all") -> 
     return weights
 
 
-def emphasise(
-    embeddings: Float[Tensor, "b l d"], empty: Float[Tensor, "1 l d"], spans: Float[Tensor, "b l"], plus: float
-) -> Float[Tensor, "b l d"]:
+def emphasise(embeddings: Float[Tensor, "b l d"], empty: Float[Tensor, "1 l d"], spans: Float[Tensor, "b l"], plus: float) -> Float[Tensor, "b l d"]:
     """Re-weight the class's tokens as "++" does: z <- z_empty + 1.1^plus (z - z_empty) on the span.
 
     The formula is compel's, which the released code uses; plus = 2 is "++", a weight of 1.21.

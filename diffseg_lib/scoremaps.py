@@ -27,12 +27,14 @@ def normalise(maps: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
         broken = [i for i, m in enumerate(maps) if not torch.isfinite(m).all()]
         raise ValueError(f"score maps {broken} hold NaN or infinity: use float32, or another timestep")
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny), 0)
+    flat = constant_maps(maps)[:, None, None]
+    return torch.where(flat, 0, (maps - low) / torch.where(flat, 1, high - low))
 
 
 def constant_maps(maps: Float[Tensor, "k h w"]) -> Bool[Tensor, " k"]:
-    """Which maps have one value everywhere, and so say nothing."""
-    return maps.amax((1, 2)) == maps.amin((1, 2))
+    """Which maps have one value everywhere, up to rounding (interpolation leaves some), and so say nothing."""
+    low, high = maps.amin((1, 2)), maps.amax((1, 2))
+    return high - low <= 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
 def resize(maps: Float[Tensor, "k h w"], size: tuple[int, int]) -> Float[Tensor, "k H W"]:
@@ -42,9 +44,7 @@ def resize(maps: Float[Tensor, "k h w"], size: tuple[int, int]) -> Float[Tensor,
     return interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def fuse(
-    cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, float], size: tuple[int, int], scale: str = "minmax"
-) -> Float[Tensor, "k h w"]:
+def fuse(cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, float], size: tuple[int, int], scale: str = "minmax") -> Float[Tensor, "k h w"]:
     """Weighted sum of the cross-attention maps of all resolutions: Eq. (5), Wang et al. 2023.
 
     M_c = sum_l w_l A_{c,l}, every A brought to `size` first.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .backbone import Backbone, load_backbone
 from .capture import Recording, record_attention
-from .images import Photo, areas, load_photo, working_size
+from .images import Photo, areas, load_photo, to_photo, working_size
 from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words
 from .scoremaps import complete, constant_maps, fuse, label, upsample
 
@@ -44,6 +44,14 @@ class Config:
     shared: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold}: expected a number from 0 to 1, or None for the profile's")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed {self.seed}: expected an integer from 0 to 2**64 - 1")
+        if self.class_batch < 1 or self.iterations < 0:
+            raise ValueError(f"class_batch {self.class_batch}, iterations {self.iterations}: expected at least 1 and at least 0")
+
 
 RECIPES: dict[str, Config] = {
     "paper": Config(final_norm="before"),
@@ -60,6 +68,9 @@ def recipe(name: str, **changes: Any) -> Config:
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: expected {' or '.join(RECIPES)}")
     return replace(RECIPES[name], **changes)
+
+
+configure = recipe  # its name where an argument is called `recipe`
 
 
 @dataclass(frozen=True)
@@ -112,9 +123,9 @@ class DiffSegmenter:
     config: Config = Config()
 
     @classmethod
-    def from_profile(cls, profile: str | Path = "pocket", recipe_name: str | None = None, *, device: str = "cpu", **changes: Any) -> DiffSegmenter:
-        """Load a profile's model; `changes` are fields of :class:`Config`."""
-        config = recipe(recipe_name, **changes) if recipe_name else Config(**changes)
+    def from_profile(cls, profile: str | Path = "pocket", recipe: str | None = None, *, device: str = "cpu", **changes: Any) -> DiffSegmenter:
+        """Load a profile's model; `recipe` is "paper", "released" or None (ours), `changes` are fields of :class:`Config`."""
+        config = configure(recipe, **changes) if recipe else Config(**changes)
         return cls(load_backbone(profile, device=device), config)
 
     # -- the profile's numbers, where the configuration leaves them open --
@@ -147,6 +158,8 @@ class DiffSegmenter:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"classes named more than once: {', '.join(twice)}")
+        if "background" in names:
+            raise ValueError("background is label 0 without being asked for: leave it out of the classes")
         words = self.backbone.profile.words
         for name in names:
             if words and name and len(unknown_words(name, words)) == len(name.split()):
@@ -179,12 +192,15 @@ class DiffSegmenter:
             self.backbone.predict_noise(self.backbone.add_noise(latents, noise, timestep), timestep, embeddings)
         return recording
 
-    def score(self, recording: Recording) -> tuple[Tensor, Tensor]:
-        """Fused (Eq. 5) and completed (Eq. 6, 7) maps of a recording: k h w each, float32."""
+    def score(self, recording: Recording, first: Recording | None = None) -> tuple[Tensor, Tensor]:
+        """Fused (Eq. 5) and completed (Eq. 6, 7) maps of a recording: k h w each, float32.
+
+        With ``shared``, completion uses the first row of `first` (this recording, if None) for all.
+        """
         cross = {d: maps.float() for d, maps in recording.by_side().items()}
         fused = fuse(cross, self.weights, recording.size, self.config.scale)
-        rows = slice(0, 1) if self.config.shared else slice(None)
-        queries, keys = ([t[rows] for t in group.values()] for group in (recording.queries, recording.keys))
+        source, rows = (first or recording, slice(0, 1)) if self.config.shared else (recording, slice(None))
+        queries, keys = ([t[rows] for t in group.values()] for group in (source.queries, source.keys))
         return fused, complete(fused, queries, keys, self.config.iterations)
 
     def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, keep: bool = False) -> Segmentation:
@@ -204,11 +220,13 @@ class DiffSegmenter:
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
         embeddings, spans = self.embed(prompts)
-        parts = []
+        parts, first = [], {}
         for rows in torch.arange(len(prompts)).split(self.config.class_batch):
             for timestep in self.timesteps:
                 recording = self.attend(latents, noise, timestep, embeddings[rows], spans[rows])
-                fused, completed = self.score(recording)
+                fused, completed = self.score(recording, first.get(timestep))
+                if self.config.shared:
+                    first.setdefault(timestep, recording)
                 parts.append((recording.by_side(), recording.cross, fused, completed))
         cross, layers, fused, completed = _gather(parts, len(self.timesteps))
         scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
@@ -221,7 +239,9 @@ class DiffSegmenter:
 def _photo(image: str | Path | Image.Image | np.ndarray) -> Photo:
     if isinstance(image, str | Path):
         return load_photo(image)
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if isinstance(image, Image.Image):
+        return to_photo(image)
+    pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"image: expected H x W x 3, uint8 RGB, got shape {pixels.shape}, {pixels.dtype}")
     return Photo(pixels)

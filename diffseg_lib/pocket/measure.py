@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +23,9 @@ from ..grounding import choose_weights, collect, gain, score, tallies
 from ..locations import models_dir
 from ..prompts import write
 from ..segmenter import DiffSegmenter
+from .pictures import classes_named
 from .scenes import VOC_NAMES, voc_samples
-from .world import CLASS_NAMES, CLASSES, WORLD_SEED, compose, paint
+from .world import CLASS_NAMES, WORLD_SEED, compose, paint
 
 
 def _test_pictures(n: int, batch: int = 25) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -80,16 +80,6 @@ def measure_clip(models: Path, n: int) -> dict[str, Any]:
             present = set(compose("test", i).classes)
             precisions.append(average_precision_score([name in present for name in CLASS_NAMES], scores))
     return {"mean_average_precision": float(np.mean(precisions)), "ci95": mean_interval(np.array(precisions)), "images": n}
-
-
-def classes_named(caption: str) -> set[str]:
-    """The classes that a caption names, by canonical name, plural or synonym.
-
-    >>> sorted(classes_named("two kittens and a spaceship"))
-    ['cat', 'rocket']
-    """
-    words = set(re.findall(r"[a-z]+", caption.lower()))
-    return {c.name for c in CLASSES if words & {c.name, c.plural, *(w for pair in c.synonyms for w in pair)}}
 
 
 @torch.no_grad()

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
 from ..locations import cache_dir
-from .world import WORLD_SEED, compose, describe, paint
+from .world import CLASSES, WORLD_SEED, compose, describe, paint
 
 CAPTIONS_EACH = 6  # caption variants kept for each picture
 
@@ -64,3 +64,13 @@ def load_pictures(split: str, n: int, size: int, seed: int = WORLD_SEED, workers
         temporary.write_text(json.dumps(texts))
         temporary.replace(captions)
     return Pictures(np.load(images, mmap_mode="r"), json.loads(captions.read_text()))
+
+
+def classes_named(caption: str) -> set[str]:
+    """The classes that a caption names, by canonical name, plural or synonym.
+
+    >>> sorted(classes_named("two kittens and a spaceship"))
+    ['cat', 'rocket']
+    """
+    words = set(re.findall(r"[a-z]+", caption.lower()))
+    return {c.name for c in CLASSES if words & {c.name, c.plural, *(w for pair in c.synonyms for w in pair)}}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ..images import load_photo
 from .world import CLASS_NAMES, GROUND_NAMES, GROUND_OFFSET, WORLD_SEED, Scene, compose, paint, trace
 
 VOC_NAMES = ("background", *CLASS_NAMES)
@@ -43,3 +45,33 @@ def voc_samples(split: str, n: int, seed: int = WORLD_SEED) -> Iterator[Sample]:
     for index in range(n):
         scene = compose(split, index, seed)
         yield Sample(scene_id(split, index, seed), paint(scene), voc_truth(scene), scene.classes)
+
+
+def photo_or_scene(image: str = "", classes: Sequence[str] = (), index: int = 0) -> Sample:
+    """The user's photo, or, where none is named, test scene `index` with its own classes.
+
+    Args:
+        image: path of a photo, or "".
+        classes: what to look for; a photo needs them, a scene has its own.
+        index: of the scene.
+
+    Returns:
+        A sample; a photo's truth is void everywhere.
+
+    Raises:
+        ValueError: for a photo without classes.
+        ImageError: if the photo cannot be read.
+    """
+    if not image:
+        scene = compose("test", index)
+        names = tuple(classes) or scene.classes
+        truth = np.zeros((scene.size, scene.size), np.uint8)
+        drawn = voc_truth(scene)
+        for i, name in enumerate(names, start=1):
+            truth[drawn == VOC_NAMES.index(name) if name in VOC_NAMES else np.zeros_like(drawn, bool)] = i
+        truth[drawn == 255] = 255
+        return Sample(f"test scene {index}", paint(scene), truth, names)
+    if not classes:
+        raise ValueError("a photo needs classes: say what to look for, e.g. classes: [house, fish]")
+    pixels = load_photo(image).pixels
+    return Sample(Path(image).name, pixels, np.full(pixels.shape[:2], 255, np.uint8), tuple(classes))

@@ -21,12 +21,18 @@ from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from transformers import BertTokenizer, CLIPTokenizer
 
 from ..locations import cache_dir
+from ..prompts import write
 from . import architectures
 from .fitting import Schedule, fit, load_average
-from .pictures import Pictures, load_pictures
+from .pictures import Pictures, classes_named, load_pictures
+from .world import CLASS_NAMES, CLASSES
 
 VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
+PHRASE_OPENINGS = ("a photograph of", "a photo of", "a picture of")
 SCALE_PICTURES = 1024  # that the latents' scale is measured on
+# Small pictures first, then whole scenes: (share of training at which it ends, px, pictures, batch).
+UNET_STAGES = [(0.6, 64, 40_000, 32), (1.0, 128, 16_000, 16)]
+CLIP_STAGES = [(0.5, 64, 40_000, 128), (1.0, 128, 16_000, 128)]
 
 
 def to_range(images: Tensor) -> Tensor:
@@ -175,20 +181,44 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[tuple
 # -- CLIP and BLIP -------------------------------------------------------------------------------
 
 
-def train_clip(folder: Path, schedule: Schedule, device: str, pictures: int, batch: int = 128) -> None:
-    """Contrast of pictures and captions; equal captions within a batch share the target."""
+def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[tuple[float, int, int, int]]) -> None:
+    """Contrast of pictures with captions, and with each thing that captions speak of.
+
+    Half of the loss is CLIP's: captions of a batch against its pictures, equal captions sharing the
+    target. The other half asks, of sixteen phrases such as "a photo of a kitten", which ones the
+    picture's own caption says: without it colours and grounds are learnt long before things are.
+
+    Args:
+        stages: (share of training at which it ends, px a side, pictures, batch) in order.
+    """
     tokenizer = architectures.clip_tokenizer(_captions())
-    source = load_pictures("train", pictures, 128)
-    data, ids = _tensor(source), _token_ids(tokenizer, source)
+
+    @cache
+    def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        source = load_pictures("train", count, size)
+        said = torch.tensor([[name in classes_named(lines[0]) for name in CLASS_NAMES] for lines in source.captions])
+        return _tensor(source), _token_ids(tokenizer, source), said.float()
+
+    phrases = [[write(word, opening + " a {class}") for word in (c.name, *(one for one, _ in c.synonyms)) for opening in PHRASE_OPENINGS] for c in CLASSES]
+    things = [tokenizer(lines, padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids for lines in phrases]
     model = architectures.clip(tokenizer)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        rows = torch.randint(len(data), (batch,), generator=generator)
-        words = _pick(ids, rows, generator).to(device)
-        logits = model(input_ids=words, pixel_values=to_range(data[rows]).to(device)).logits_per_text.float()
-        same = (words[:, None] == words[None]).all(-1).float()
+        _, size, count, batch = next(s for s in stages if progress <= s[0])
+        images, ids, said = data(size, count)
+        rows = torch.randint(len(images), (batch,), generator=generator)
+        words = _pick(ids, rows, generator)
+        asked = torch.stack([t[int(torch.randint(len(t), (), generator=generator))] for t in things])
+        pixels = to_range(images[rows]).to(device)
+        logits = model(
+            input_ids=torch.cat([words, asked]).to(device), pixel_values=pixels, interpolate_pos_encoding=size != architectures.PICTURE
+        ).logits_per_image
+        captions, things_asked = logits.float().split([batch, len(things)], dim=1)
+        same = (words[:, None] == words[None]).all(-1).float().to(device)
         target = same / same.sum(1, keepdim=True)
-        return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+        present = said[rows].to(device)
+        contrast = (cross_entropy(captions, target) + cross_entropy(captions.T, target)) / 2
+        return (contrast / 5 + cross_entropy(things_asked, present / present.sum(1, keepdim=True))) / 2
 
     fit(model, loss, schedule, folder, device=device)
 
@@ -321,7 +351,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's)")
     parser.add_argument("--minutes", type=float, default=0.0, help="end, annealed, after this long (default: no limit)")
     parser.add_argument("--pictures", type=int, default=16_000, help="training pictures of 128 px")
-    parser.add_argument("--stages", type=_stages, default="0.6:64:40000:32,1:128:16000:16", help="UNet: end:px:pictures:batch, ...")
+    parser.add_argument("--stages", type=_stages, help="unet, clip: end:px:pictures:batch, ...")
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", help="folder of the runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("data/pocket/models"), help="ship: where to")
@@ -333,9 +363,9 @@ def main(arguments: list[str] | None = None) -> None:
     elif o.model == "decoder":
         train_decoder(folder, Schedule(o.steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, o.pictures)
     elif o.model == "unet":
-        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, o.stages)
+        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, o.stages or UNET_STAGES)
     elif o.model == "clip":
-        train_clip(folder, Schedule(o.steps or 3000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, o.pictures)
+        train_clip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, o.stages or CLIP_STAGES)
     elif o.model == "blip":
         train_blip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998), device, o.pictures)
     else:

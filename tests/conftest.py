@@ -1,0 +1,100 @@
+"""Fixtures: a pipeline of Stable Diffusion's own classes, tiny and random, and shapes checked while tests run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+_CHECKED = [f"diffseg_lib.{name}" for name in ("backbone", "capture", "prompts", "scoremaps")]
+install_import_hook(_CHECKED, "beartype.beartype")  # the annotations of tensor arguments hold in every test
+
+WORDS = ("a", "an", "photograph", "of", "house", "fish", "red")  # one token each; other words are spelt letter by letter
+
+
+def tiny_tokenizer():
+    """A CLIP byte-pair tokenizer that knows :data:`WORDS` and the letters."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    tokens, merges = ["<|startoftext|>", *letters, *(f"{c}</w>" for c in letters)], []
+    for word in WORDS:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            pair = (parts[0], parts[1])
+            merges += [pair] if pair not in merges else []
+            parts[:2] = ["".join(pair)]
+            tokens += [parts[0]] if parts[0] not in tokens else []
+    tokens.append("<|endoftext|>")
+    return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=24)
+
+
+def tiny_pipeline():
+    """Random weights; attention at four sides, sharpened so that its maps differ; 64 px pictures, 16 x 16 latents."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=(8, 16, 16, 16),
+        layers_per_block=1,
+        attention_head_dim=(2, 4, 2, 4),
+        cross_attention_dim=16,
+        norm_num_groups=4,
+    )
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                weight.mul_(4)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=24,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    schedule = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    return StableDiffusionPipeline(vae, text, tokenizer, unet, schedule, None, None, requires_safety_checker=False)
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline on disk, as ``save_pretrained`` writes it."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline().save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(pipeline_folder: Path):
+    from diffseg_lib.backbone import load_backbone
+
+    return load_backbone(pipeline_folder)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """48 x 80 x 3, uint8: neither square nor of a size the model works at."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)

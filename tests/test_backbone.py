@@ -1,0 +1,124 @@
+"""Loading a profile, and the four things a backbone does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from diffseg_lib.backbone import PAPER_WEIGHTS, load_backbone, load_profile
+
+
+@pytest.fixture
+def copy(pipeline_folder, tmp_path):
+    return shutil.copytree(pipeline_folder, tmp_path / "copy")
+
+
+def test_a_folder_without_numbers_gets_the_papers(pipeline_folder):
+    profile = load_profile(pipeline_folder)
+    assert (profile.timesteps, profile.weights, profile.threshold) == ((100,), PAPER_WEIGHTS, 0.5)
+    assert load_profile("sd15").weights == {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
+
+
+def test_a_profile_brings_its_numbers(copy):
+    facts = {"timesteps": [50, 100], "weights": {"8": 0.0, "1": 1.0}, "threshold": 0.25, "words": ["fish"], "chosen_on": "train"}
+    (copy / "profile.json").write_text(json.dumps(facts))
+    profile = load_profile(copy)
+    assert profile.timesteps == (50, 100) and profile.weights == {8: 0.0, 1: 1.0}
+    assert (profile.threshold, profile.words, profile.chosen_on) == (0.25, ("fish",), "train")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"colour": 1}', '{"weights": {"coarse": 1}}'])
+def test_a_damaged_profile_is_named(copy, text):
+    (copy / "profile.json").write_text(text)
+    with pytest.raises(ValueError, match=r"profile\.json is not a profile .*expected a JSON object with any of timesteps, weights"):
+        load_profile(copy)
+
+
+def test_an_unknown_profile_gets_the_nearest_name():
+    with pytest.raises(ValueError, match=r"unknown profile 'pockt': expected pocket, sd15 or an existing folder; did you mean pocket\?"):
+        load_profile("pockt")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "vae/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "unet/config.json",
+        "text_encoder/model.safetensors",
+        "text_encoder/config.json",
+        "tokenizer/tokenizer.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_a_missing_file_is_named(copy, file):
+    (copy / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{file} is missing: expected a StableDiffusionPipeline"):
+        load_backbone(copy)
+
+
+@pytest.mark.parametrize("file", ["vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"])
+def test_a_cut_off_weight_file_is_named(copy, file):
+    whole = (copy / file).read_bytes()
+    (copy / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises((ValueError, FileNotFoundError), match="weight"):
+        load_backbone(copy)
+
+
+def test_weights_become_float32_and_frozen_whatever_the_disk_holds(pipeline_folder, tmp_path):
+    from diffusers import StableDiffusionPipeline
+
+    half = StableDiffusionPipeline.from_pretrained(pipeline_folder, torch_dtype=torch.float16, safety_checker=None)
+    half.save_pretrained(tmp_path / "half")
+    loaded = load_backbone(tmp_path / "half")
+    for model in (loaded.vae, loaded.unet, loaded.text_encoder):
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert not any(p.requires_grad for p in model.parameters()) and not model.training
+    assert loaded.alphas.dtype == torch.float32
+
+
+def test_sizes(backbone):
+    assert (backbone.latent_factor, backbone.size, backbone.multiple) == (4, 64, 32)
+
+
+def test_encoding_is_the_scaled_posterior_mean(backbone):
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = backbone.encode_image(image)
+    expected = backbone.vae.encode(image).latent_dist.mode() * backbone.vae.config.scaling_factor
+    assert latents.shape == (1, 4, 16, 24)
+    assert torch.equal(latents, expected) and torch.equal(latents, backbone.encode_image(image))
+    assert backbone.decode_latents(latents).shape == (1, 3, 64, 96)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 100, 999])
+def test_noise_is_added_as_the_schedule_does(backbone, pipeline_folder, timestep):
+    from diffusers import DDIMScheduler
+
+    schedule = DDIMScheduler.from_pretrained(pipeline_folder, subfolder="scheduler")
+    latents, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = schedule.add_noise(latents, noise, torch.tensor([timestep]))
+    torch.testing.assert_close(backbone.add_noise(latents, noise, timestep), expected)
+
+
+@pytest.mark.parametrize("timestep", [-1, 1000])
+def test_a_timestep_off_the_schedule_is_refused(backbone, timestep):
+    with pytest.raises(ValueError, match="expected 0 to 999"):
+        backbone.add_noise(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 8), timestep)
+
+
+def test_prompts_are_padded_to_the_models_own_length(backbone):
+    alone, together = backbone.encode_prompts(["a fish"]), backbone.encode_prompts(["a fish", "a photograph of a red house"])
+    assert alone.shape == (1, 24, 16)
+    torch.testing.assert_close(alone[0], together[0])
+
+
+def test_one_noisy_latent_serves_every_prompt(backbone):
+    noisy = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    embeddings = backbone.encode_prompts(["a fish", "a house"])
+    both = backbone.predict_noise(noisy, 100, embeddings)
+    alone = torch.cat([backbone.predict_noise(noisy, 100, row[None]) for row in embeddings])
+    torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-5)

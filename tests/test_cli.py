@@ -1,0 +1,141 @@
+"""The command line's contract: what it writes, and one clear line for what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffseg_lib.__main__ import main
+
+
+@pytest.fixture
+def photo(tmp_path, picture):
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def segment(pipeline_folder, out, photos, *options, classes=("house", "red fish")):
+    return main(["segment", *map(str, photos), "--classes", *classes, "--profile", str(pipeline_folder), "--out", str(out), *options])
+
+
+def test_one_photo(pipeline_folder, photo, tmp_path):
+    out = tmp_path / "out"
+    assert segment(pipeline_folder, out, [photo], "--seed", "3", "--threshold", "0.6") == 0
+    assert {p.name for p in out.iterdir()} == {"labels.png", "overlay.png", "scores.npz", "result.json"}
+    scores = np.load(out / "scores.npz")["scores"]
+    assert scores.shape == (2, 48, 80) and scores.min() >= 0 and scores.max() <= 1
+    with Image.open(out / "labels.png") as image:
+        assert image.mode == "P" and image.size == (80, 48)
+        labels = np.asarray(image)
+    assert np.array_equal(labels, np.where(scores.max(0) > 0.6, scores.argmax(0) + 1, 0))
+    assert Image.open(out / "overlay.png").size == (80, 48)
+    facts = json.loads((out / "result.json").read_text())
+    assert facts["classes"] == ["house", "red fish"] and facts["threshold"] == 0.6 and facts["seed"] == 3
+    assert facts["areas"]["red fish"] == pytest.approx((labels == 2).mean(), abs=1e-6)
+    assert facts["seconds"] > 0 and {"torch", "diffusers", "transformers", "diffseg_lib"} <= set(facts["versions"])
+    assert facts["prompts"][1] == {"text": "a photograph of a red fish", "span": [5, 6]}
+    assert facts["config"]["timesteps"] == [100] and facts["config"]["weights"] == {"8": 0.3, "4": 0.5, "2": 0.1, "1": 0.1}
+
+
+def test_the_arithmetic_can_be_done_again_from_the_files(pipeline_folder, photo, tmp_path):
+    assert segment(pipeline_folder, tmp_path, [photo], "--save-intermediates") == 0
+    kept, facts = np.load(tmp_path / "intermediates.npz"), json.loads((tmp_path / "result.json").read_text())
+    assert set(kept) == {"latents", "noise", "timestep", "tokens", "cross_2", "cross_4", "cross_8", "cross_16", "fused", "completed"}
+    assert kept["latents"].shape == kept["noise"].shape == (1, 4, 16, 24) and kept["timestep"].tolist() == [100]
+    assert [np.flatnonzero(row).tolist() for row in kept["tokens"]] == [p["span"] for p in facts["prompts"]]
+    fused = np.zeros((2, 16, 24))
+    for divisor, weight in facts["config"]["weights"].items():
+        maps = kept[f"cross_{16 // int(divisor)}"]
+        for k in range(2):
+            grown = np.asarray(Image.fromarray(maps[k]).resize((24, 16), Image.Resampling.BILINEAR))
+            fused[k] += weight * (grown - grown.min()) / (grown.max() - grown.min())
+    np.testing.assert_allclose(kept["fused"], fused, atol=1e-3)
+
+
+def test_several_photos_get_a_folder_each(pipeline_folder, photo, tmp_path, picture):
+    Image.fromarray(picture.transpose(1, 0, 2)).save(tmp_path / "other.png")
+    assert segment(pipeline_folder, tmp_path / "out", [photo, tmp_path / "other.png"]) == 0
+    assert np.load(tmp_path / "out" / "photo" / "scores.npz")["scores"].shape == (2, 48, 80)
+    assert np.load(tmp_path / "out" / "other" / "scores.npz")["scores"].shape == (2, 80, 48)
+
+
+def test_the_same_command_writes_the_same_scores(pipeline_folder, photo, tmp_path):
+    for name in ("a", "b"):
+        segment(pipeline_folder, tmp_path / name, [photo])
+    segment(pipeline_folder, tmp_path / "c", [photo], "--seed", "1")
+    a, b, c = (np.load(tmp_path / name / "scores.npz")["scores"] for name in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_recipes_change_the_result(pipeline_folder, photo, tmp_path):
+    for name in ("paper", "released"):
+        assert segment(pipeline_folder, tmp_path / name, [photo], "--recipe", name) == 0
+        assert json.loads((tmp_path / name / "result.json").read_text())["recipe"] == name
+    paper, released = (np.load(tmp_path / name / "scores.npz")["scores"] for name in ("paper", "released"))
+    assert released.max((1, 2)).tolist() == [1, 1] and not np.allclose(paper, released)
+
+
+def error(capsys) -> str:
+    """The one line on standard error."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_one_bad_photo_does_not_stop_the_others(pipeline_folder, photo, tmp_path, capsys):
+    (tmp_path / "bad.png").write_text("no picture")
+    assert segment(pipeline_folder, tmp_path / "out", [tmp_path / "bad.png", photo]) == 2
+    assert "bad.png cannot be read as an image" in error(capsys)
+    assert (tmp_path / "out" / "photo" / "labels.png").exists() and not (tmp_path / "out" / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": ["house", "house"]}, "named more than once: house"),
+        ({"classes": [""]}, "a class name is empty"),
+        ({"classes": ["红"]}, "no token"),
+        ({"threshold": "1.5"}, "threshold 1.5: expected a number from 0 to 1"),
+        ({"seed": "-1"}, "seed -1"),
+        ({"profile": "pockett"}, "did you mean pocket?"),
+        ({"photo": "nowhere.png"}, "no image at nowhere.png"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(pipeline_folder, photo, tmp_path, capsys, options, message):
+    profile = options.get("profile", str(pipeline_folder))
+    extra = [text for name in ("threshold", "seed") if name in options for text in (f"--{name}", options[name])]
+    classes = options.get("classes", ["house"])
+    assert segment(profile, tmp_path / "out", [options.get("photo", photo)], *extra, classes=classes) == 2
+    assert message in error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_photos_of_one_name_and_an_output_that_is_a_file(pipeline_folder, photo, tmp_path, capsys):
+    assert segment(pipeline_folder, tmp_path / "out", [photo, photo]) == 2
+    assert "would overwrite each other: photo" in error(capsys)
+    assert segment(pipeline_folder, photo, [photo]) == 2
+    assert "photo.png" in error(capsys)
+
+
+def test_a_missing_weight_file_is_named(tmp_path, photo, capsys):
+    (tmp_path / "empty").mkdir()
+    assert segment(tmp_path / "empty", tmp_path / "out", [photo]) == 2
+    assert "config.json is missing" in error(capsys)
+
+
+@pytest.mark.parametrize("arguments", [[], ["segment", "x.png", "--classes", "--out", "o"], ["segment", "x.png", "--classes", "a"]])
+def test_a_command_line_that_is_not_complete(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and "error:" in capsys.readouterr().err
+
+
+def test_the_process_returns_the_code(tmp_path):
+    command = [sys.executable, "-m", "diffseg_lib", "segment", "x.png", "--classes", "fish", "--profile", "nowhere", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown profile 'nowhere'") and "Traceback" not in done.stderr

@@ -1,0 +1,193 @@
+"""The whole method on a tiny random model: identities, determinism, and its arithmetic done again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffseg_lib.segmenter import Config, DiffSegmenter, recipe
+
+CLASSES = ["house", "cat", "red fish"]
+
+
+@pytest.fixture
+def segmenter(backbone) -> DiffSegmenter:
+    return DiffSegmenter(backbone, Config())
+
+
+def with_config(segmenter: DiffSegmenter, **changes) -> DiffSegmenter:
+    return replace(segmenter, config=replace(segmenter.config, **changes))
+
+
+def scaled(maps: np.ndarray) -> np.ndarray:
+    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
+    return (maps - low) / (high - low)
+
+
+def test_the_result_has_the_photos_own_size(segmenter, picture):
+    found = segmenter.segment(picture, CLASSES)
+    assert found.labels.shape == (48, 80) and found.scores.shape == (3, 48, 80)
+    assert found.scores.min() >= 0 and found.scores.max() <= 1 and set(np.unique(found.labels)) <= {0, 1, 2, 3}
+    assert found.classes == tuple(CLASSES) and found.threshold == 0.5 and found.intermediates is None
+    assert sum(found.areas.values()) == pytest.approx(1, abs=1e-5)
+    assert all(found.areas[name] == pytest.approx((found.labels == i + 1).mean(), abs=1e-6) for i, name in enumerate(CLASSES))
+
+
+def test_the_arithmetic_can_be_done_again_from_what_is_kept(segmenter, picture):
+    found = segmenter.segment(picture, CLASSES, keep=True)
+    kept = found.intermediates
+    assert kept.latents.shape == (1, 4, 16, 24) and kept.timesteps == (100,)
+    assert {d: tuple(m.shape) for d, m in kept.cross.items()} == {8: (3, 2, 3), 4: (3, 4, 6), 2: (3, 8, 12), 1: (3, 16, 24)}
+    fused = np.zeros((3, 16, 24))
+    for divisor, weight in ((8, 0.3), (4, 0.5), (2, 0.1), (1, 0.1)):
+        grown = torch.nn.functional.interpolate(kept.cross[divisor][None], size=(16, 24), mode="bilinear")[0]
+        fused += weight * scaled(grown.numpy())
+    np.testing.assert_allclose(kept.fused.numpy(), fused, atol=1e-5)
+    scores = scaled(torch.nn.functional.interpolate(kept.completed[None], size=(48, 80), mode="bilinear")[0].numpy())
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+    assert np.array_equal(found.labels, np.where(found.scores.max(0) > 0.5, found.scores.argmax(0) + 1, 0))
+    for divisor, maps in kept.cross.items():
+        of_side = [m for m in kept.layers.values() if m.shape == maps.shape]
+        torch.testing.assert_close(torch.stack(of_side).mean(0), maps, msg=f"latent/{divisor}")
+
+
+def test_same_seed_same_bytes_other_seed_other_noise(segmenter, picture):
+    first, again = segmenter.segment(picture, CLASSES), segmenter.segment(picture, CLASSES)
+    assert np.array_equal(first.scores, again.scores)
+    other = with_config(segmenter, seed=1).segment(picture, CLASSES)
+    assert not np.array_equal(first.scores, other.scores)
+
+
+def test_noise_depends_on_the_picture_and_not_on_its_name(segmenter, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture).save(tmp_path / "b.png")
+    a, b = (segmenter.segment(tmp_path / name, CLASSES, keep=True).intermediates.noise for name in ("a.png", "b.png"))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, segmenter.segment(255 - picture, CLASSES, keep=True).intermediates.noise)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_any_batch_of_classes_gives_the_same(segmenter, picture, shared):
+    segmenter = with_config(segmenter, shared=shared, timesteps=(50, 100))
+    whole = segmenter.segment(picture, CLASSES).scores
+    for size in (1, 2):
+        np.testing.assert_allclose(with_config(segmenter, class_batch=size).segment(picture, CLASSES).scores, whole, atol=1e-5)
+
+
+def test_a_class_scores_the_same_in_any_company(segmenter, picture):
+    whole = segmenter.segment(picture, CLASSES).scores
+    for i, name in enumerate(CLASSES):
+        np.testing.assert_allclose(segmenter.segment(picture, [name]).scores[0], whole[i], atol=1e-5)
+
+
+def test_shared_completion_differs_from_each_classs_own(segmenter, picture):
+    own = segmenter.segment(picture, CLASSES).scores
+    shared = with_config(segmenter, shared=True).segment(picture, CLASSES).scores
+    np.testing.assert_allclose(own[0], shared[0], atol=1e-5)
+    assert np.abs(own[1:] - shared[1:]).max() > 1e-4
+
+
+def test_one_call_the_conditional_half_only(segmenter, picture):
+    batches = []
+    hook = segmenter.backbone.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    try:
+        segmenter.segment(picture, CLASSES)
+    finally:
+        hook.remove()
+    assert batches == [3]
+
+
+def test_several_timesteps_are_averaged(segmenter, picture):
+    singles = [with_config(segmenter, timesteps=(t,)).segment(picture, CLASSES, keep=True).intermediates for t in (1, 150)]
+    both = with_config(segmenter, timesteps=(1, 150)).segment(picture, CLASSES, keep=True).intermediates
+    torch.testing.assert_close(both.completed, (singles[0].completed + singles[1].completed) / 2)
+    torch.testing.assert_close(both.cross[4], (singles[0].cross[4] + singles[1].cross[4]) / 2)
+    assert not torch.allclose(singles[0].completed, singles[1].completed)
+
+
+def test_recipes_set_the_switches(segmenter, pipeline_folder):
+    released, paper = recipe("released"), recipe("paper")
+    assert (released.span, released.scale, released.final_norm, released.plus) == ("last", "minmax", "after", 2)
+    assert paper.span == "all" and paper.final_norm == "before" and recipe("paper", seed=3).seed == 3
+    made = DiffSegmenter.from_profile(pipeline_folder, recipe="released", threshold=0.4)
+    assert made.config == replace(released, threshold=0.4) and made.threshold == 0.4
+    assert made.prompts(["owl"])[0].text == "a photograph of owl"
+    assert segmenter.prompts(["owl"])[0].text == "a photograph of an owl"
+    with pytest.raises(ValueError, match="unknown recipe 'papers': expected paper or released"):
+        recipe("papers")
+
+
+def test_every_switch_reaches_the_maps(segmenter, picture):
+    base = segmenter.segment(picture, CLASSES).scores
+    changes = [
+        {"template": "a photograph of {class}"},
+        {"span": "last"},
+        {"plus": 0.0},
+        {"scale": "none"},
+        {"final_norm": "before"},
+        {"iterations": 0},
+        {"timesteps": (150,)},
+        {"weights": {1: 1.0}},
+    ]
+    for change in changes:
+        assert np.abs(with_config(segmenter, **change).segment(picture, CLASSES).scores - base).max() > 1e-6, change
+
+
+def test_without_completion_the_fused_map_is_the_result(segmenter, picture):
+    kept = with_config(segmenter, iterations=0).segment(picture, CLASSES, keep=True).intermediates
+    assert torch.equal(kept.fused, kept.completed)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "at least one name"),
+        ("house", "expected a list"),
+        (["house", " "], "a class name is empty"),
+        (["house", "fish", "house "], "named more than once: house"),
+        (["background", "fish"], "label 0 without being asked"),
+        (["红"], "no token that the model's tokenizer knows"),
+        ([f"{a}{b}" for a in "abcdefghijklmnop" for b in "abcdefghijklmnop"], "255 or fewer"),
+    ],
+)
+def test_classes_that_cannot_be_used(segmenter, picture, classes, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter.segment(picture, classes)
+
+
+def test_a_word_the_model_was_never_shown_gets_the_nearest(segmenter, picture):
+    known = replace(segmenter.backbone.profile, words=("house", "red", "fish"))
+    segmenter = replace(segmenter, backbone=replace(segmenter.backbone, profile=known))
+    with pytest.raises(ValueError, match=r"never shown the word 'hous': did you mean house\?"):
+        segmenter.segment(picture, ["hous"])
+    segmenter.prompts(["red zebra"])  # one known word is enough
+
+
+@pytest.mark.parametrize("change", [{"threshold": 1.2}, {"seed": -1}, {"class_batch": 0}, {"iterations": -1}])
+def test_settings_out_of_range_are_refused(change):
+    with pytest.raises(ValueError, match=rf"{next(iter(change))} -?[\d.]+"):
+        Config(**change)
+
+
+def test_pictures_come_as_paths_pil_or_arrays(segmenter, picture, tmp_path):
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    expected = segmenter.segment(picture, CLASSES).scores
+    for image in (tmp_path / "photo.png", str(tmp_path / "photo.png"), Image.fromarray(picture)):
+        assert np.array_equal(segmenter.segment(image, CLASSES).scores, expected)
+    gray = segmenter.segment(Image.fromarray(picture).convert("L"), CLASSES)
+    assert gray.notes == ("converted from mode L",)
+    with pytest.raises(ValueError, match=r"expected H x W x 3, uint8 RGB, got shape \(48, 80, 3\), float64"):
+        segmenter.segment(picture / 255, CLASSES)
+
+
+def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypatch):
+    import diffseg_lib.segmenter as module
+
+    monkeypatch.setattr(module, "complete", lambda maps, *rest: torch.cat([torch.full_like(maps[:1], 0.2), maps[1:]]))
+    found = segmenter.segment(picture, CLASSES)
+    assert not found.scores[0].any() and not (found.labels == 1).any()
+    assert found.notes == ("the map of house is constant",)
