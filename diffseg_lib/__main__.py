@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-
 if TYPE_CHECKING:
     from .images import Photo
     from .segmenter import DiffSegmenter, Segmentation
@@ -82,8 +81,8 @@ def save(found: Segmentation, photo: Photo, folder: Path) -> None:
     np.savez_compressed(folder / "scores.npz", scores=found.scores)
     if found.intermediates is not None:
         kept = found.intermediates
-        maps = {f"cross_{m.shape[-2]}": m.cpu().numpy() for m in kept.cross.values()}
-        rest = {name: getattr(kept, name).cpu().numpy() for name in ("latents", "noise", "tokens", "fused", "completed")}
+        maps: dict[str, Any] = {f"cross_{m.shape[-2]}": m.cpu().numpy() for m in kept.cross.values()}
+        rest: dict[str, Any] = {name: getattr(kept, name).cpu().numpy() for name in ("latents", "noise", "tokens", "fused", "completed")}
         np.savez_compressed(folder / "intermediates.npz", timestep=np.array(kept.timesteps), **maps, **rest)
 
 

@@ -8,6 +8,7 @@ the size it likes. It is named ("pocket", "sd15") or is the folder of a pipeline
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -128,6 +129,11 @@ class Backbone:
         kept = self.alphas[timestep].to(latents)
         return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
+    def estimate_clean(self, noisy: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
+        """The latents that `noise` was added to: z = (z_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
+        kept = self.alphas[timestep].to(noisy)
+        return (noisy - (1 - kept).sqrt() * noise) / kept.sqrt()
+
     @torch.no_grad()
     def predict_noise(self, noisy: Float[Tensor, "_ c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
         """One UNet call, the conditional half only. One noisy latent serves every prompt of the batch."""
@@ -155,14 +161,16 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """No bars of progress from transformers while weights of a second's reading are read."""
+def _quietly() -> Iterator[None]:
+    """No bars of progress and no advice from the model libraries to each other; both print in every notebook."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -180,28 +188,29 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         ValueError: on an unknown profile.
         FileNotFoundError: if a part of the model is missing; the message names it.
     """
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # in a notebook without widgets
+        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
     from safetensors import SafetensorError
-    from transformers import CLIPTextModel, CLIPTokenizer
-    from transformers.utils import logging
 
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     if found.source not in HUB.values():
         _check_folder(Path(found.source))
-    safe = {"local_files_only": True, "use_safetensors": True}
-    logging.disable_progress_bar()
+    safe: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     try:
-        vae = AutoencoderKL.from_pretrained(found.source, subfolder="vae", torch_dtype=dtype, **safe)
-        unet = UNet2DConditionModel.from_pretrained(found.source, subfolder="unet", torch_dtype=dtype, **safe)
-        with _without_bars():
+        with _quietly():
+            vae = AutoencoderKL.from_pretrained(found.source, subfolder="vae", torch_dtype=dtype, **safe)
+            unet = UNet2DConditionModel.from_pretrained(found.source, subfolder="unet", torch_dtype=dtype, **safe)
             text = CLIPTextModel.from_pretrained(found.source, subfolder="text_encoder", dtype=dtype, **safe)
-        tokenizer = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer", local_files_only=True)
-        scheduler = DDIMScheduler.from_pretrained(found.source, subfolder="scheduler", local_files_only=True)
+            tokenizer = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer", local_files_only=True)
+            scheduler = DDIMScheduler.from_pretrained(found.source, subfolder="scheduler", local_files_only=True)
     except SafetensorError as error:
         raise ValueError(f"a weight file of profile {found.name!r} ({found.source}) is damaged ({error}): restore it") from error
     except OSError as error:
         raise FileNotFoundError(
-            f"the weights of profile {found.name!r} ({found.source}) are not on this machine: download them once, or give the folder they are in"
+            f"the weights of profile {found.name!r} ({found.source}) are not on this machine: "
+            "download them once with diffusers, online, or give the folder they are in as the profile"
         ) from error
     for model in (vae, unet, text):
         model.requires_grad_(False).eval().to(device)

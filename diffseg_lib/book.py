@@ -131,7 +131,7 @@ def run_notebook(path: Path, parameters: Mapping[str, Any], out: Path, *, force:
     """Execute one notebook into `out`, unless what is there is current.
 
     The result is renamed into place only after success: a timeout or a dead kernel leaves
-    ``….ipynb.partial`` and a log, never something that looks finished.
+    ``….partial.ipynb`` and a log, never something that looks finished.
     """
     import papermill
 
@@ -141,7 +141,7 @@ def run_notebook(path: Path, parameters: Mapping[str, Any], out: Path, *, force:
         return Outcome(path.stem, "current", 0.0)
     out.mkdir(parents=True, exist_ok=True)
     key.unlink(missing_ok=True)
-    partial, start = out / f"{path.name}.partial", time.perf_counter()
+    partial, start = out / f"{path.stem}.partial.ipynb", time.perf_counter()
     try:
         papermill.execute_notebook(
             str(path), str(partial), parameters=dict(parameters), cwd=str(path.parent), kernel_name="python3", progress_bar=False, execution_timeout=timeout

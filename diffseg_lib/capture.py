@@ -61,12 +61,12 @@ class _Recorder:
         self.name, self.inner, self.recording = name, inner, recording
         self.spans, self.heads, self.self_attention = spans, heads, self_attention
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
         with torch.no_grad():
             self._write(attn, hidden_states, encoder_hidden_states)
         return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
 
-    def _write(self, attn: nn.Module, hidden: Tensor, context: Tensor | None) -> None:
+    def _write(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
         count = hidden.shape[1]
         if context is None:
             h, w = self.recording.size

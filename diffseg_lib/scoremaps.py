@@ -69,11 +69,11 @@ def fuse(cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, floa
         raise ValueError(f"fusion weights {dict(weights)} need maps at latent/{missing or '?'}; recorded: latent/{sorted(cross)}")
     if scale not in ("minmax", "none"):
         raise ValueError(f"scale {scale!r}: expected 'minmax' or 'none'")
-    total = None
+    total = torch.zeros(())
     for divisor, weight in used.items():
         maps = resize(cross[divisor], size)
         term = weight * (normalise(maps) if scale == "minmax" else maps)
-        total = term if total is None else total + term
+        total = total.to(term) + term
     return total
 
 
@@ -121,7 +121,7 @@ def complete(
 
 def self_attention(queries: Sequence[Float[Tensor, "b _ n _"]], keys: Sequence[Float[Tensor, "b _ n _"]]) -> Float[Tensor, "b n n"]:
     """A_self of Eq. (6): the mean over layers and heads of softmax(Q K^T / sqrt d), materialised."""
-    total = 0
+    total = torch.zeros((), device=queries[0].device)
     for query, key in zip(queries, keys, strict=True):
         total = total + (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
     return total / len(queries)

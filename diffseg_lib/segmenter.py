@@ -116,7 +116,7 @@ class DiffSegmenter:
     >>> scene = compose("test", 0)
     >>> found = DiffSegmenter.from_profile("pocket").segment(paint(scene), scene.classes)
     >>> found.labels.shape, found.scores.shape
-    ((128, 128), (1, 128, 128))
+    ((128, 128), (2, 128, 128))
     """
 
     backbone: Backbone
@@ -176,7 +176,7 @@ class DiffSegmenter:
 
     def encode(self, pixels: np.ndarray) -> Tensor:
         """Latents of a picture (H W 3, uint8), resized to what the model works at."""
-        h, w = working_size(*pixels.shape[:2], self.backbone.size, self.backbone.multiple)
+        h, w = working_size(pixels.shape[0], pixels.shape[1], self.backbone.size, self.backbone.multiple)
         resized = np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BICUBIC))
         return self.backbone.encode_image(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 127.5 - 1)
 
@@ -220,7 +220,7 @@ class DiffSegmenter:
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
         embeddings, spans = self.embed(prompts)
-        parts, first = [], {}
+        parts, first = [], dict[int, Recording]()
         for rows in torch.arange(len(prompts)).split(self.config.class_batch):
             for timestep in self.timesteps:
                 recording = self.attend(latents, noise, timestep, embeddings[rows], spans[rows])

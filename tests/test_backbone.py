@@ -104,6 +104,13 @@ def test_noise_is_added_as_the_schedule_does(backbone, pipeline_folder, timestep
     torch.testing.assert_close(backbone.add_noise(latents, noise, timestep), expected)
 
 
+@pytest.mark.parametrize("timestep", [1, 100, 500])
+def test_the_clean_latents_come_back_when_the_noise_is_known(backbone, timestep):
+    latents, noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noisy = backbone.add_noise(latents, noise, timestep)
+    torch.testing.assert_close(backbone.estimate_clean(noisy, noise, timestep), latents, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("timestep", [-1, 1000])
 def test_a_timestep_off_the_schedule_is_refused(backbone, timestep):
     with pytest.raises(ValueError, match="expected 0 to 999"):

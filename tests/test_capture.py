@@ -22,8 +22,8 @@ def processors(unet):
     return {name: layer.processor for name, layer in unet.named_modules() if hasattr(layer, "processor")}
 
 
-def spans(b=2, token=5, l=24):
-    weights = torch.zeros(b, l)
+def spans(token=5, length=24):
+    weights = torch.zeros(2, length)
     weights[:, token] = 1
     return weights
 
@@ -50,7 +50,7 @@ def test_the_very_processors_come_back_after_an_exception(backbone):
     with pytest.raises(ZeroDivisionError), record_attention(backbone.unet, spans()):
         call(backbone)
         raise ZeroDivisionError
-    with pytest.raises(ValueError, match="one weight a prompt and token"), record_attention(backbone.unet, spans(l=7)):
+    with pytest.raises(ValueError, match="one weight a prompt and token"), record_attention(backbone.unet, spans(length=7)):
         call(backbone)
     assert all(now is before[name] for name, now in processors(backbone.unet).items())
     assert not backbone.unet._forward_pre_hooks

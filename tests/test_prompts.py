@@ -13,9 +13,7 @@ def tokenizer(backbone):
     return backbone.tokenizer
 
 
-@pytest.mark.parametrize(
-    "name", ["house", "fish", "red house", "cat", "umbrella", "potted plant", "House", "a", "of", "photograph", "hot air balloon"]
-)
+@pytest.mark.parametrize("name", ["house", "fish", "red house", "cat", "umbrella", "potted plant", "House", "a", "of", "photograph", "hot air balloon"])
 @pytest.mark.parametrize("template", ["a photograph of a {class}", "a photograph of {class}", "{class} in a photograph of a house"])
 def test_the_span_spells_the_name_and_nothing_else(tokenizer, name, template):
     prompt = make_prompt(name, tokenizer, template)

@@ -191,6 +191,7 @@ def test_labels_against_a_loop():
         for x in range(7):
             best = max(range(3), key=lambda k, y=y, x=x: float(scores[k, y, x]))
             assert found[y, x] == (best + 1 if scores[best, y, x] > threshold else 0)
+    assert label(torch.full((2, 1, 2), 0.6), 0.6).tolist() == [[0, 0]]  # a score must pass the threshold, not meet it
     assert not label(scores, 1.0).any() and (label(scores, 0.0) > 0).all()
 
 

@@ -83,21 +83,26 @@ def measure_clip(models: Path, n: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def measure_blip(models: Path, n: int) -> dict[str, Any]:
-    """Precision and recall, over all pictures together, of the classes that greedy captions name."""
+def captions(models: Path, images: np.ndarray) -> list[str]:
+    """The pocket BLIP's greedy captions of pictures (n H W 3, uint8)."""
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
     blip = BlipForConditionalGeneration.from_pretrained(models / "blip", dtype=torch.float32).eval()
     processor = BlipProcessor.from_pretrained(models / "blip")
+    pixels = processor(images=list(images), return_tensors="pt").pixel_values
+    return processor.batch_decode(blip.generate(pixels, max_new_tokens=36), skip_special_tokens=True)
+
+
+def measure_blip(models: Path, n: int) -> dict[str, Any]:
+    """Precision and recall, over all pictures together, of the classes that greedy captions name."""
     right = said = there = 0
     examples = []
     for rows, images in _test_pictures(n):
-        pixels = processor(images=list(images), return_tensors="pt").pixel_values
-        captions = processor.batch_decode(blip.generate(pixels, max_new_tokens=36), skip_special_tokens=True)
-        for i, caption in zip(rows, captions, strict=True):
+        written = captions(models, images)
+        for i, caption in zip(rows, written, strict=True):
             named, present = classes_named(caption), set(compose("test", i).classes)
             right, said, there = right + len(named & present), said + len(named), there + len(present)
-        examples += captions[:1]
+        examples += written[:1]
     return {"precision": right / max(said, 1), "recall": right / there, "images": n, "examples": examples[:5]}
 
 
@@ -189,6 +194,44 @@ def measure_grounding(models: Path, n: int) -> dict[str, Any]:
 
 
 MEASURES = {"vae": measure_vae, "clip": measure_clip, "blip": measure_blip, "diffusion": measure_diffusion, "choose": choose, "grounding": measure_grounding}
+
+
+TARGETS: tuple[tuple[str, str, str, float], ...] = (
+    ("vae", "psnr_db", "autoencoder: PSNR, dB", 30),
+    ("clip", "mean_average_precision", "CLIP: mean average precision of the classes present", 0.90),
+    ("blip", "precision", "BLIP: precision of the classes named", 0.85),
+    ("blip", "recall", "BLIP: recall of the classes named", 0.85),
+    ("diffusion", "asked_class_first", "UNet: asked class ranked first in a generated scene", 0.80),
+    ("grounding", "miou", "grounding: mean IoU of completed maps, %", 60),
+    ("grounding", "gain", "grounding: points that completion adds", 3),
+)
+
+
+def against_targets(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of figure, target and verdict, from the content of ``measurements.json``."""
+    rows = []
+    for name, key, text, target in TARGETS:
+        known = measured.get(name, {})
+        value = known.get(key)
+        verdict = "not measured" if value is None else "met" if value >= target else "missed"
+        shown = "" if value is None else f"{value:.2f}"
+        rows.append({"what": text, "figure": shown, "target": f"{target:g}", "verdict": verdict, "images": known.get("images", known.get("samples", ""))})
+    return rows
+
+
+def sizes(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
+    """Parameters and size on disk of models, read from their safetensors files."""
+    from safetensors import safe_open
+
+    table = {}
+    for name, folder in folders.items():
+        count = size = 0
+        for path in sorted(folder.glob("*.safetensors")):
+            size += path.stat().st_size
+            with safe_open(path, "pt") as file:
+                count += sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
+        table[name] = {"parameters": f"{count / 1e6:.2f} million", "file": f"{size / 1e6:.1f} MB"}
+    return table
 
 
 def record(models: Path, name: str, figures: dict[str, Any], command: str, seconds: float) -> None:

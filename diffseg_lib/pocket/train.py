@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -30,9 +31,23 @@ from .world import CLASS_NAMES, CLASSES
 VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
 PHRASE_OPENINGS = ("a photograph of", "a photo of", "a picture of")
 SCALE_PICTURES = 1024  # that the latents' scale is measured on
-# Small pictures first, then whole scenes: (share of training at which it ends, px, pictures, batch).
-UNET_STAGES = [(0.6, 64, 40_000, 32), (1.0, 128, 16_000, 16)]
-CLIP_STAGES = [(0.5, 64, 40_000, 128), (1.0, 128, 16_000, 128)]
+@dataclass(frozen=True)
+class Stage:
+    """A part of training. until: share of training at which it ends; size: px a side; pictures: how many
+    there are; batch: of how many; crowded: only pictures whose caption names two things or more.
+    """
+
+    until: float
+    size: int
+    pictures: int
+    batch: int
+    crowded: bool = False
+
+
+# Small pictures first, then whole scenes.
+UNET_STAGES = [Stage(0.45, 64, 40_000, 32), Stage(0.72, 64, 40_000, 32, crowded=True), Stage(1.0, 128, 16_000, 16)]
+CLIP_STAGES = [Stage(0.5, 64, 40_000, 128), Stage(1.0, 128, 16_000, 128)]
+PARTIAL = 0.35  # of the UNet's captions name one of the things in the picture and nothing else
 
 
 def to_range(images: Tensor) -> Tensor:
@@ -58,6 +73,17 @@ def _token_ids(tokenizer: CLIPTokenizer | BertTokenizer, pictures: Pictures) -> 
 def _pick(ids: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
     """One caption for each row: b l."""
     return ids[rows, torch.randint(ids.shape[1], rows.shape, generator=generator)]
+
+
+def _said(pictures: Pictures) -> Tensor:
+    """Which classes a picture's first caption names: n classes, 0 or 1."""
+    return torch.tensor([[name in classes_named(lines[0]) for name in CLASS_NAMES] for lines in pictures.captions]).float()
+
+
+def _phrases(tokenizer: CLIPTokenizer) -> list[Tensor]:
+    """For each class, token ids of phrases that name it, in all its names, canonical one first: m l."""
+    lines = [[write(word, f"{opening} a {{class}}") for word in (c.name, *(s for s, _ in c.synonyms)) for opening in PHRASE_OPENINGS] for c in CLASSES]
+    return [tokenizer(names, padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids for names in lines]
 
 
 # -- autoencoder ---------------------------------------------------------------------------------
@@ -144,34 +170,41 @@ class Denoiser(nn.Module):
         return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
 
 
-def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[tuple[float, int, int, int]]) -> None:
+def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage]) -> None:
     """Epsilon prediction, with 10 % empty captions; small pictures first, then whole scenes.
 
-    Args:
-        stages: (share of training at which it ends, px a side, pictures, batch) in order.
+    Captions of the web seldom name all there is to see, and segmentation asks for one class at a time:
+    some of the captions name one thing only, chosen among those that the picture's own caption names.
     """
     tokenizer = architectures.clip_tokenizer(_captions())
     empty = tokenizer("", padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids[0]
     kept = torch.from_numpy(np.array(architectures.noise_schedule().alphas_cumprod)).float()
+    phrases = torch.stack([ids[: len(PHRASE_OPENINGS)] for ids in _phrases(tokenizer)])  # classes openings l
 
     @cache
-    def data(size: int, count: int) -> tuple[Tensor, Tensor]:
+    def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
         pictures = load_pictures("train", count, size)
-        return latents_of(folder.parent, pictures, f"train-{size}px-{count}", device), _token_ids(tokenizer, pictures)
+        return latents_of(folder.parent, pictures, f"train-{size}px-{count}", device), _token_ids(tokenizer, pictures), _said(pictures)
 
     model = Denoiser(tokenizer)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        _, size, count, batch = next(s for s in stages if progress <= s[0])
-        latents, ids = data(size, count)
-        rows = torch.randint(len(latents), (batch,), generator=generator)
+        stage = next(s for s in stages if progress <= s.until)
+        latents, ids, said = data(stage.size, stage.pictures)
+        pool = (said.sum(1) > 1).nonzero().flatten() if stage.crowded else torch.arange(len(latents))
+        rows = pool[torch.randint(len(pool), (stage.batch,), generator=generator)]
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
+
+        def chance(p: float) -> Tensor:
+            return torch.rand(stage.batch, generator=generator) < p
+
         # Half of the steps fall below 500, where what is in the picture can still be seen.
-        steps = (torch.rand(batch, generator=generator) * torch.where(torch.rand(batch, generator=generator) < 0.5, 500, 1000)).long()
-        alpha = kept[steps].view(batch, 1, 1, 1)
-        words = _pick(ids, rows, generator)
-        words = torch.where(torch.rand(batch, 1, generator=generator) < 0.1, empty, words)
+        steps = (torch.rand(stage.batch, generator=generator) * torch.where(chance(0.5), 500, 1000)).long()
+        things = torch.multinomial(said[rows], 1, generator=generator)[:, 0]
+        words = torch.where(chance(PARTIAL)[:, None], _pick(phrases, things, generator), _pick(ids, rows, generator))
+        words = torch.where(chance(0.1)[:, None], empty, words)
+        alpha = kept[steps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
 
@@ -181,44 +214,39 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[tuple
 # -- CLIP and BLIP -------------------------------------------------------------------------------
 
 
-def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[tuple[float, int, int, int]]) -> None:
+def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage]) -> None:
     """Contrast of pictures with captions, and with each thing that captions speak of.
 
     Half of the loss is CLIP's: captions of a batch against its pictures, equal captions sharing the
     target. The other half asks, of sixteen phrases such as "a photo of a kitten", which ones the
     picture's own caption says: without it colours and grounds are learnt long before things are.
-
-    Args:
-        stages: (share of training at which it ends, px a side, pictures, batch) in order.
     """
     tokenizer = architectures.clip_tokenizer(_captions())
+    phrases = _phrases(tokenizer)
 
     @cache
     def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
         source = load_pictures("train", count, size)
-        said = torch.tensor([[name in classes_named(lines[0]) for name in CLASS_NAMES] for lines in source.captions])
-        return _tensor(source), _token_ids(tokenizer, source), said.float()
+        return _tensor(source), _token_ids(tokenizer, source), _said(source)
 
-    phrases = [[write(word, opening + " a {class}") for word in (c.name, *(one for one, _ in c.synonyms)) for opening in PHRASE_OPENINGS] for c in CLASSES]
-    things = [tokenizer(lines, padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids for lines in phrases]
     model = architectures.clip(tokenizer)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        _, size, count, batch = next(s for s in stages if progress <= s[0])
-        images, ids, said = data(size, count)
-        rows = torch.randint(len(images), (batch,), generator=generator)
+        stage = next(s for s in stages if progress <= s.until)
+        images, ids, said = data(stage.size, stage.pictures)
+        rows = torch.randint(len(images), (stage.batch,), generator=generator)
         words = _pick(ids, rows, generator)
-        asked = torch.stack([t[int(torch.randint(len(t), (), generator=generator))] for t in things])
+        asked = torch.stack([t[int(torch.randint(len(t), (), generator=generator))] for t in phrases])
         pixels = to_range(images[rows]).to(device)
         logits = model(
-            input_ids=torch.cat([words, asked]).to(device), pixel_values=pixels, interpolate_pos_encoding=size != architectures.PICTURE
+            input_ids=torch.cat([words, asked]).to(device), pixel_values=pixels, interpolate_pos_encoding=stage.size != architectures.PICTURE
         ).logits_per_image
-        captions, things_asked = logits.float().split([batch, len(things)], dim=1)
+        captions, things = logits.float().split([stage.batch, len(phrases)], dim=1)
         same = (words[:, None] == words[None]).all(-1).float().to(device)
         target = same / same.sum(1, keepdim=True)
         present = said[rows].to(device)
         contrast = (cross_entropy(captions, target) + cross_entropy(captions.T, target)) / 2
-        return (contrast / 5 + cross_entropy(things_asked, present / present.sum(1, keepdim=True))) / 2
+        return (contrast / 5 + cross_entropy(things, present / present.sum(1, keepdim=True))) / 2
 
     fit(model, loss, schedule, folder, device=device)
 
@@ -335,23 +363,12 @@ def ship(runs: Path, out: Path, models: list[str]) -> None:
         (out / "curves" / f"{name}.json").write_text(json.dumps(fact | {"shipped": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
 
 
-def _stages(text: str) -> list[tuple[float, int, int, int]]:
-    stages = []
-    for part in text.split(","):
-        end, size, count, batch = part.split(":")
-        stages.append((float(end), int(size), int(count), int(batch)))
-    if stages[-1][0] != 1:
-        raise argparse.ArgumentTypeError(f"the last stage must end at 1, got {stages[-1][0]}")
-    return stages
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m diffseg_lib.pocket.train", description=__doc__.split("\n")[0])
     parser.add_argument("model", choices=["vae", "decoder", "clip", "unet", "blip", "ship"])
     parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's)")
     parser.add_argument("--minutes", type=float, default=0.0, help="end, annealed, after this long (default: no limit)")
     parser.add_argument("--pictures", type=int, default=16_000, help="training pictures of 128 px")
-    parser.add_argument("--stages", type=_stages, help="unet, clip: end:px:pictures:batch, ...")
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", help="folder of the runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("data/pocket/models"), help="ship: where to")
@@ -363,9 +380,9 @@ def main(arguments: list[str] | None = None) -> None:
     elif o.model == "decoder":
         train_decoder(folder, Schedule(o.steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, o.pictures)
     elif o.model == "unet":
-        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, o.stages or UNET_STAGES)
+        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES)
     elif o.model == "clip":
-        train_clip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, o.stages or CLIP_STAGES)
+        train_clip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, CLIP_STAGES)
     elif o.model == "blip":
         train_blip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998), device, o.pictures)
     else:

@@ -1,0 +1,155 @@
+"""No trained model has seen a mask: what training can reach holds no function that draws, or reads, a label map."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import diffseg_lib
+from diffseg_lib.pocket import pictures, world
+
+ROOT = Path(diffseg_lib.__file__).parent
+ALLOWED = {"CAPTIONS_EACH", "CLASSES", "CLASS_NAMES", "COLOURS", "GROUNDS", "GROUND_NAMES", "SIZE", "SPLITS", "WORLD_SEED", "compose", "describe", "paint"}
+MASKS = {"trace", "trace_instances", "voc_truth", "voc_samples", "write_layout"}
+FORBIDDEN = {"scenes", "layouts", "measure", "evaluation", "grounding", "segmenter", "scoremaps"}
+
+
+def imports(source: str, package: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Every import of our own, wherever it stands: (module within the package, name or None for the module itself)."""
+    found: list[tuple[str, str | None]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(a.name.removeprefix("diffseg_lib").lstrip("."), None) for a in node.names if a.name.split(".")[0] == "diffseg_lib"]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            elif (node.module or "").split(".")[0] == "diffseg_lib":
+                base = (node.module or "").split(".")[1:]
+            else:
+                continue
+            module = ".".join(part for part in base if part)
+            for alias in node.names:
+                inner = ".".join(filter(None, [module, alias.name]))
+                found.append((inner, None) if path_of(inner) else (module, alias.name))
+    return found
+
+
+def path_of(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None) if module else None
+
+
+def package_of(module: str) -> tuple[str, ...]:
+    return tuple(module.split(".")[:-1])
+
+
+def reachable(start: str) -> dict[str, list[tuple[str, str | None]]]:
+    """The modules of ours that `start` imports, directly or not, but not through the world: what each imports."""
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    waiting = [start]
+    while waiting:
+        module = waiting.pop()
+        path = path_of(module)
+        if module in found or module == "pocket.world" or path is None:
+            continue
+        found[module] = imports(path.read_text(), package_of(module))
+        waiting += [name for name, _ in found[module]]
+    return found
+
+
+def offences(module: str, source: str) -> list[str]:
+    """What a module of training may not do."""
+    said = []
+    for name, item in imports(source, package_of(module)):
+        if name.split(".")[-1] in FORBIDDEN:
+            said.append(f"imports {name}")
+        if name == "pocket.world" and (item is None or item not in ALLOWED):
+            said.append(f"takes {item or 'the whole module'} from the world")
+        if not name or (name, item) == ("pocket", None):
+            said.append("imports the package, and with it the world")
+    for node in ast.walk(ast.parse(source)):
+        name = getattr(node, {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name"}.get(type(node), ""), None)
+        if name in MASKS | {"__import__", "importlib", "import_module"}:
+            said.append(f"speaks of {name}")
+    return said
+
+
+@pytest.mark.parametrize("start", ["pocket.train", "pocket.pictures"])
+def test_training_cannot_reach_a_label_map(start):
+    found = reachable(start)
+    assert start in found and ("pocket.world" in {name for imported in found.values() for name, _ in imported})
+    assert {module: offences(module, path_of(module).read_text()) for module in found} == {module: [] for module in found}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from .world import trace",
+        "from .world import compose, trace_instances as paint",
+        "from . import world",
+        "from .world import *",
+        "import diffseg_lib.pocket.world",
+        "from diffseg_lib.pocket import world as w",
+        "from diffseg_lib.pocket.world import trace",
+        "from .scenes import voc_samples",
+        "from .layouts import write_layout",
+        "from ..evaluation import confusion",
+        "def late():\n    from .world import trace",
+        "import importlib",
+        "import diffseg_lib",
+        "from .. import DiffSegmenter",
+        "m = importlib.import_module('diffseg_lib.pocket.world')",
+        "x = pictures.world.trace",
+    ],
+)
+def test_the_check_itself_sees_what_is_forbidden(source):
+    assert offences("pocket.train", source)
+    assert not offences("pocket.train", "from .world import compose, paint\nfrom .pictures import load_pictures\nimport numpy as np")
+
+
+@pytest.fixture
+def blindfolded(monkeypatch, tmp_path):
+    """Label maps cannot be drawn; pictures are rendered by threads, for which this holds too."""
+
+    def refuse(*_, **__):
+        raise AssertionError("training drew a label map")
+
+    monkeypatch.setattr(world, "trace", refuse)
+    monkeypatch.setattr(world, "trace_instances", refuse)
+    monkeypatch.setattr(pictures, "get_context", lambda _: SimpleNamespace(Pool=ThreadPool))
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_pictures_are_loaded_without_label_maps(blindfolded, size):
+    with pytest.raises(AssertionError, match="drew a label map"):
+        world.trace(world.compose("train", 0))
+    loaded = pictures.load_pictures("train", 5, size, workers=1)
+    assert {f.name for f in dataclasses.fields(loaded)} == {"images", "captions"}
+    assert {p.name for p in blindfolded.rglob("*") if p.is_file()} == {"images.npy", "captions.json"}
+    assert loaded.images.shape == (5, size, size, 3) and loaded.images.dtype == np.uint8
+    for i in range(5):
+        scene = world.compose("train", i, 0, size)
+        assert (loaded.images[i] == world.paint(scene)).all()
+        assert loaded.captions[i] == [world.describe(scene, draw) for draw in range(pictures.CAPTIONS_EACH)]
+
+
+def test_pictures_are_rendered_once(blindfolded, monkeypatch):
+    first = pictures.load_pictures("val", 3, 64, workers=1)
+    monkeypatch.setattr(pictures, "paint", None)  # a second rendering would fail
+    again = pictures.load_pictures("val", 3, 64, workers=1)
+    assert (first.images == again.images).all() and first.captions == again.captions
+
+
+def test_classes_named_by_a_caption_are_those_of_the_scene():
+    for i in range(200):
+        scene = world.compose("val", i)
+        for draw in (None, 0, 1, 2):
+            assert pictures.classes_named(world.describe(scene, draw)) == set(scene.classes)
