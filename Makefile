@@ -1,16 +1,22 @@
-# make book   the environment, every notebook, the site
-# make test   lint, types, unit tests, notebooks, one strict build of the site
+# make book      the environment, every notebook, the site
+# make test      lint, types, unit tests, notebooks, one strict build of the site and its checks
+# make refresh   run the notebooks again and keep their outputs in notebooks/
+# make clean     remove all that was made, the environment included
 PYTHON ?= python3
 PY := .venv/bin/python
-READY := .venv/ready
+# The environment is made anew when the lock changes, or the folder moves.
+LOCK := $(shell { pwd; cat requirements.lock; } | cksum | cut -d' ' -f1)
+READY := .venv/ready-$(LOCK)
 
-.PHONY: book test check refresh clean lint unit notebooks site
+.PHONY: book test check lint unit notebooks site refresh clean
 
 book: $(READY)
-	$(PY) -m diffseg_lib.book run
-	$(PY) -m diffseg_lib.book build
+	@$(PY) -m diffseg_lib.book run
+	@$(PY) -m diffseg_lib.book build
 
-test check: lint unit notebooks site
+test: lint unit notebooks site
+
+check: test
 
 lint: $(READY)
 	$(PY) -m ruff check .
@@ -18,16 +24,15 @@ lint: $(READY)
 	$(PY) -m mypy
 
 unit: $(READY)
-	$(PY) -m pytest --ignore=tests/test_site.py
+	$(PY) -m pytest -m "not site and not slow"
 
 notebooks: $(READY)
 	$(PY) -m diffseg_lib.book check
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 -p no:doctest notebooks
+	HF_HUB_OFFLINE=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
 
 site: $(READY)
-	$(PY) -m diffseg_lib.book run
-	$(PY) -m diffseg_lib.book build
-	$(PY) -m pytest tests/test_site.py
+	$(PY) -m diffseg_lib.book build --committed --out build/test-site
+	DIFFSEG_SITE=build/test-site $(PY) -m pytest -m site tests/test_site.py
 
 refresh: $(READY)
 	$(PY) -m diffseg_lib.book refresh
@@ -35,9 +40,11 @@ refresh: $(READY)
 clean:
 	rm -rf build .venv
 
-$(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $(READY)
+$(READY):
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed and this is %d.%d: name another, as in make PYTHON=python3.12" % v)'
+	@echo "making the environment in .venv (some minutes, once)"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,8 +1,9 @@
 """The book's machinery: ``python -m diffseg_lib.book run | build | refresh | check``.
 
-``run`` executes notebooks with papermill into ``build/notebooks``; ``build`` makes the site from them;
-``refresh`` puts quick, normalised outputs into ``notebooks/`` itself; ``check`` tells if those are stale.
-What is current, by a hash of notebook, library, parameters and weights, is not done again.
+``run`` executes notebooks with papermill into ``build/notebooks``; ``build`` makes the site from what was
+executed, and never executes a second time; ``refresh`` keeps quick, normalised outputs in ``notebooks/``;
+``check`` tells if those are stale or break the contract of the chapters. What is current, by a hash of
+notebook, library, parameters and weights, is not done again.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import ast
 import hashlib
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,11 @@ import nbformat
 import yaml
 
 from .locations import models_dir, repository_root
+from .notebooks import LIBRARY, breaches, code_cells, inputs_hash, normalise, with_prose
 from .prompts import nearest
 from .results import build_dir, weights_hash
 
-PAGES = ("_config.yml", "_toc.yml", "references.bib")
-UNREAD = ("book.py", "__main__.py", "pocket/train.py", "pocket/fitting.py", "pocket/__main__.py")  # by no notebook
+NOT_PAGES = ("README.md", "CHANGELOG.md")  # of the pages at the top: not of the site
 
 
 def notebooks_dir() -> Path:
@@ -43,46 +44,20 @@ def all_notebooks() -> list[Path]:
     return sorted(notebooks_dir().glob("*.ipynb"))
 
 
-# -- what a chapter depends on -------------------------------------------------------------------
-
-
-def _without_docstrings(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return ast.dump(tree)
-
-
-def library_hash(root: Path | None = None) -> str:
-    """A hash of what the library does: its code without comments and docstrings."""
-    root = root or Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if name not in UNREAD:
-            digest.update(name.encode())
-            digest.update(_without_docstrings(path.read_text()).encode())
-    return digest.hexdigest()
-
-
-def source_hash(notebook: nbformat.NotebookNode) -> str:
-    """A hash of a notebook's cells, outputs left out."""
-    cells = [[c.cell_type, c.source, sorted(c.metadata.get("tags", [])), c.metadata.get("mystnb")] for c in notebook.cells]
-    return hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest()
-
-
-def freshness(path: Path, parameters: Mapping[str, Any] | None = None) -> str:
-    """A hash of all that a notebook's outputs depend on."""
-    parts = [source_hash(nbformat.read(path, 4)), library_hash(), weights_hash(models_dir()), json.dumps(parameters or {}, sort_keys=True)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+def inputs_of(path: Path) -> str:
+    """A hash of what a notebook's outputs depend on; see :func:`diffseg_lib.notebooks.inputs_hash`."""
+    return inputs_hash(nbformat.read(path, 4), Path(__file__).parent.parent, weights_hash(models_dir()))
 
 
 # -- parameters ----------------------------------------------------------------------------------
 
 
 def load_profile_file(name: str) -> dict[str, dict[str, Any]]:
-    """Parameters by notebook (``all`` for every one) from ``notebooks/profiles/NAME.yaml`` or a path."""
+    """Parameters by notebook (``all`` for every one) from ``notebooks/profiles/NAME.yaml`` or a path.
+
+    Raises:
+        ValueError: if there is no such file, or it is no mapping of mappings.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else notebooks_dir() / "profiles" / f"{name}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in (notebooks_dir() / "profiles").glob("*.yaml"))
@@ -90,28 +65,73 @@ def load_profile_file(name: str) -> dict[str, dict[str, Any]]:
     content = yaml.safe_load(path.read_text()) or {}
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise ValueError(f"{path}: expected a mapping from 'all' or a notebook's name to its parameters")
+    strangers = sorted(set(content) - {"all"} - {p.stem for p in all_notebooks()})
+    if strangers:
+        raise ValueError(f"profile {name} speaks of {', '.join(strangers)}: expected 'all' or the names of notebooks")
     return content
 
 
-def parameters_for(path: Path, profile: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of one notebook, names and types checked before anything runs.
-
-    Raises:
-        ValueError: on a parameter that the notebook does not have (the nearest names are given) or
-            whose type is not its default's.
-    """
+def declared(path: Path) -> dict[str, dict[str, str]]:
+    """The parameters that a notebook declares, by name, as papermill's inspection tells them."""
     from papermill import inspect_notebook
 
-    known = inspect_notebook(str(path))
+    return inspect_notebook(str(path))
+
+
+def type_wanted(entry: Mapping[str, str]) -> str:
+    """The type of a parameter as papermill's inspection tells it: its annotation, else its default's type."""
+    if entry["inferred_type_name"] != "None":
+        return entry["inferred_type_name"].replace(" ", "")
+    default = _default(entry)
+    return "Any" if default in (None, ...) else type(default).__name__
+
+
+def fits(value: Any, wanted: str) -> bool:
+    """Whether a value has the type that an annotation names.
+
+    >>> fits(["house"], "list[str]"), fits("house", "list[str]"), fits(1, "float"), fits(True, "int")
+    (True, False, True, False)
+    """
+    outer, _, inner = wanted.rstrip("]").partition("[")
+    if outer not in ("str", "int", "float", "bool", "list", "dict", "tuple"):
+        return True
+    if outer == "list" and isinstance(value, list) and inner:
+        return all(fits(one, inner) for one in value)
+    return type(value).__name__ == outer or (outer == "float" and type(value) is int)
+
+
+def parameters_for(path: Path, profile: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of one notebook that differ from its defaults, names and types checked before anything runs.
+
+    Args:
+        path: the notebook.
+        profile: parameters by notebook; names under ``all`` go to the notebooks that have them.
+        given: name to value.
+        typed: name to text from the command line, read as the parameter's type asks.
+
+    Raises:
+        ValueError: on a parameter that the notebook does not have (the nearest name is given) or
+            whose type is not the one it declares.
+    """
+    known = declared(path)
     wanted = {k: v for k, v in profile.get("all", {}).items() if k in known} | dict(profile.get(path.stem, {})) | dict(given)
-    for name, value in wanted.items():
+    for name in [*wanted, *typed]:
         if name not in known:
             raise ValueError(f"{path.name} has no parameter {name!r}: {nearest(name, list(known))}")
-        expected = known[name]["inferred_type_name"]
-        kind = type(value).__name__
-        if expected not in ("None", kind) and not expected.startswith(f"{kind}[") and (expected, kind) != ("float", "int"):
-            raise ValueError(f"{path.name}: parameter {name!r} expects {expected} (default {known[name]['default']}), got {kind} {value!r}")
-    return wanted
+    wanted |= {name: text if type_wanted(known[name]) == "str" else yaml.safe_load(text) for name, text in typed.items()}
+    for name, value in wanted.items():
+        expected = type_wanted(known[name])
+        if not fits(value, expected):
+            got = f"{type(value).__name__} {value!r}"
+            raise ValueError(f"{path.name}: parameter {name!r} expects {expected} (default {known[name]['default']}), got {got}")
+    return {name: value for name, value in wanted.items() if value != _default(known[name])}
+
+
+def _default(entry: Mapping[str, str]) -> Any:
+    try:
+        return ast.literal_eval(entry["default"])
+    except (ValueError, SyntaxError):
+        return ...  # equal to no value
 
 
 # -- run -----------------------------------------------------------------------------------------
@@ -119,63 +139,123 @@ def parameters_for(path: Path, profile: Mapping[str, Mapping[str, Any]], given: 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a notebook: state is "passed", "failed" or "current"."""
+    """What became of a notebook: state is "passed", "failed" or "skipped"."""
 
     name: str
     state: str
-    seconds: float
+    seconds: float = 0.0
     message: str = ""
 
 
-def run_notebook(path: Path, parameters: Mapping[str, Any], out: Path, *, force: bool = False, timeout: int = 1800) -> Outcome:
-    """Execute one notebook into `out`, unless what is there is current.
+def run_key(path: Path, parameters: Mapping[str, Any]) -> str:
+    """A hash of all that an execution depends on: the inputs, the parameters and the locked packages."""
+    lock = repository_root() / "requirements.lock"
+    parts = [inputs_of(path), json.dumps(parameters, sort_keys=True), lock.read_text() if lock.exists() else ""]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path, timeout: float, tick: Callable[[], Any]) -> str:
+    """Run papermill in a process of its own; what went wrong, or "" if nothing did."""
+    command = [sys.executable, "-m", "papermill", str(path), str(partial), "--kernel", "python3", "--cwd", os.getcwd()]
+    command += ["--log-output", "--no-progress-bar"] + (["-y", yaml.safe_dump(dict(parameters))] if parameters else [])
+    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
+    late = threading.Event()
+
+    def stop() -> None:  # the kernel follows its parent
+        late.set()
+        process.kill()
+
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process,
+    ):
+        clock = threading.Timer(timeout, stop)
+        clock.start()
+        lines = process.stdout or ()
+        for line in lines:
+            out.write(line)
+            if "Ending Cell" in line:
+                tick()
+        process.wait()
+        clock.cancel()
+    if late.is_set():
+        return f"not done after {timeout:g} s"
+    if process.returncode == 0:
+        return ""
+    told = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+    return told[-1] if told else f"papermill ended with {process.returncode}"
+
+
+def run_notebook(
+    path: Path,
+    parameters: Mapping[str, Any],
+    out: Path,
+    *,
+    force: bool = False,
+    timeout: float = 1800,
+    tick: Callable[[], Any] = lambda: None,
+) -> Outcome:
+    """Execute one notebook into `out`, unless what is there is current; a change of prose alone executes nothing.
 
     The result is renamed into place only after success: a timeout or a dead kernel leaves
-    ``….partial.ipynb`` and a log, never something that looks finished.
+    ``….ipynb.partial`` and a log, never something that looks finished.
+
+    Args:
+        path: the notebook.
+        parameters: checked by :func:`parameters_for`.
+        out: folder of the result; its log goes to ``logs`` inside.
+        force: execute what is current too.
+        timeout: seconds for the whole notebook.
+        tick: called after every cell.
     """
-    import papermill
-
-    target, key = out / path.name, out / f"{path.stem}.key"
-    fresh = freshness(path, parameters)
-    if not force and target.exists() and key.exists() and key.read_text() == fresh:
-        return Outcome(path.stem, "current", 0.0)
-    out.mkdir(parents=True, exist_ok=True)
-    key.unlink(missing_ok=True)
-    partial, start = out / f"{path.stem}.partial.ipynb", time.perf_counter()
-    try:
-        papermill.execute_notebook(
-            str(path), str(partial), parameters=dict(parameters), cwd=str(path.parent), kernel_name="python3", progress_bar=False, execution_timeout=timeout
-        )
-    except Exception as error:  # whatever it was, it is told, logged and counted
-        logs = build_dir() / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-        (logs / f"{path.stem}.log").write_text(text)
-        last = next((line for line in reversed(text.splitlines()) if line.strip()), type(error).__name__)
-        return Outcome(path.stem, "failed", time.perf_counter() - start, f"{last} (whole log: {logs / path.stem}.log)")
+    target, partial, log = out / path.name, out / f"{path.name}.partial", out / "logs" / f"{path.stem}.log"
+    key = run_key(path, parameters)
+    if not force and target.exists():
+        done = nbformat.read(target, 4)
+        if done.metadata.get(LIBRARY, {}).get("run") == key:
+            _write(_stamped(with_prose(done, nbformat.read(path, 4)), key), target)
+            return Outcome(path.stem, "skipped")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    message = _execute(path, partial, parameters, log, timeout, tick)
+    seconds = time.perf_counter() - start
+    if message:
+        return Outcome(path.stem, "failed", seconds, f"{message} (log: {log})")
+    _write(_stamped(nbformat.read(partial, 4), key), partial)
     partial.replace(target)
-    key.write_text(fresh)
-    return Outcome(path.stem, "passed", time.perf_counter() - start)
+    return Outcome(path.stem, "passed", seconds)
 
 
-def run(paths: Sequence[Path], profile: str, given: Mapping[str, Any], out: Path, *, force: bool, timeout: int) -> list[Outcome]:
-    """Execute notebooks one after the other; parameters of all are checked first."""
+def _stamped(notebook: nbformat.NotebookNode, key: str) -> nbformat.NotebookNode:
+    notebook.metadata[LIBRARY] = {"run": key}
+    return notebook
+
+
+def _write(notebook: nbformat.NotebookNode, path: Path) -> None:
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def run(jobs: Sequence[tuple[Path, Mapping[str, Any]]], out: Path, *, force: bool = False, timeout: float = 1800) -> list[Outcome]:
+    """Execute notebooks one after the other, under one bar of progress that counts cells.
+
+    Args:
+        jobs: notebooks with their parameters.
+        out: folder of the results.
+        force: execute what is current too.
+        timeout: seconds a notebook.
+    """
     from tqdm import tqdm
 
-    content = load_profile_file(profile)
-    strangers = sorted(set(content) - {"all"} - {p.stem for p in all_notebooks()})
-    if strangers:
-        raise ValueError(f"profile {profile} speaks of {', '.join(strangers)}: expected 'all' or notebooks' names")
-    jobs = [(path, parameters_for(path, content, given)) for path in paths]
-    known = {name for _, parameters in jobs for name in parameters}
-    unused = sorted(set(content.get("all", {})) - known)
-    if unused and len(paths) == len(all_notebooks()):
-        raise ValueError(f"profile {profile}: no notebook has a parameter {', '.join(unused)}")
+    cells = {path: len(nbformat.read(path, 4).cells) for path, _ in jobs}
     outcomes = []
-    with tqdm(jobs, desc="notebooks", unit="notebook", file=sys.stderr, disable=None) as bar:
-        for path, parameters in bar:
-            bar.set_postfix_str(path.stem)
-            outcomes.append(run_notebook(path, parameters, out, force=force, timeout=timeout))
+    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, disable=None) as bar:
+        for path, parameters in jobs:
+            bar.set_description(path.stem)
+            before = bar.n
+            outcomes.append(run_notebook(path, parameters, out, force=force, timeout=timeout, tick=bar.update))
+            bar.update(before + cells[path] - bar.n)
     return outcomes
 
 
@@ -183,75 +263,90 @@ def report(outcomes: Sequence[Outcome]) -> int:
     """Print a table; the number of failures."""
     for one in outcomes:
         print(f"{one.name:28} {one.state:8} {one.seconds:7.1f} s  {one.message}".rstrip())
-    failed = sum(one.state == "failed" for one in outcomes)
-    if outcomes and all(one.state == "current" for one in outcomes):
+    count = {state: sum(one.state == state for one in outcomes) for state in ("passed", "failed", "skipped")}
+    if outcomes and count["skipped"] == len(outcomes):
         print("nothing to do: every notebook is current")
     else:
-        print(f"{sum(o.state == 'passed' for o in outcomes)} passed, {failed} failed, {sum(o.state == 'current' for o in outcomes)} current")
-    return failed
+        print(", ".join(f"{number} {state}" for state, number in count.items()))
+    return count["failed"]
 
 
 # -- build ---------------------------------------------------------------------------------------
 
 
 def stage(notebooks: Path, target: Path) -> None:
-    """Lay out what the site is built from: pages, pictures, executed notebooks, MathJax."""
+    """Lay out what the site is built from: pages, pictures, executed notebooks, MathJax.
+
+    Raises:
+        FileNotFoundError: if a notebook of the table of contents has not been run.
+    """
     root = repository_root()
     shutil.rmtree(target, ignore_errors=True)
     (target / "notebooks").mkdir(parents=True)
-    for name in (*PAGES, *(p.name for p in root.glob("*.md") if p.name not in ("README.md", "CHANGELOG.md"))):
-        shutil.copy2(root / name, target / name)
-    shutil.copytree(root / "images", target / "images")
+    for path in [*root.glob("*.md"), *root.glob("*.bib"), root / "_config.yml", root / "_toc.yml"]:
+        if path.name not in NOT_PAGES:
+            shutil.copy2(path, target / path.name)
+    for folder in ("images", "_static"):
+        if (root / folder).is_dir():
+            shutil.copytree(root / folder, target / folder)
     for path in all_notebooks():
         done = notebooks / path.name
         if not done.exists():
             raise FileNotFoundError(f"{done} is missing: run the notebooks first (python -m diffseg_lib.book run)")
-        shutil.copy2(done, target / "notebooks" / path.name)
+        book = nbformat.read(done, 4)
+        book.metadata.pop("papermill", None)
+        nbformat.write(book, target / "notebooks" / path.name)
     _stage_mathjax(target / "_static" / "mathjax")
 
 
 def _stage_mathjax(target: Path) -> None:
-    """Copy MathJax and its fonts out of the installed package, so that no page asks a network for it."""
+    """Copy MathJax out of the installed package, so that no page asks a network for it: one file, which needs no fonts."""
     from importlib.metadata import files
 
-    for file in files("sphinx-mathjax-offline") or []:
-        parts = file.parts
-        if "mathjax" in parts and (file.name == "tex-mml-chtml.js" or "woff-v2" in parts):
-            inside = target / Path(*parts[parts.index("mathjax") + 1 :])
-            inside.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file.locate(), inside)
+    found = [file for file in files("sphinx-mathjax-offline") or [] if file.name == "tex-svg.js"]
+    if not found:
+        raise FileNotFoundError("tex-svg.js of the package sphinx-mathjax-offline is missing: install requirements.lock")
+    target.mkdir(parents=True)
+    shutil.copy2(str(found[0].locate()), target / "tex-svg.js")
 
 
-def _tree_hash(root: Path) -> str:
-    digest = hashlib.sha256(library_hash().encode())
-    for path in sorted(p for p in root.rglob("*") if p.is_file() and "_build" not in p.parts):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
-    for path in sorted(Path(__file__).parent.rglob("*.py")):  # the API page shows docstrings
-        digest.update(path.read_bytes())
+def _tree_hash(staged: Path) -> str:
+    """Of all that the site shows: the staged files, and the library's sources, docstrings included."""
+    digest = hashlib.sha256()
+    for root, paths in ((staged, staged.rglob("*")), (Path(__file__).parent, Path(__file__).parent.rglob("*.py"))):
+        for path in sorted(p for p in paths if p.is_file()):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\n")
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def build(notebooks: Path, *, force: bool = False) -> Path:
+def build(notebooks: Path, site: Path, *, force: bool = False) -> Path:
     """Build the site, every warning an error; returns its first page.
 
+    Args:
+        notebooks: folder of executed notebooks.
+        site: where the pages go; what they are made from is staged beside it.
+        force: build what is current too.
+
     Raises:
-        RuntimeError: if jupyter-book fails; its last lines are in the message.
+        RuntimeError: if jupyter-book fails; its warnings are in the message.
     """
-    staged, site = build_dir() / "stage", build_dir() / "site"
+    staged, key, page = site.with_name(f"{site.name}-stage"), site.with_name(f"{site.name}.key"), site / "index.html"
     stage(notebooks, staged)
-    key, fresh, page = build_dir() / "site.key", _tree_hash(staged), site / "index.html"
+    fresh = _tree_hash(staged)
     if not force and page.exists() and key.exists() and key.read_text() == fresh:
         print("nothing to do: the site is current")
         return page
     key.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(staged), "-W", "-n", "--keep-going"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    (build_dir() / "site.log").write_text(done.stdout + done.stderr)
+    start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", start, "build", str(staged), "-W", "-n", "--keep-going"], capture_output=True, text=True)
+    log = site.with_name(f"{site.name}.log")
+    log.write_text(done.stdout + done.stderr)
     html = staged / "_build" / "html"
     if done.returncode or not (html / "index.html").exists():
-        warnings = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line or "rror:" in line]
-        raise RuntimeError("the site did not build:\n" + "\n".join(warnings[-30:] or done.stderr.splitlines()[-30:]))
+        lines = log.read_text().splitlines()
+        told = [line for line in lines if "WARNING" in line or "ERROR" in line or "rror:" in line]
+        raise RuntimeError("the site did not build:\n" + "\n".join((told or lines)[-30:]) + f"\nwhole log: {log}")
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(html, site)
     key.write_text(fresh)
@@ -261,34 +356,27 @@ def build(notebooks: Path, *, force: bool = False) -> Path:
 # -- outputs in git ------------------------------------------------------------------------------
 
 
-def normalise(notebook: nbformat.NotebookNode, fresh: str) -> nbformat.NotebookNode:
-    """An executed notebook as git keeps it: counts and outputs, no timings, no papermill, no widgets."""
-    notebook.cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-    for cell in notebook.cells:
-        for name in ("papermill", "execution", "collapsed"):
-            cell.metadata.pop(name, None)
-    notebook.metadata = nbformat.NotebookNode(
-        kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
-        language_info={"name": "python"},
-        diffseg={"fresh": fresh},
-    )
-    return notebook
-
-
-def refresh(paths: Sequence[Path], timeout: int) -> list[Outcome]:
+def refresh(paths: Sequence[Path], *, force: bool = False, timeout: float = 1800) -> list[Outcome]:
     """Execute notebooks with their defaults and keep the normalised outputs in ``notebooks/``."""
-    outcomes = []
-    for path in paths:
-        outcomes.append(run_notebook(path, {}, build_dir() / "notebooks", timeout=timeout))
-        if outcomes[-1].state != "failed":
-            done = normalise(nbformat.read(build_dir() / "notebooks" / path.name, 4), freshness(path))
-            nbformat.write(done, path)
+    out = build_dir() / "notebooks"
+    outcomes = run([(path, {}) for path in paths], out, force=force, timeout=timeout)
+    for path, outcome in zip(paths, outcomes, strict=True):
+        if outcome.state != "failed":
+            _write(normalise(nbformat.read(out / path.name, 4), inputs_of(path)), path)
     return outcomes
 
 
-def stale(paths: Sequence[Path]) -> list[str]:
-    """Notebooks whose committed outputs are not those of today's sources, library and weights."""
-    return [p.name for p in paths if nbformat.read(p, 4).metadata.get("diffseg", {}).get("fresh") != freshness(p)]
+def faults(path: Path) -> list[str]:
+    """What is wrong with a committed notebook: breaches of the contract, stale outputs, outputs not normalised."""
+    notebook = nbformat.read(path, 4)
+    found = breaches(notebook, path.stat().st_size)
+    if notebook.metadata.get(LIBRARY, {}).get("inputs") != inputs_of(path):
+        found.append("its outputs are stale: code, library or weights changed since; run make refresh")
+    elif normalise(notebook) != notebook:
+        found.append("its outputs are not normalised; run make refresh")
+    if not code_cells(notebook):
+        found.append("it has no code")
+    return [f"{path.name}: {one}" for one in found]
 
 
 # -- command line --------------------------------------------------------------------------------
@@ -296,45 +384,72 @@ def stale(paths: Sequence[Path]) -> list[str]:
 
 def _find(names: Sequence[str]) -> list[Path]:
     known = {p.stem: p for p in all_notebooks()}
-    stems = [Path(name).stem for name in names]
+    stems = [Path(name).stem if name.endswith(".ipynb") else name for name in names]
     for stem in stems:
         if stem not in known:
             raise ValueError(f"no notebook {stem!r}: {nearest(stem, list(known))}")
     return [known[stem] for stem in stems] or list(known.values())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 1 if a notebook failed or is stale, 2 if the input was wrong."""
+def _run(o: argparse.Namespace) -> int:
+    profile = load_profile_file(o.profile)
+    given = yaml.safe_load(o.y) if o.y else {}
+    if not isinstance(given, dict):
+        raise ValueError(f"-y expects a YAML mapping such as 'classes: [house, fish]', got {o.y!r}")
+    jobs = [(path, parameters_for(path, profile, given, dict(o.p))) for path in _find(o.notebooks)]
+    unused = sorted(set(profile.get("all", {})) - {name for path, _ in jobs for name in declared(path)})
+    if unused and jobs and not o.notebooks:
+        raise ValueError(f"profile {o.profile}: no notebook has a parameter {', '.join(unused)}")
+    return int(report(run(jobs, o.out, force=o.force, timeout=o.timeout)) > 0)
+
+
+def _build(o: argparse.Namespace) -> int:
+    page = build(notebooks_dir() if o.committed else o.notebooks, o.out, force=o.force)
+    print(f"open {page}")
+    return 0
+
+
+def _refresh(o: argparse.Namespace) -> int:
+    return int(report(refresh(_find(o.notebooks), force=o.force, timeout=o.timeout)) > 0)
+
+
+def _check(o: argparse.Namespace) -> int:
+    paths = _find(o.notebooks)
+    found = [fault for path in paths for fault in faults(path)]
+    print("\n".join(found) or f"{len(paths)} notebooks keep the contract and hold current outputs")
+    return int(bool(found))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffseg_lib.book", description="Run and build the book.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "build", "refresh", "check"):
-        one = commands.add_parser(name)
-        if name != "build":
-            one.add_argument("notebooks", nargs="*")
-        one.add_argument("--force", action="store_true", help="even what is current")
-        one.add_argument("--timeout", type=int, default=1800, help="seconds a cell")
-        one.add_argument("--out", type=Path, default=build_dir() / "notebooks")
-        if name == "run":
-            one.add_argument("--profile", default="pocket", help="a YAML file of parameters, or its name in notebooks/profiles")
-            one.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter, its value as YAML")
-            one.add_argument("--online", action="store_true", help="let models be downloaded")
-    o = parser.parse_args(arguments)
+    one = {name: commands.add_parser(name) for name in ("run", "build", "refresh", "check")}
+    for name in ("run", "refresh", "check"):
+        one[name].add_argument("notebooks", nargs="*", help="names or paths; all of them by default")
+    for name in ("run", "refresh"):
+        one[name].add_argument("--timeout", type=float, default=1800, help="seconds a notebook (default: 1800)")
+    for name in ("run", "build", "refresh"):
+        one[name].add_argument("--force", action="store_true", help="even what is current")
+    one["run"].add_argument("--profile", default="pocket", help="a YAML file of parameters, or its name in notebooks/profiles")
+    one["run"].add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    one["run"].add_argument("-y", metavar="YAML", help="parameters as YAML: 'classes: [house, fish]'")
+    one["run"].add_argument("--online", action="store_true", help="let models be downloaded")
+    one["run"].add_argument("--out", type=Path, default=build_dir() / "notebooks", metavar="DIR")
+    one["build"].add_argument("--notebooks", type=Path, default=build_dir() / "notebooks", metavar="DIR", help="of executed notebooks")
+    one["build"].add_argument("--committed", action="store_true", help="show the outputs kept in git")
+    one["build"].add_argument("--out", type=Path, default=build_dir() / "site", metavar="DIR")
+    for name, command in (("run", _run), ("build", _build), ("refresh", _refresh), ("check", _check)):
+        one[name].set_defaults(do=command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 1 if a notebook failed or breaks its contract, 2 if the input was wrong."""
+    o = _parser().parse_args(arguments)
     if not getattr(o, "online", False):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        if o.command == "build":
-            page = build(o.out, force=o.force)
-            print(f"open {page}")
-            return 0
-        paths = _find(o.notebooks)
-        if o.command == "check":
-            old = stale(paths)
-            print(f"stale: {', '.join(old)}; run: make refresh" if old else f"{len(paths)} notebooks hold current outputs")
-            return int(bool(old))
-        if o.command == "refresh":
-            return int(report(refresh(paths, o.timeout)) > 0)
-        given = {name: yaml.safe_load(value) for name, value in o.p}
-        return int(report(run(paths, o.profile, given, o.out, force=o.force, timeout=o.timeout)) > 0)
+        return o.do(o)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 class Recording:
     """What one UNet call left behind.
 
-    cross: layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens: the mean over
-        heads, b h w (with ``heads=True``: b heads h w), in the order in which the layers ran.
-    queries, keys: layer name to b heads n d, of the self-attention layers at the finest side.
-    size: height and width of the latents.
+    - cross: layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens: the mean over
+      heads, b h w (with ``heads=True``: b heads h w), in the order in which the layers ran.
+    - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side.
+    - size: height and width of the latents.
     """
 
     cross: dict[str, Tensor] = field(default_factory=dict)

@@ -33,22 +33,22 @@ class Sampled(Protocol):
 
 @dataclass(frozen=True)
 class SideMaps:
-    """One image's maps at the latent's size, scaled, by divisor: k h w, before and after completion."""
+    """One image's maps at the latent's size, by divisor: k h w; rounds[r] after r rounds of completion."""
 
     truth: np.ndarray
     labels: tuple[int, ...]
-    fused: dict[int, Tensor]
-    completed: dict[int, Tensor]
+    rounds: tuple[dict[int, Tensor], ...]
 
 
-def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int) -> list[SideMaps]:
+def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, rounds: int = 1) -> list[SideMaps]:
     """Run the backbone once an image, ground-truth classes given, and keep the maps of every side.
 
     Args:
-        segmenter: its configuration rules prompts, scale, iterations and seed.
+        segmenter: its configuration rules prompts, scale and seed.
         samples: images with truth.
         names: all class names, background first; a class's label is its place.
         timestep: of the noise.
+        rounds: of completion to keep.
     """
     found = []
     for sample in samples:
@@ -56,9 +56,10 @@ def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequenc
         embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes))
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
         queries, keys = list(recording.queries.values()), list(recording.keys.values())
-        fused = {d: fuse({d: maps}, {d: 1.0}, recording.size, segmenter.config.scale) for d, maps in recording.by_side().items()}
-        completed = {d: complete(maps, queries, keys, segmenter.config.iterations) for d, maps in fused.items()}
-        found.append(SideMaps(sample.truth, tuple(names.index(c) for c in sample.classes), fused, completed))
+        kept = [{d: fuse({d: maps}, {d: 1.0}, recording.size, segmenter.config.scale) for d, maps in recording.by_side().items()}]
+        for _ in range(rounds):
+            kept.append({d: complete(maps, queries, keys) for d, maps in kept[-1].items()})
+        found.append(SideMaps(sample.truth, tuple(names.index(c) for c in sample.classes), tuple(kept)))
     return found
 
 
@@ -67,11 +68,11 @@ def combine(maps: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:
     return torch.stack([w * maps[d] for d, w in weights.items() if w]).sum(0)
 
 
-def tallies(found: Sequence[SideMaps], weights: Mapping[int, float], classes: int, *, completed: bool = True, final_norm: str = "after") -> list[Tally]:
+def tallies(found: Sequence[SideMaps], weights: Mapping[int, float], classes: int, *, rounds: int = 1, final_norm: str = "after") -> list[Tally]:
     """Count every image at every threshold, for one set of fusion weights."""
     result = []
     for one in found:
-        maps = combine(one.completed if completed else one.fused, weights)
+        maps = combine(one.rounds[rounds], weights)
         result.append(tally(one.truth, upsample(maps, one.truth.shape, final_norm).numpy(), one.labels, classes))
     return result
 
@@ -115,14 +116,14 @@ def weight_grid(divisors: Sequence[int], parts: int = 5) -> list[dict[int, float
     return [{d: share / parts for d, share in zip(divisors, one, strict=True)} for one in shares(parts, len(divisors))]
 
 
-def choose_weights(found: Sequence[SideMaps], classes: int, *, completed: bool = True, parts: int = 5) -> tuple[dict[int, float], float, float]:
+def choose_weights(found: Sequence[SideMaps], classes: int, *, rounds: int = 1, parts: int = 5) -> tuple[dict[int, float], float, float]:
     """The fusion weights and threshold of the highest mean IoU on these images: (weights, threshold, mean IoU).
 
     Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it.
     """
     best: tuple[dict[int, float], float, float] | None = None
-    for weights in weight_grid(sorted(found[0].fused, reverse=True), parts):
-        threshold, value = best_threshold(tallies(found, weights, classes, completed=completed), classes)
+    for weights in weight_grid(sorted(found[0].rounds[0], reverse=True), parts):
+        threshold, value = best_threshold(tallies(found, weights, classes, rounds=rounds), classes)
         if best is None or value > best[2]:
             best = weights, threshold, value
     if best is None:

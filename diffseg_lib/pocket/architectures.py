@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 TEXT_LENGTH = 40  # tokens of a prompt, the two special ones and padding included
 TEXT_WIDTH = 128  # channels of a token's embedding
 MERGES = 230  # pair merges of the tokenizer: most names become one token, rare ones several
-PICTURE = 128  # px a side that CLIP and BLIP look at
-PATCH = 16  # px a side of their patches
+PICTURE = 64  # px a side that CLIP and BLIP look at
+PATCH = 8  # px a side of their patches
 
 
 def clip_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
@@ -122,7 +122,7 @@ def text_tower(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(CLIPTextConfig(**_text_config(tokenizer, layers=1)))
 
 
-_VISION = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": PICTURE, "patch_size": PATCH}
+_VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": PICTURE, "patch_size": PATCH}
 
 
 def clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -145,11 +145,11 @@ def choose(models: Path, n: int) -> dict[str, Any]:
     """Choose timestep, fusion weights and threshold on `n` train scenes; write them to the profile."""
     segmenter = DiffSegmenter.from_profile(models / "diffusion")
     samples, classes = list(voc_samples("train", n)), len(VOC_NAMES)
-    tried = {}
+    tried: dict[int, dict[str, Any]] = {}
     for timestep in TIMESTEPS:
         found = collect(segmenter, samples, VOC_NAMES, timestep)
         weights, threshold, value = choose_weights(found, classes)
-        fused_threshold, fused = best_threshold(tallies(found, weights, classes, completed=False), classes)
+        fused_threshold, fused = best_threshold(tallies(found, weights, classes, rounds=0), classes)
         tried[timestep] = {"weights": weights, "threshold": threshold, "miou": value, "fused_threshold": fused_threshold, "fused_miou": fused}
     best = max(tried, key=lambda t: tried[t]["miou"])
     path = models / "diffusion" / "profile.json"
@@ -173,7 +173,7 @@ def measure_grounding(models: Path, n: int) -> dict[str, Any]:
     classes, weights = len(VOC_NAMES), segmenter.weights
     found = collect(segmenter, voc_samples("test", n), VOC_NAMES, segmenter.timesteps[0])
     completed = score(tallies(found, weights, classes), segmenter.threshold, classes)
-    fused = score(tallies(found, weights, classes, completed=False), known["train"][str(segmenter.timesteps[0])]["fused_threshold"], classes)
+    fused = score(tallies(found, weights, classes, rounds=0), known["train"][str(segmenter.timesteps[0])]["fused_threshold"], classes)
     added, added_ci95 = gain(completed, fused)
     per_class = iou(completed.confusions.sum(0))
     return {
@@ -215,7 +215,7 @@ def against_targets(measured: dict[str, Any]) -> list[dict[str, Any]]:
         value = known.get(key)
         verdict = "not measured" if value is None else "met" if value >= target else "missed"
         shown = "" if value is None else f"{value:.2f}"
-        rows.append({"what": text, "figure": shown, "target": f"{target:g}", "verdict": verdict, "images": known.get("images", known.get("samples", ""))})
+        rows.append({"measure": name, "key": key, "what": text, "figure": shown, "target": f"{target:g}", "verdict": verdict, "images": known.get("images", known.get("samples", ""))})
     return rows
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from transformers import BertTokenizer, CLIPTokenizer
@@ -29,6 +30,7 @@ from .pictures import Pictures, classes_named, load_pictures
 from .world import CLASS_NAMES, CLASSES
 
 VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
+CAPTIONS_A_BATCH = 32  # that are contrasted with their pictures
 PHRASE_OPENINGS = ("a photograph of", "a photo of", "a picture of")
 SCALE_PICTURES = 1024  # that the latents' scale is measured on
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Stage:
 
 # Small pictures first, then whole scenes.
 UNET_STAGES = [Stage(0.45, 64, 40_000, 32), Stage(0.72, 64, 40_000, 32, crowded=True), Stage(1.0, 128, 16_000, 16)]
-CLIP_STAGES = [Stage(0.5, 64, 40_000, 128), Stage(1.0, 128, 16_000, 128)]
+CLIP_STAGES = [Stage(0.35, 64, 40_000, 128), Stage(1.0, 128, 40_000, 128)]
 PARTIAL = 0.35  # of the UNet's captions name one of the things in the picture and nothing else
 
 
@@ -57,6 +59,14 @@ def to_range(images: Tensor) -> Tensor:
 
 def _tensor(pictures: Pictures) -> Tensor:
     return torch.from_numpy(np.array(pictures.images))
+
+
+def _views(pictures: Pictures) -> Tensor:
+    """Pictures at the size CLIP and BLIP look at, resized as their processors do: n side side 3."""
+    side = architectures.PICTURE
+    if pictures.images.shape[1] == side:
+        return _tensor(pictures)
+    return torch.from_numpy(np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC)) for p in pictures.images]))
 
 
 def _captions() -> list[str]:
@@ -214,12 +224,24 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
 # -- CLIP and BLIP -------------------------------------------------------------------------------
 
 
+def _whiten_patches(vision: nn.Module, images: Tensor) -> None:
+    """Start the patch embedding as the principal components of patches, each brought to one scale."""
+    weight = vision.embeddings.patch_embedding.weight
+    width, _, side, _ = weight.shape
+    patches = torch.nn.functional.unfold(to_range(images), side, stride=side).transpose(1, 2).flatten(0, 1)
+    patches = patches - patches.mean(0)
+    variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    variance, directions = variance.flip(0)[:width], directions.flip(1)[:, :width]
+    with torch.no_grad():
+        weight[: len(variance)] = (directions / (variance + 1e-2 * variance.mean()).sqrt()).T.reshape(-1, *weight.shape[1:])
+
+
 def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage]) -> None:
     """Contrast of pictures with captions, and with each thing that captions speak of.
 
-    Half of the loss is CLIP's: captions of a batch against its pictures, equal captions sharing the
-    target. The other half asks, of sixteen phrases such as "a photo of a kitten", which ones the
-    picture's own caption says: without it colours and grounds are learnt long before things are.
+    A part of the loss is CLIP's: some captions of a batch against their pictures, equal captions sharing
+    the target. The rest asks, of sixteen phrases such as "a photo of a kitten", which ones the picture's
+    own caption says: without it colours and grounds are learnt long before things are.
     """
     tokenizer = architectures.clip_tokenizer(_captions())
     phrases = _phrases(tokenizer)
@@ -227,26 +249,27 @@ def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage
     @cache
     def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
         source = load_pictures("train", count, size)
-        return _tensor(source), _token_ids(tokenizer, source), _said(source)
+        return _views(source), _token_ids(tokenizer, source), _said(source)
 
     model = architectures.clip(tokenizer)
+    _whiten_patches(model.vision_model, data(stages[0].size, stages[0].pictures)[0][:2000])
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         stage = next(s for s in stages if progress <= s.until)
         images, ids, said = data(stage.size, stage.pictures)
         rows = torch.randint(len(images), (stage.batch,), generator=generator)
-        words = _pick(ids, rows, generator)
+        words = _pick(ids, rows[:CAPTIONS_A_BATCH], generator)
         asked = torch.stack([t[int(torch.randint(len(t), (), generator=generator))] for t in phrases])
-        pixels = to_range(images[rows]).to(device)
-        logits = model(
-            input_ids=torch.cat([words, asked]).to(device), pixel_values=pixels, interpolate_pos_encoding=stage.size != architectures.PICTURE
-        ).logits_per_image
-        captions, things = logits.float().split([stage.batch, len(phrases)], dim=1)
+        texts = torch.cat([words, asked])
+        texts = texts[:, : int((texts != tokenizer.pad_token_id).sum(1).max()) + 1]  # nothing after the last end token is ever read
+        logits = model(input_ids=texts.to(device), pixel_values=to_range(images[rows]).to(device)).logits_per_image
+        captions, things = logits.float().split([len(words), len(phrases)], dim=1)
+        captions = captions[: len(words)]
         same = (words[:, None] == words[None]).all(-1).float().to(device)
         target = same / same.sum(1, keepdim=True)
         present = said[rows].to(device)
         contrast = (cross_entropy(captions, target) + cross_entropy(captions.T, target)) / 2
-        return (contrast / 5 + cross_entropy(things, present / present.sum(1, keepdim=True))) / 2
+        return 0.2 * contrast + cross_entropy(things, present / present.sum(1, keepdim=True))
 
     fit(model, loss, schedule, folder, device=device)
 
@@ -275,7 +298,7 @@ def train_blip(folder: Path, schedule: Schedule, device: str, pictures: int, bat
     captions = _captions()
     tokenizer = architectures.bert_tokenizer(captions)
     source = load_pictures("train", pictures, 128)
-    data, ids = _tensor(source), _token_ids(tokenizer, source)
+    data, ids = _views(source), _token_ids(tokenizer, source)
     ids[..., 0] = tokenizer.bos_token_id
     model = architectures.blip(tokenizer)
     clip = architectures.clip(architectures.clip_tokenizer(captions))
@@ -321,7 +344,7 @@ def ship(runs: Path, out: Path, models: list[str]) -> None:
     captions = _captions()
     tokenizer = architectures.clip_tokenizer(captions)
     normalise = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    facts = {}
+    facts: dict[str, dict[str, str]] = {}
     if "diffusion" in models:
         denoiser = Denoiser(tokenizer)
         load_average(runs / "unet", denoiser)
@@ -336,7 +359,7 @@ def ship(runs: Path, out: Path, models: list[str]) -> None:
             requires_safety_checker=False,
         )
         pipeline.to(dtype=torch.float16).save_pretrained(out / "diffusion", safe_serialization=True)
-        facts |= {name: _card_facts(runs, name) for name in ("vae", "unet")}
+        facts |= {name: _card_facts(runs, name) for name in ("vae", "decoder", "unet") if (runs / name).exists()}
         profile, words = out / "diffusion" / "profile.json", sorted({w for c in captions for w in c.replace(",", "").split()})
         if not profile.exists():
             profile.write_text(json.dumps({"chosen_on": "nothing yet: the paper's values", "words": words}, indent=1) + "\n")

@@ -557,7 +557,8 @@ def describe(scene: Scene, draw: int | None = None) -> str:
     phrases = []
     for (kind, colour), count in groups.items():
         names = [(CLASSES[kind].name, CLASSES[kind].plural), *CLASSES[kind].synonyms]
-        name, plural = names[int(rng.integers(1, len(names)))] if len(names) > 1 and chance(0.2) else names[0]
+        other = rng is not None and len(names) > 1 and chance(0.2)
+        name, plural = names[int(rng.integers(1, len(names)))] if rng is not None and other else names[0]
         noun = " ".join(filter(None, [colour, name if count == 1 else plural]))
         phrases.append(_article(noun) if count == 1 else f"{_NUMBERS[count]} {noun}")
     if rng is not None:

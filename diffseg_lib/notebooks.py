@@ -1,0 +1,283 @@
+"""A chapter as a file: what its outputs depend on, what it promises, how git keeps it."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import io
+import json
+import re
+import tokenize
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from nbformat import NotebookNode
+
+LIBRARY = "diffseg_lib"
+LARGEST = 1_000_000  # bytes of a notebook
+LONGEST = 25  # lines of a code cell
+CELL_METADATA = {"tags", "mystnb", "jupyter"}
+PARAMETER = re.compile(r"^\w+\s*:\s*[\w\[\], ]+=\s*(?P<value>.+?)\s+#\s*\S")
+MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|var|opt|mnt|work)/")
+ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
+
+# -- what its outputs depend on ------------------------------------------------------------------
+
+
+def code_only(source: str) -> str:
+    """Python source without comments, docstrings and blank lines: what it does, not what it says.
+
+    >>> print(code_only('def f(x):\\n    \"\"\"Add one.\"\"\"\\n\\n    return x + 1  # really\\n'))
+    def f(x):
+        return x + 1
+    """
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            last = first.end_lineno or first.lineno
+            if not lines[first.lineno - 1][: first.col_offset].strip():
+                lines[first.lineno - 1 : last] = [""] * (last - first.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _imported(source: str, package: str) -> Iterator[tuple[str, str]]:
+    """(module, name or "") for every import in a source; relative ones resolved against `package`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def _file(root: Path, module: str) -> Path | None:
+    place = root.joinpath(*module.split("."))
+    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
+
+
+def _exported_late(root: Path) -> dict[str, str]:
+    """The table of names that the package imports on first use: name to module."""
+    for node in ast.walk(ast.parse((root / LIBRARY / "__init__.py").read_text())):
+        if isinstance(node, ast.Dict) and all(isinstance(v, ast.Constant) for v in [*node.keys, *node.values]):
+            return {k: f"{LIBRARY}.{v}" for k, v in ast.literal_eval(node).items()}
+    return {}
+
+
+def modules_used(source: str, root: Path) -> dict[str, Path]:
+    """The library's modules that a source imports, and those that they import, by name.
+
+    Args:
+        source: Python.
+        root: the folder that holds the library.
+    """
+    late, found, waiting = _exported_late(root), {}, [(source, "")]
+    while waiting:
+        text, package = waiting.pop()
+        for module, name in _imported(text, package):
+            if module.split(".")[0] != LIBRARY:
+                continue
+            parents = [".".join(module.split(".")[: i + 1]) for i in range(module.count(".") + 1)]
+            inner = [f"{module}.{name}"] + ([late[name]] if module == LIBRARY and name in late else [])
+            for one in [*parents, *inner]:
+                path = _file(root, one)
+                if path is not None and one not in found:
+                    found[one] = path
+                    waiting.append((path.read_text(), one if path.name == "__init__.py" else one.rpartition(".")[0]))
+    return found
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """The code cells of the author, without the one that papermill injects."""
+    return [c for c in notebook.cells if c.cell_type == "code" and "injected-parameters" not in _tags(c)]
+
+
+def python_of(notebook: NotebookNode) -> str:
+    """The notebook's code as one Python source; lines for IPython are left out."""
+    lines = "\n".join(c.source for c in code_cells(notebook)).splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!", "?")))
+
+
+def inputs_hash(notebook: NotebookNode, root: Path, weights: str) -> str:
+    """A hash of all that a notebook's outputs depend on: its code, the library's code below it, the weights.
+
+    Prose, comments and docstrings do not count, nor does a module that the notebook never imports.
+    The same on every Python version.
+    """
+    digest = hashlib.sha256(weights.encode())
+    digest.update(json.dumps([[c.source, sorted(_tags(c)), c.metadata.get("mystnb", {})] for c in code_cells(notebook)], sort_keys=True).encode())
+    for name, path in sorted(modules_used(python_of(notebook), root).items()):
+        digest.update(f"{name}\n{code_only(path.read_text())}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def with_prose(executed: NotebookNode, source: NotebookNode) -> NotebookNode:
+    """The outputs of one notebook under the prose of another that has the same code."""
+    merged = deepcopy(source)
+    injected = [c for c in executed.cells if "injected-parameters" in _tags(c)]
+    for cell, done in zip(code_cells(merged), code_cells(executed), strict=True):
+        cell.outputs, cell.execution_count = done.outputs, done.execution_count
+    where = next((i + 1 for i, c in enumerate(merged.cells) if "parameters" in _tags(c)), 0)
+    merged.cells[where:where] = injected
+    return merged
+
+
+# -- what it promises ----------------------------------------------------------------------------
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def breaches(notebook: NotebookNode, size: int) -> list[str]:
+    """What a committed notebook breaks of the contract of the chapters; an empty list if nothing.
+
+    Args:
+        notebook: with its outputs.
+        size: of its file, bytes.
+    """
+    found = [f"{size:,} bytes: fewer than {LARGEST:,} are expected; make its pictures smaller"] if size >= LARGEST else []
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        found.append("the kernel must be named python3")
+    return found + [*_heading(notebook), *_parameters(notebook), *_results(notebook), *_cells(notebook), *_figures(notebook)]
+
+
+def _heading(notebook: NotebookNode) -> Iterator[str]:
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    prose = re.sub(r"^(```+|:::+).*?^\1", "", prose, flags=re.DOTALL | re.MULTILINE)
+    count = len(re.findall(r"^# ", prose, re.MULTILINE))
+    if count != 1:
+        yield f"{count} headings of the first level: exactly one is expected"
+    elif not re.search(r"^\([\w-]+\)=\n+# ", prose, re.MULTILINE):
+        yield "the first heading needs a label on the line before it: (chapter-name)="
+
+
+def _parameters(notebook: NotebookNode) -> Iterator[str]:
+    cells = [c for c in code_cells(notebook) if "parameters" in _tags(c)]
+    if len(cells) != 1:
+        yield f"{len(cells)} cells tagged parameters: exactly one is expected"
+    for line in [line for c in cells for line in c.source.splitlines() if line.strip() and not line.startswith("#")]:
+        match = PARAMETER.match(line)
+        try:
+            ast.literal_eval(match["value"] if match else "")
+        except (SyntaxError, ValueError):
+            yield f"parameter line {line!r}: expected 'name: type = literal  # help'"
+
+
+def _results(notebook: NotebookNode) -> Iterator[str]:
+    code = code_cells(notebook)
+    if not code or "write_results(" not in code[-1].source:
+        yield "the last code cell must write the results (write_results)"
+    if not any("nbval-check-output" in _tags(c) for c in code):
+        yield "no cell is tagged nbval-check-output: tag those whose numbers the prose cites"
+    if not any("hide-input" in _tags(c) for c in code):
+        yield "no set-up cell is tagged hide-input"
+
+
+def _cells(notebook: NotebookNode) -> Iterator[str]:
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        lines = cell.source.splitlines()
+        if len(lines) > LONGEST:
+            yield f"code cell {number} has {len(lines)} lines, more than {LONGEST}: move its logic to the library"
+        if cell.execution_count != number:
+            yield f"code cell {number} carries execution count {cell.execution_count}: run make refresh"
+        if "sys.path" in cell.source or "os.chdir" in cell.source:
+            yield f"code cell {number} touches sys.path or the working directory"
+        yield from (f"code cell {number} {problem}" for problem in _outputs(cell))
+    if any(MACHINE_PATH.search(c.source) for c in notebook.cells):
+        yield "a cell names a path of one machine"
+
+
+def _outputs(cell: NotebookNode) -> Iterator[str]:
+    for output in cell.outputs:
+        if output.output_type == "error":
+            yield f"ended in {output.ename}"
+        if output.get("name") == "stderr":
+            yield f"wrote to standard error: {output.text[:80]!r}"
+        text = "".join(_texts(output))
+        if MACHINE_PATH.search(text):
+            yield "shows a path of one machine"
+        if ADDRESS.search(text):
+            yield "shows an object's address: end its last line with ;"
+
+
+def _texts(output: NotebookNode) -> Iterator[str]:
+    yield output.get("text", "")
+    yield from (str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/"))
+
+
+def _figures(notebook: NotebookNode) -> Iterator[str]:
+    names: list[str] = []
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        if not any(kind.startswith("image/") for o in cell.outputs for kind in o.get("data", {})):
+            continue
+        extra = cell.metadata.get("mystnb", {})
+        figure, alt = extra.get("figure", {}), extra.get("image", {}).get("alt", "")
+        missing = [f for f in ("name", "caption") if not figure.get(f)] + ([] if len(alt.split()) >= 4 else ["alt text that states its finding"])
+        if missing:
+            yield f"the figure of code cell {number} lacks {', '.join(missing)} in its mystnb metadata"
+        names.append(figure.get("name", ""))
+    yield from (f"{names.count(name)} figures are named {name!r}" for name in sorted(set(names)) if name and names.count(name) > 1)
+
+
+# -- how git keeps it ----------------------------------------------------------------------------
+
+
+def normalise(notebook: NotebookNode, inputs: str | None = None) -> NotebookNode:
+    """An executed notebook as git keeps it: counts and outputs; no timings, widgets or papermill's notes; pictures small.
+
+    Normalising twice changes nothing.
+    """
+    cells = []
+    for cell in notebook.cells:
+        if "injected-parameters" in _tags(cell):
+            continue
+        cell = NotebookNode({**cell, "metadata": NotebookNode({k: v for k, v in cell.metadata.items() if k in CELL_METADATA})})
+        if cell.cell_type == "code":
+            cell["outputs"] = _kept(cell.outputs)
+        cells.append(cell)
+    kept = inputs or notebook.metadata.get(LIBRARY, {}).get("inputs")
+    metadata: dict[str, Any] = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    metadata |= {LIBRARY: {"inputs": kept}} if kept else {}
+    return NotebookNode({**notebook, "cells": cells, "metadata": NotebookNode(metadata)})
+
+
+def _kept(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """Outputs without widgets; neighbouring pieces of one stream joined."""
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        data = output.get("data", {})
+        if "application/vnd.jupyter.widget-view+json" in data:
+            continue
+        if output.output_type == "stream" and kept and kept[-1].get("name") == output.name:
+            kept[-1] = NotebookNode({**kept[-1], "text": kept[-1].text + output.text})
+        elif "image/png" in data:
+            kept.append(NotebookNode({**output, "data": NotebookNode({**data, "image/png": smaller_png(data["image/png"])})}))
+        else:
+            kept.append(output)
+    return kept
+
+
+def smaller_png(encoded: str) -> str:
+    """A PNG (base64) without its comments, in a palette of 256 colours if it is large; never larger than it was."""
+    from PIL import Image
+
+    raw = base64.b64decode(encoded)
+    image: Image.Image = Image.open(io.BytesIO(raw))
+    if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255):
+        image = image.convert("RGB")
+    if len(raw) > 120_000 and image.mode == "RGB":
+        image = image.quantize(256, dither=Image.Dither.NONE)
+    packed = io.BytesIO()
+    image.save(packed, "PNG", optimize=True)
+    return base64.b64encode(min(packed.getvalue(), raw, key=len)).decode()

@@ -1,0 +1,81 @@
+"""Maps collected once give what the segmenter gives; weights and thresholds are chosen as they say."""
+
+import numpy as np
+import pytest
+import torch
+
+from diffseg_lib import DiffSegmenter
+from diffseg_lib.evaluation import confusion, confusions_at
+from diffseg_lib.grounding import SideMaps, choose_weights, collect, combine, gain, layer_separation, score, short_name, tallies, weight_grid
+from diffseg_lib.pocket.measure import against_targets
+from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return DiffSegmenter.from_profile("pocket")
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return list(voc_samples("test", 3))
+
+
+def test_collected_maps_count_as_the_segmenter_labels(segmenter, samples):
+    found = collect(segmenter, samples, VOC_NAMES, segmenter.timesteps[0])
+    threshold = round(segmenter.threshold * 256) / 256
+    matrices = confusions_at(tallies(found, segmenter.weights, len(VOC_NAMES)), threshold, len(VOC_NAMES))
+    for sample, matrix in zip(samples, matrices, strict=True):
+        labels = segmenter.segment(sample.image, sample.classes).labels
+        numbers = np.array([0, *(VOC_NAMES.index(name) for name in sample.classes)])
+        direct = confusion(sample.truth, numbers[labels], len(VOC_NAMES))
+        assert np.abs(direct - matrix).sum() <= 0.002 * direct.sum()  # sums in another order move a few pixels
+
+
+def test_completing_sides_and_adding_is_adding_and_completing(segmenter, samples):
+    [one] = collect(segmenter, samples[:1], VOC_NAMES, 200, rounds=2)
+    assert len(one.rounds) == 3
+    constant = torch.ones_like(one.rounds[0][1])
+    weights = {8: 0.25, 4: 0.25, 2: 0.25, 1: 0.25}
+    assert combine(one.rounds[1], weights).shape == constant.shape
+    torch.testing.assert_close(combine(one.rounds[0], {2: 1.0}), one.rounds[0][2])
+
+
+def _synthetic(good: int) -> list[SideMaps]:
+    truth = np.zeros((8, 8), np.uint8)
+    truth[2:6, 2:6] = 1
+    right = torch.tensor((truth == 1).astype(np.float32))[None]
+    wrong = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
+    maps = {d: right if d == good else wrong for d in (2, 1)}
+    return [SideMaps(truth, (1,), (maps, maps))]
+
+
+@pytest.mark.parametrize("good", [1, 2])
+def test_the_side_that_knows_gets_the_weight(good):
+    weights, threshold, value = choose_weights(_synthetic(good), 2, parts=4)
+    assert max(weights, key=weights.get) == good
+    assert value == pytest.approx(100)
+    scored = score(tallies(_synthetic(good), weights, 2), threshold, 2)
+    assert scored.miou == pytest.approx(100)
+    assert gain(scored, scored) == (0.0, (0.0, 0.0))
+
+
+def test_every_share_is_tried_and_sums_to_one():
+    grid = weight_grid([8, 4, 2, 1], 4)
+    assert len(grid) == len({tuple(g.values()) for g in grid}) == 35
+    assert all(sum(g.values()) == pytest.approx(1) for g in grid)
+
+
+def test_separation_names_every_layer(segmenter, samples):
+    found = layer_separation(segmenter, samples, VOC_NAMES, 200)
+    assert len(found) == 10
+    assert all(len(values) == sum(len(s.classes) for s in samples) for values in found.values())
+    assert all(0 <= v <= 1 for values in found.values() for v in values)
+    assert short_name("mid_block.attentions.0.transformer_blocks.0.attn2") == "mid"
+
+
+def test_verdicts_follow_the_figures():
+    rows = {row["key"]: row["verdict"] for row in against_targets({"vae": {"psnr_db": 30.0}, "clip": {"mean_average_precision": 0.5}})}
+    assert rows["psnr_db"] == "met"
+    assert rows["mean_average_precision"] == "missed"
+    assert rows["miou"] == "not measured"
