@@ -6,12 +6,16 @@ come with the repository.
 
 Shapes, as every docstring uses them:
 
-==========  ==========================================================================
-``b``       prompts in a batch          ``k``       classes
-``c``       channels of the latents     ``h w``     height and width of the latents
-``n``       = h*w pixels of a map       ``l``       tokens of a prompt
-``d``       width of a head             ``H W``     height and width of the image
-==========  ==========================================================================
+==========  ======================================
+``b``       prompts in a batch
+``k``       classes
+``c``       channels of the latents
+``h w``     height and width of the latents
+``n``       pixels of a map, h*w
+``l``       tokens of a prompt
+``d``       width of a head
+``H W``     height and width of the image
+==========  ======================================
 """
 
 from __future__ import annotations

@@ -35,7 +35,16 @@ def use_style() -> None:
 
 
 def class_colour(label: int) -> tuple[float, float, float]:
-    """The colour of a label, 0..1; 0 is the background."""
+    """The colour of a label, 0..1; 0 is the background. The palette starts again after its last colour.
+
+    Raises:
+        ValueError: on a negative label.
+
+    >>> class_colour(0), class_colour(1) == class_colour(2)
+    ((0.0, 0.0, 0.0), False)
+    """
+    if label < 0:
+        raise ValueError(f"label {label}: expected 0 for the background, or the number of a class, 1 and up")
     r, g, b = PALETTE[(label - 1) % (len(PALETTE) - 1) + 1] if label else PALETTE[0]
     return r / 255, g / 255, b / 255
 
@@ -51,13 +60,34 @@ def bare(ax: Axes, title: str = "") -> Axes:
 
 
 def picture(ax: Axes, pixels: np.ndarray, title: str = "") -> Axes:
-    """A picture: H W 3, uint8."""
+    """A picture: H W 3, uint8.
+
+    Raises:
+        ValueError: on an array of another shape.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"picture of shape {pixels.shape}: expected H x W x 3")
     ax.imshow(pixels)
     return bare(ax, title)
 
 
 def heat(ax: Axes, values: np.ndarray, title: str = "", over: np.ndarray | None = None, limits: tuple[float, float] | None = None) -> Axes:
-    """A map h w as colours from its least to its greatest value, or half-transparent over a picture."""
+    """A map h w as colours from its least to its greatest value, or half-transparent over a picture.
+
+    Args:
+        ax: to draw on.
+        values: h w, any range.
+        title: above it.
+        over: H W 3, uint8, a picture to lie under the map; the map is stretched to its size.
+        limits: values of the darkest and the brightest colour; needed where maps are to be compared.
+
+    Raises:
+        ValueError: if `values` is no single map, or is not finite.
+    """
+    if values.ndim != 2:
+        raise ValueError(f"heat map of shape {values.shape}: expected one map h x w; index its class first")
+    if not np.isfinite(values).all():
+        raise ValueError("a heat map has values that are not finite: expected real numbers everywhere")
     low, high = limits or (float(values.min()), float(values.max()))
     if over is not None:
         h, w = over.shape[:2]
@@ -76,7 +106,21 @@ def outline(ax: Axes, mask: np.ndarray, colour: str = "white") -> Axes:
 
 
 def labels(ax: Axes, pixels: np.ndarray, found: np.ndarray, classes: Sequence[str], title: str = "", legend: bool = True) -> Axes:
-    """Labels H W over a picture, each class in its colour with an outline, and named."""
+    """Labels H W over a picture, each class in its colour with an outline, and named.
+
+    Args:
+        ax: to draw on.
+        pixels: H W 3, uint8.
+        found: H W; i is the i-th class, 0 and what lies above the number of classes (void) stay uncovered.
+        classes: names, in the order of the labels.
+        title: above it.
+        legend: name the colours below the picture.
+
+    Raises:
+        ValueError: if labels and picture differ in size.
+    """
+    if found.shape != pixels.shape[:2]:
+        raise ValueError(f"labels of shape {found.shape} over a picture of shape {pixels.shape}: expected the same height and width")
     colours = ListedColormap([class_colour(i) for i in range(1, len(classes) + 1)])
     ax.imshow(pixels)
     ax.imshow(np.ma.masked_where((found == 0) | (found > len(classes)), found), cmap=colours, vmin=1, vmax=max(len(classes), 2), alpha=0.6)
@@ -90,7 +134,14 @@ def labels(ax: Axes, pixels: np.ndarray, found: np.ndarray, classes: Sequence[st
 
 
 def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]] | None = None, xlabel: str = "", strong: str = "") -> Axes:
-    """Horizontal bars, first on top, with 95 % intervals as whiskers; `strong` names one to stand out."""
+    """Horizontal bars, first on top, with 95 % intervals as whiskers; `strong` names one to stand out.
+
+    Raises:
+        ValueError: if a bar has no interval while others have.
+    """
+    without = [name for name in values if intervals is not None and name not in intervals]
+    if without:
+        raise ValueError(f"no interval for {', '.join(without)}: expected one (low, high) a bar")
     names = list(values)
     heights = [values[n] for n in names]
     ax.barh(names, heights, color=["#0077bb" if n == strong or not strong else "#bbbbbb" for n in names])
@@ -105,9 +156,26 @@ def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[fl
     return ax
 
 
-def curve(ax: Axes, x: Sequence[float], y: Sequence[float], label: str = "", marker: str = "o", **style: object) -> Axes:
-    """A line with markers."""
-    ax.plot(x, y, marker=marker, markersize=4, label=label, **style)  # type: ignore[arg-type]
+def curve(
+    ax: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    label: str = "",
+    marker: str = "o",
+    intervals: Sequence[tuple[float, float]] | None = None,
+    **style: object,
+) -> Axes:
+    """A line with markers and, where given, its 95 % intervals as a band in the line's colour.
+
+    Raises:
+        ValueError: if there is not one interval a point.
+    """
+    if intervals is not None and len(intervals) != len(x):
+        raise ValueError(f"{len(intervals)} intervals for {len(x)} points: expected one (low, high) a point")
+    (line,) = ax.plot(x, y, marker=marker, markersize=4, label=label, **style)  # type: ignore[arg-type]
+    if intervals is not None:
+        low, high = zip(*intervals, strict=True)
+        ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     return ax
 
 

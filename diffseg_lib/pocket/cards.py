@@ -107,7 +107,7 @@ def card(models: Path, name: str) -> str:
 
 
 def draw_hero(models: Path, path: Path, scenes: tuple[int, ...] = (3, 6, 21, 26, 30)) -> None:
-    """The welcome picture: scenes, the score map of one word, the labels of all."""
+    """The welcome picture: scenes, one word's fused and completed maps, and the labels of all words."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -119,13 +119,14 @@ def draw_hero(models: Path, path: Path, scenes: tuple[int, ...] = (3, 6, 21, 26,
 
     plots.use_style()
     segmenter = DiffSegmenter.from_profile(models / "diffusion")
-    fig, axes = plt.subplots(3, len(scenes), figsize=(2 * len(scenes), 6.4))
+    fig, axes = plt.subplots(4, len(scenes), figsize=(2 * len(scenes), 8.6))
     for column, index in enumerate(scenes):
         sample = photo_or_scene("", (), index)
-        found = segmenter.segment(sample.image, sample.classes)
+        found = segmenter.segment(sample.image, sample.classes, keep=True)
         plots.picture(axes[0, column], sample.image)
-        plots.heat(axes[1, column], found.scores[0], f"“{found.classes[0]}”", limits=(0, 1))
-        plots.labels(axes[2, column], sample.image, found.labels, found.classes)
+        plots.heat(axes[1, column], found.intermediates.fused[0].numpy(), f"“{found.classes[0]}”: cross-attention")
+        plots.heat(axes[2, column], found.scores[0], "… completed")
+        plots.labels(axes[3, column], sample.image, found.labels, found.classes, "labels")
     fig.savefig(path, dpi=90)
 
 

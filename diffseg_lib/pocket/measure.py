@@ -215,7 +215,17 @@ def against_targets(measured: dict[str, Any]) -> list[dict[str, Any]]:
         value = known.get(key)
         verdict = "not measured" if value is None else "met" if value >= target else "missed"
         shown = "" if value is None else f"{value:.2f}"
-        rows.append({"measure": name, "key": key, "what": text, "figure": shown, "target": f"{target:g}", "verdict": verdict, "images": known.get("images", known.get("samples", ""))})
+        rows.append(
+            {
+                "measure": name,
+                "key": key,
+                "what": text,
+                "figure": shown,
+                "target": f"{target:g}",
+                "verdict": verdict,
+                "images": known.get("images", known.get("samples", "")),
+            }
+        )
     return rows
 
 

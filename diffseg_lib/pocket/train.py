@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from transformers import BertTokenizer, CLIPTokenizer
@@ -33,6 +34,8 @@ VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
 CAPTIONS_A_BATCH = 32  # that are contrasted with their pictures
 PHRASE_OPENINGS = ("a photograph of", "a photo of", "a picture of")
 SCALE_PICTURES = 1024  # that the latents' scale is measured on
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of training. until: share of training at which it ends; size: px a side; pictures: how many
@@ -96,13 +99,41 @@ def _phrases(tokenizer: CLIPTokenizer) -> list[Tensor]:
     return [tokenizer(names, padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids for names in lines]
 
 
+def start_from(models: Path | None, kind: str, model: nn.Module) -> None:
+    """Fill a model with shipped weights, so that training goes on from them; with None, leave it fresh.
+
+    Raises:
+        ValueError: if the weights there are of another architecture.
+    """
+    parts = {
+        "vae": {"": "diffusion/vae"},
+        "unet": {"unet.": "diffusion/unet", "text.": "diffusion/text_encoder"},
+        "clip": {"": "clip"},
+        "blip": {"": "blip"},
+    }
+    if models is None:
+        return
+    weights: dict[str, Tensor] = {}
+    for prefix, folder in parts[kind].items():
+        for path in sorted((models / folder).glob("*.safetensors")):
+            weights |= {prefix + name: tensor.float() for name, tensor in load_file(path).items()}
+    mine = model.state_dict()
+    strange = [k for k, v in weights.items() if k not in mine or mine[k].shape != v.shape]
+    present = {mine[k].data_ptr() for k in weights if k in mine}
+    strange += [k for k, v in model.named_parameters() if v.data_ptr() not in present]
+    if strange:
+        raise ValueError(f"the weights in {models} are of another architecture than the recipe's: {', '.join(strange[:4])}, ...")
+    model.load_state_dict(weights, strict=False)
+
+
 # -- autoencoder ---------------------------------------------------------------------------------
 
 
-def train_vae(folder: Path, schedule: Schedule, device: str, pictures: int) -> None:
+def train_vae(folder: Path, schedule: Schedule, device: str, pictures: int, start: Path | None = None) -> None:
     """Autoencoder: L1 + MSE + a weak KL on random 64 px crops, batches of 32."""
     data = _tensor(load_pictures("train", pictures, 128))
     model = architectures.vae()
+    start_from(start, "vae", model)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         rows = torch.randint(len(data), (32,), generator=generator)
@@ -136,10 +167,13 @@ def train_decoder(folder: Path, schedule: Schedule, device: str, pictures: int) 
     fit(model, loss, schedule, folder, device=device)
 
 
-def load_vae(runs: Path) -> nn.Module:
-    """The trained autoencoder, its latents scaled to unit variance by its own scaling factor."""
+def load_vae(runs: Path, start: Path | None = None) -> nn.Module:
+    """The trained autoencoder (or, where none was trained, the shipped one in `start`), its scaling factor set."""
     model = architectures.vae().eval()
-    load_average(runs / "vae", model)
+    if start is not None and not (runs / "vae").exists():
+        start_from(start, "vae", model)
+    else:
+        load_average(runs / "vae", model)
     if (runs / "decoder" / "state.safetensors").exists():
         load_average(runs / "decoder", model)
     images = _tensor(load_pictures("train", VOCABULARY_PICTURES, 128))[:SCALE_PICTURES]
@@ -149,18 +183,18 @@ def load_vae(runs: Path) -> nn.Module:
     return model
 
 
-def latents_of(runs: Path, pictures: Pictures, name: str, device: str) -> Tensor:
+def latents_of(runs: Path, pictures: Pictures, name: str, device: str, start: Path | None = None) -> Tensor:
     """Scaled latents of every picture, float16, encoded once into the cache: n 4 h w."""
     path = runs / "latents" / f"{name}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        model, side = load_vae(runs).to(device), pictures.images.shape[1] // 4
+        model, side = load_vae(runs, start).to(device), pictures.images.shape[1] // 4
         partial = path.with_suffix(".partial")
         array = open_memmap(partial, "w+", np.float16, (len(pictures), 4, side, side))
         with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-            for start in range(0, len(pictures), 64):
-                batch = to_range(torch.from_numpy(np.array(pictures.images[start : start + 64]))).to(device)
-                array[start : start + 64] = (model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor).cpu().numpy()
+            for row in range(0, len(pictures), 64):
+                batch = to_range(torch.from_numpy(np.array(pictures.images[row : row + 64]))).to(device)
+                array[row : row + 64] = (model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor).cpu().numpy()
         array.flush()
         partial.replace(path)
     return torch.from_numpy(np.load(path))
@@ -180,7 +214,7 @@ class Denoiser(nn.Module):
         return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
 
 
-def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage]) -> None:
+def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
     """Epsilon prediction, with 10 % empty captions; small pictures first, then whole scenes.
 
     Captions of the web seldom name all there is to see, and segmentation asks for one class at a time:
@@ -194,9 +228,10 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
     @cache
     def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
         pictures = load_pictures("train", count, size)
-        return latents_of(folder.parent, pictures, f"train-{size}px-{count}", device), _token_ids(tokenizer, pictures), _said(pictures)
+        return latents_of(folder.parent, pictures, f"train-{size}px-{count}", device, start), _token_ids(tokenizer, pictures), _said(pictures)
 
     model = Denoiser(tokenizer)
+    start_from(start, "unet", model)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         stage = next(s for s in stages if progress <= s.until)
@@ -236,7 +271,7 @@ def _whiten_patches(vision: nn.Module, images: Tensor) -> None:
         weight[: len(variance)] = (directions / (variance + 1e-2 * variance.mean()).sqrt()).T.reshape(-1, *weight.shape[1:])
 
 
-def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage]) -> None:
+def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
     """Contrast of pictures with captions, and with each thing that captions speak of.
 
     A part of the loss is CLIP's: some captions of a batch against their pictures, equal captions sharing
@@ -253,6 +288,7 @@ def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage
 
     model = architectures.clip(tokenizer)
     _whiten_patches(model.vision_model, data(stages[0].size, stages[0].pictures)[0][:2000])
+    start_from(start, "clip", model)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         stage = next(s for s in stages if progress <= s.until)
@@ -261,8 +297,10 @@ def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage
         words = _pick(ids, rows[:CAPTIONS_A_BATCH], generator)
         asked = torch.stack([t[int(torch.randint(len(t), (), generator=generator))] for t in phrases])
         texts = torch.cat([words, asked])
+        mirrored = torch.rand(stage.batch, 1, 1, 1, generator=generator) < 0.5  # no caption speaks of left or right
+        views = torch.where(mirrored, images[rows].flip(2), images[rows])
         texts = texts[:, : int((texts != tokenizer.pad_token_id).sum(1).max()) + 1]  # nothing after the last end token is ever read
-        logits = model(input_ids=texts.to(device), pixel_values=to_range(images[rows]).to(device)).logits_per_image
+        logits = model(input_ids=texts.to(device), pixel_values=to_range(views).to(device)).logits_per_image
         captions, things = logits.float().split([len(words), len(phrases)], dim=1)
         captions = captions[: len(words)]
         same = (words[:, None] == words[None]).all(-1).float().to(device)
@@ -293,7 +331,7 @@ def _adopt_vision(blip: nn.Module, clip: nn.Module, images: Tensor) -> None:
                 getattr(new, name).load_state_dict(getattr(old, name).state_dict())
 
 
-def train_blip(folder: Path, schedule: Schedule, device: str, pictures: int, batch: int = 64) -> None:
+def train_blip(folder: Path, schedule: Schedule, device: str, pictures: int, start: Path | None = None, batch: int = 64) -> None:
     """Captioning: next-word cross-entropy; its vision tower starts from the pocket CLIP's."""
     captions = _captions()
     tokenizer = architectures.bert_tokenizer(captions)
@@ -301,9 +339,11 @@ def train_blip(folder: Path, schedule: Schedule, device: str, pictures: int, bat
     data, ids = _views(source), _token_ids(tokenizer, source)
     ids[..., 0] = tokenizer.bos_token_id
     model = architectures.blip(tokenizer)
-    clip = architectures.clip(architectures.clip_tokenizer(captions))
-    load_average(folder.parent / "clip", clip)
-    _adopt_vision(model, clip, data[:256])
+    if start is None:
+        clip = architectures.clip(architectures.clip_tokenizer(captions))
+        load_average(folder.parent / "clip", clip)
+        _adopt_vision(model, clip, data[:256])
+    start_from(start, "blip", model)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         rows = torch.randint(len(data), (batch,), generator=generator)
@@ -393,21 +433,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=0.0, help="end, annealed, after this long (default: no limit)")
     parser.add_argument("--pictures", type=int, default=16_000, help="training pictures of 128 px")
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", help="folder of the runs")
+    parser.add_argument("--start", type=Path, metavar="MODELS", help="begin a new run from shipped weights, e.g. data/pocket/models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("data/pocket/models"), help="ship: where to")
     parser.add_argument("--models", nargs="+", default=["diffusion", "clip", "blip"], help="ship: which")
     o = parser.parse_args(arguments)
     folder, minutes, device = o.runs / o.model, o.minutes, o.device
     if o.model == "vae":
-        train_vae(folder, Schedule(o.steps or 2400, minutes, lr=3e-3, anneal="linear", ema=0.995), device, o.pictures)
+        train_vae(folder, Schedule(o.steps or 2400, minutes, lr=3e-3, anneal="linear", ema=0.995), device, o.pictures, o.start)
     elif o.model == "decoder":
         train_decoder(folder, Schedule(o.steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, o.pictures)
     elif o.model == "unet":
-        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES)
+        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES, o.start)
     elif o.model == "clip":
-        train_clip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, CLIP_STAGES)
+        train_clip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, CLIP_STAGES, o.start)
     elif o.model == "blip":
-        train_blip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998), device, o.pictures)
+        train_blip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998), device, o.pictures, o.start)
     else:
         ship(o.runs, o.out, o.models)
 

@@ -1,0 +1,157 @@
+"""The pictures of the chapters: what is drawn is what was given."""
+
+from itertools import combinations
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+
+from diffseg_lib import plots
+from diffseg_lib.images import PALETTE
+
+PIXELS = np.full((8, 12, 3), 200, np.uint8)
+FOUND = np.zeros((8, 12), int)
+FOUND[:, :4], FOUND[:, 8:] = 1, 2
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    figure.canvas.draw()  # nothing that was put on the Axes may fail when it is drawn
+    plt.close(figure)
+
+
+def test_every_function_gives_its_axes_back(ax):
+    values = np.arange(96.0).reshape(8, 12)
+    assert plots.picture(ax, PIXELS) is ax
+    assert plots.heat(ax, values) is ax
+    assert plots.outline(ax, FOUND == 1) is ax
+    assert plots.labels(ax, PIXELS, FOUND, ["house", "fish"]) is ax
+    assert plots.bars(ax, {"a": 1.0}) is ax
+    assert plots.curve(ax, [1, 2], [3, 4]) is ax
+    assert list(plots.strip([ax], {"a": values}, FOUND == 1)) == [ax]
+
+
+def test_bare_takes_ticks_and_frame_away(ax):
+    plots.bare(ax, "a title")
+    assert ax.get_title() == "a title"
+    assert not len(ax.get_xticks()) and not len(ax.get_yticks())
+    assert not any(spine.get_visible() for spine in ax.spines.values())
+
+
+def test_heat_spans_the_map_or_the_given_limits(ax):
+    values = np.array([[0.2, 0.4], [0.6, 0.8]])
+    plots.heat(ax, values)
+    plots.heat(ax, values, limits=(0, 1))
+    own, given = ax.images
+    assert own.get_clim() == (0.2, 0.8) and given.get_clim() == (0, 1)
+
+
+def test_heat_over_a_picture_covers_it_exactly(ax):
+    plots.heat(ax, np.eye(2), over=PIXELS)
+    below, above = ax.images
+    assert tuple(below.get_extent()) == tuple(above.get_extent()) == (-0.5, 11.5, 7.5, -0.5)
+    assert 0 < above.get_alpha() < 1
+
+
+def test_labels_show_each_class_in_its_own_colour_and_name_it(ax):
+    found = FOUND.copy()
+    found[0, 5] = 255
+    plots.labels(ax, PIXELS, found, ["house", "fish"])
+    _, drawn = ax.images
+    colours = drawn.cmap(drawn.norm(drawn.get_array()))[..., :3]
+    assert np.allclose(colours[3, 1], plots.class_colour(1)) and np.allclose(colours[3, 10], plots.class_colour(2))
+    covered = ~np.ma.getmaskarray(drawn.get_array())
+    assert (covered == np.isin(found, [1, 2])).all()  # neither background nor void
+    legend = ax.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["house", "fish"]
+    assert [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()] == [plots.class_colour(1), plots.class_colour(2)]
+
+
+def test_the_colour_of_a_label_does_not_depend_on_how_many_there_are(ax):
+    plots.labels(ax, PIXELS, np.minimum(FOUND, 1), ["house"], legend=False)
+    drawn = ax.images[-1]
+    assert np.allclose(drawn.cmap(drawn.norm(1))[:3], plots.class_colour(1))
+    assert ax.get_legend() is None
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+VISION = {
+    "usual": np.eye(3),
+    "without red cones": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "without green cones": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+}
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """Linear sRGB in [0, 1] to CIE Lab, white D65."""
+    xyz = linear @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T / np.array([0.9505, 1, 1.089])
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_of_a_scene_s_classes_are_told_apart(vision):
+    """A scene has up to four classes, so the first colours matter most; a difference of 10 in Lab is plain to see."""
+    shown = np.array([plots.class_colour(i) for i in range(1, 7)])
+    linear = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
+    seen = lab((linear @ VISION[vision].T).clip(0, 1))
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 10
+
+
+def test_the_palette_has_no_colour_twice_and_starts_again_after_the_last():
+    colours = [plots.class_colour(i) for i in range(len(PALETTE))]
+    assert len(set(colours)) == len(PALETTE)
+    assert plots.class_colour(len(PALETTE)) == plots.class_colour(1)
+
+
+def test_bars_have_their_lengths_and_whiskers_first_on_top(ax):
+    plots.bars(ax, {"equal": 40.0, "chosen": 50.0}, {"equal": (38.0, 42.0), "chosen": (47.0, 53.0)}, "mean IoU, %", strong="chosen")
+    assert [bar.get_width() for bar in ax.patches] == [40, 50]
+    assert [tuple(line.get_xdata()) for line in ax.lines] == [(38, 42), (47, 53)]
+    assert [text.get_text() for text in ax.texts] == ["40.0", "50.0"]
+    assert ax.yaxis_inverted() and ax.get_xlabel() == "mean IoU, %"
+    assert ax.patches[0].get_facecolor() != ax.patches[1].get_facecolor()
+
+
+def test_a_curve_carries_its_intervals_as_a_band(ax):
+    plots.curve(ax, [1, 2], [5.0, 6.0], "a", intervals=[(4.0, 5.5), (5.0, 8.0)])
+    (band,) = ax.collections
+    corners = {tuple(v) for v in band.get_paths()[0].vertices}
+    assert {(1, 4.0), (1, 5.5), (2, 5.0), (2, 8.0)} <= corners
+    assert to_rgb(band.get_facecolor()[0]) == to_rgb(ax.lines[0].get_color())
+
+
+def test_strip_draws_the_outline_at_each_map_s_own_scale():
+    figure, axes = plt.subplots(1, 2)
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    plots.strip(axes, {"coarse": np.eye(4), "fine": np.eye(16)}, mask)
+    for ax, side in zip(axes, (4, 16), strict=True):
+        points = np.concatenate([path.vertices for path in ax.collections[0].get_paths()])
+        assert np.allclose(points.min(0), side / 4 - 0.5, atol=side / 32) and np.allclose(points.max(0), 3 * side / 4 - 0.5, atol=side / 32)
+    assert [ax.get_title() for ax in axes] == ["coarse", "fine"]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda ax: plots.class_colour(-1), "expected 0 for the background"),
+        (lambda ax: plots.picture(ax, PIXELS[..., 0]), "expected H x W x 3"),
+        (lambda ax: plots.heat(ax, np.zeros((2, 4, 4))), "index its class first"),
+        (lambda ax: plots.heat(ax, np.array([[0.0, np.nan]])), "not finite"),
+        (lambda ax: plots.labels(ax, PIXELS, FOUND.T, ["house", "fish"]), "same height and width"),
+        (lambda ax: plots.bars(ax, {"a": 1.0, "b": 2.0}, {"a": (0.0, 2.0)}), "no interval for b"),
+        (lambda ax: plots.curve(ax, [1, 2], [3, 4], intervals=[(0, 1)]), "1 intervals for 2 points"),
+        (lambda ax: plots.strip([ax], {"a": np.eye(2), "b": np.eye(2)}), "argument"),
+    ],
+)
+def test_errors_say_what_was_expected(ax, draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw(ax)

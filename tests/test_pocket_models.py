@@ -1,0 +1,80 @@
+"""The shipped models: loadable by the ordinary calls, small, half precision, and described by their cards."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from diffseg_lib.locations import models_dir
+from diffseg_lib.pocket.cards import card
+from diffseg_lib.pocket.measure import TARGETS, captions, clip_scores, load_clip, measure_vae
+from diffseg_lib.pocket.pictures import classes_named
+from diffseg_lib.pocket.world import CLASS_NAMES, CLASSES, COLOURS, compose, paint
+
+MODELS = models_dir()
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from diffusers import StableDiffusionPipeline
+
+    loaded = StableDiffusionPipeline.from_pretrained(MODELS / "diffusion", torch_dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    return loaded
+
+
+def test_the_pipeline_is_stable_diffusions_made_small(pipeline):
+    assert pipeline.scheduler.config.beta_schedule == "scaled_linear"
+    assert (pipeline.scheduler.config.beta_start, pipeline.scheduler.config.beta_end) == (0.00085, 0.012)
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert len(pipeline.unet.config.block_out_channels) == 4
+    assert 2 ** (len(pipeline.vae.config.block_out_channels) - 1) == 4
+    assert pipeline.vae.config.scaling_factor > 0
+
+
+def test_the_pipeline_draws(pipeline):
+    image = pipeline("a photograph of a house", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np").images[0]
+    assert image.shape == (128, 128, 3)
+    assert image.std() > 0.05
+
+
+def test_files_are_small_half_precision_safetensors():
+    files = [p for p in MODELS.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files) <= 40e6
+    assert not [p.name for p in files if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+    for path in MODELS.rglob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+        assert kinds <= {"F16", "I64"}, path
+
+
+def test_the_autoencoder_keeps_what_its_card_says():
+    known = json.loads((MODELS / "measurements.json").read_text())["vae"]["psnr_db"]
+    assert abs(measure_vae(MODELS, 20)["psnr_db"] - known) < 1.5
+
+
+def test_clip_scores_and_blip_writes():
+    clip, processor = load_clip(MODELS)
+    images = np.stack([paint(compose("test", i)) for i in range(2)])
+    assert clip_scores(clip, processor, images).shape == (2, len(CLASS_NAMES))
+    written = captions(MODELS, images)
+    assert len(written) == 2
+    assert all(any(word in COLOURS or classes_named(word) for word in text.split()) for text in written)
+
+
+def test_the_profile_knows_every_name_of_every_class():
+    profile = json.loads((MODELS / "diffusion" / "profile.json").read_text())
+    assert {c.name for c in CLASSES} | set(COLOURS) <= set(profile["words"])
+    assert "train split" in profile["chosen_on"]
+
+
+@pytest.mark.parametrize("name", ["diffusion", "clip", "blip"])
+def test_cards_say_what_was_measured(name):
+    assert (MODELS / name / "README.md").read_text() == card(MODELS, name)
+
+
+def test_every_target_was_measured():
+    measured = json.loads((MODELS / "measurements.json").read_text())
+    assert all(key in measured[name] and "command" in measured[name] for name, key, *_ in TARGETS)
