@@ -1,4 +1,7 @@
-"""Pictures for the chapters: every function takes an Axes (or several) and gives it back."""
+"""Pictures for the chapters: every function takes an Axes (or several) and gives it back.
+
+``python -m diffseg_lib.plots images/hero.png`` draws the welcome picture.
+"""
 
 from __future__ import annotations
 
@@ -188,3 +191,34 @@ def strip(axes: Sequence[Axes], maps: Mapping[str, np.ndarray], truth: np.ndarra
             H, W = truth.shape
             ax.contour((np.arange(W) + 0.5) * w / W - 0.5, (np.arange(H) + 0.5) * h / H - 0.5, truth.astype(float), levels=[0.5], colors="white", linewidths=1)
     return axes
+
+
+def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
+    """The welcome picture, a column a test scene: the scene, one word's fused and completed maps, all labels (axes: 4 x scenes)."""
+    from .pocket.scenes import photo_or_scene
+    from .segmenter import DiffSegmenter
+
+    segmenter = DiffSegmenter.from_profile("pocket")
+    for column, index in zip(axes.T, scenes, strict=True):
+        sample = photo_or_scene("", (), index)
+        found = segmenter.segment(sample.image, sample.classes, keep=True)
+        maps = found.intermediates.fused[0].numpy() if found.intermediates is not None else found.scores[0]
+        picture(column[0], sample.image)
+        heat(column[1], maps, f"“{found.classes[0]}”")
+        heat(column[2], found.scores[0])
+        labels(column[3], sample.image, found.labels, found.classes, legend=False)
+        column[3].set_xlabel(" and ".join(found.classes))
+    for ax, text in zip(axes[:, 0], ("scene", "cross-attention", "completed", "labels"), strict=True):
+        ax.set_ylabel(text)
+    return axes
+
+
+if __name__ == "__main__":
+    import sys
+
+    import matplotlib.pyplot as plt
+
+    use_style()
+    figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
+    welcome(panels, (3, 14, 22, 23, 11))
+    figure.savefig(sys.argv[1])
