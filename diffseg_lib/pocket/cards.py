@@ -27,7 +27,10 @@ The text tower has one layer on purpose: a word's meaning then stays at the word
 token, which is what attention maps of single words need. Autoencoder: trained whole, then its decoder alone on the squared error.
 UNet and text tower: trained together, first on small pictures of 64 px, then on the crowded ones among them, then on whole scenes of
 128 px; a tenth of the captions empty, a third naming one thing only. (In the run that is shipped those one-thing captions were added
-after the first 42 minutes; the recipe in the code has them from the start.)""",
+after the first 42 minutes; the recipe in the code has them from the start.)
+
+Drawing is its weakest part: colours and counts are often wrong, brick comes far too often (see `samples.png`), and the judge of the
+figure below, the pocket CLIP, knows only this world and recognises drawings that an eye may not.""",
     ),
     "clip": (
         "Pocket CLIP",
