@@ -23,6 +23,7 @@ from .locations import models_dir
 from .prompts import nearest
 
 HUB = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}  # profiles by hub id
+BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside them
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
 
 
@@ -33,7 +34,10 @@ class Profile:
     name; source: a folder or a hub id; timesteps: of the noise, 1..999; weights: of fusion, by divisor
     of the latent's side; threshold: of the background, in [0, 1]; size: px of an image's short side (0:
     the model's own);
-    words: the vocabulary the model was trained on (empty: open); chosen_on: where the numbers are from.
+    words: the vocabulary the model was trained on (empty: open); captioner, clip: sources of the BLIP and
+    the CLIP beside it; clip_relative: share of the best class's CLIP score that keeps a class (see
+    :mod:`diffseg_lib.vocabulary`); thresholds: of other settings, by "dataset/labels/method"; chosen_on:
+    where the numbers are from.
     """
 
     name: str
@@ -43,6 +47,10 @@ class Profile:
     threshold: float = 0.5
     size: int = 0
     words: tuple[str, ...] = ()
+    captioner: str = BLIP
+    clip: str = CLIP
+    clip_relative: float = 0.97
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     chosen_on: str = "the paper's values"
 
 
@@ -161,7 +169,7 @@ def _check_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """No bars of progress and no advice from the model libraries to each other; both print in every notebook."""
     from transformers.utils import logging
 
@@ -199,7 +207,7 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         _check_folder(Path(found.source))
     safe: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     try:
-        with _quietly():
+        with quietly():
             vae = AutoencoderKL.from_pretrained(found.source, subfolder="vae", torch_dtype=dtype, **safe)
             unet = UNet2DConditionModel.from_pretrained(found.source, subfolder="unet", torch_dtype=dtype, **safe)
             text = CLIPTextModel.from_pretrained(found.source, subfolder="text_encoder", dtype=dtype, **safe)

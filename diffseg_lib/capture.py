@@ -23,7 +23,7 @@ class Recording:
 
     - cross: layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens: the mean over
       heads, b h w (with ``heads=True``: b heads h w), in the order in which the layers ran.
-    - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side.
+    - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side (or of all).
     - size: height and width of the latents.
     """
 
@@ -31,6 +31,20 @@ class Recording:
     queries: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, Tensor] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
+
+    def finest(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Queries and keys of the self-attention layers at the latents' own side."""
+        return self.self_attention().get(self.size, ([], []))
+
+    def self_attention(self) -> dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]]:
+        """Queries and keys of the recorded layers, by the height and width they attend at."""
+        groups: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+        for name, query in self.queries.items():
+            size = next(size for size in _pyramid(self.size).values() if size[0] * size[1] == query.shape[2])
+            queries, keys = groups.setdefault(size, ([], []))
+            queries.append(query)
+            keys.append(self.keys[name])
+        return groups
 
     def divisor(self, name: str) -> int:
         """How many times smaller than the latents the maps of a layer are: 1, 2, 4 or 8."""
@@ -57,7 +71,7 @@ def _pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
 class _Recorder:
     """An attention processor that runs another one and writes down what was attended to."""
 
-    def __init__(self, name: str, inner: Any, recording: Recording, spans: Tensor | None, heads: bool, self_attention: bool) -> None:
+    def __init__(self, name: str, inner: Any, recording: Recording, spans: Tensor | None, heads: bool, self_attention: str) -> None:
         self.name, self.inner, self.recording = name, inner, recording
         self.spans, self.heads, self.self_attention = spans, heads, self_attention
 
@@ -70,7 +84,7 @@ class _Recorder:
         count = hidden.shape[1]
         if context is None:
             h, w = self.recording.size
-            if self.self_attention and count == h * w:
+            if self.self_attention == "all" or (self.self_attention == "finest" and count == h * w):
                 self.recording.queries[self.name] = rearrange(attn.to_q(hidden), "b n (e d) -> b e n d", e=attn.heads)
                 self.recording.keys[self.name] = rearrange(attn.to_k(hidden), "b n (e d) -> b e n d", e=attn.heads)
             return
@@ -94,19 +108,21 @@ class _Recorder:
 
 
 @contextmanager
-def record_attention(unet: nn.Module, spans: Float[Tensor, "b l"] | None, *, self_attention: bool = True, heads: bool = False) -> Iterator[Recording]:
+def record_attention(unet: nn.Module, spans: Float[Tensor, "b l"] | None, *, self_attention: str = "finest", heads: bool = False) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block.
 
     Args:
         unet: a ``UNet2DConditionModel``; its processors are put back on leaving, whatever happens.
         spans: for each prompt the weight of each token in the recorded map (1/m at each of a class's
             m sub-tokens gives their mean); None records no cross-attention.
-        self_attention: keep queries and keys of the finest self-attention layers.
+        self_attention: keep queries and keys of the "finest" self-attention layers, of "all", or of "none".
         heads: keep every head's cross map rather than their mean.
 
     Raises:
         ValueError: if the model has no attention layers, or `spans` does not fit the prompts.
     """
+    if self_attention not in ("finest", "all", "none"):
+        raise ValueError(f"self_attention {self_attention!r}: expected 'finest', 'all' or 'none'")
     recording = Recording()
     layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
     if not layers:

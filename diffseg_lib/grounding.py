@@ -53,9 +53,9 @@ def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequenc
     found = []
     for sample in samples:
         latents = segmenter.encode(sample.image)
-        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes))
+        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes, sample.image))
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
-        queries, keys = list(recording.queries.values()), list(recording.keys.values())
+        queries, keys = recording.finest()
         kept = [{d: fuse({d: maps}, {d: 1.0}, recording.size, segmenter.config.scale) for d, maps in recording.by_side().items()}]
         for _ in range(rounds):
             kept.append({d: complete(maps, queries, keys) for d, maps in kept[-1].items()})
@@ -144,7 +144,7 @@ def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names
     found: dict[str, list[float]] = {}
     for sample in samples:
         latents = segmenter.encode(sample.image)
-        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes))
+        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes, sample.image))
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
         seen = sample.truth != VOID
         for layer, maps in recording.cross.items():

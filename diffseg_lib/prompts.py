@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,13 +14,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+# Words that end the run of adjectives before a noun: determiners, numbers, prepositions, conjunctions, forms of "to be".
+FUNCTION_WORDS = frozenset(
+    "a an the this that these those some any many several each every his her its their my your our no one two three four five six "
+    "of in on at by to from with without under over above below behind beside between near against through into onto for and or but as "
+    "is are was were be been being there it he she they we you i who which while".split()
+)
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A text, and the positions of a class's sub-tokens in it (the start token counts as position 0)."""
+    """A text, and the positions of a class's sub-tokens in it (the start token counts as position 0).
+
+    modifiers: positions of the tokens that describe the class: adjectives before it, a participle after it.
+    """
 
     text: str
     name: str
     span: tuple[int, ...]
+    modifiers: tuple[int, ...] = ()
 
 
 def write(name: str, template: str = "a photograph of a {class}") -> str:
@@ -34,13 +48,53 @@ def write(name: str, template: str = "a photograph of a {class}") -> str:
     return template.replace("{class}", name)
 
 
-def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {class}") -> Prompt:
+@cache
+def _inflector() -> Any:
+    import inflect
+
+    return inflect.engine()
+
+
+@cache
+def lemma(word: str) -> str:
+    """A noun in the singular, lower case.
+
+    >>> lemma("Butterflies"), lemma("fish"), lemma("bus")
+    ('butterfly', 'fish', 'bus')
+    """
+    word = word.lower()
+    if len(word) < 3 or not word.isascii() or not word.isalpha() or word.endswith("ss") or word.endswith("us"):
+        return word
+    return _inflector().singular_noun(word) or word
+
+
+def adjectives(caption: str, name: str) -> str:
+    """The words that describe a name in a caption: those right before it, back to an article or the like.
+
+    >>> adjectives("a photograph of a fish and two small red houses on grass", "house")
+    'small red'
+    """
+    words = re.findall(r"[\w'-]+|[^\w\s]", caption.lower())
+    wanted = [lemma(word) for word in name.split()]
+    for start in range(len(words) - len(wanted) + 1):
+        if [lemma(word) for word in words[start : start + len(wanted)]] == wanted:
+            first = start
+            while first and words[first - 1] not in FUNCTION_WORDS and words[first - 1].isalpha():
+                first -= 1
+            return " ".join(words[first:start])
+    return ""
+
+
+def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {class}", before: str = "", after: str = "") -> Prompt:
     """Write a prompt and find the class in it, by character offsets: names of several tokens work.
 
     Args:
         name: the class, e.g. "fish" or "potted plant"; no "++" in it (see :func:`emphasise`).
         tokenizer: a CLIP tokenizer with offsets.
         template: with ``{class}`` in it.
+        before: adjectives to stand before the class (Sec. 3.5, augmented prompts).
+        after: a captioner's continuation of the template (Sec. 4.1); cut at a word where the model's
+            tokens end.
 
     Raises:
         ValueError: if the name is empty, has no token the tokenizer knows, or is cut off.
@@ -50,32 +104,45 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
         raise ValueError("a class name is empty: give at least one word a class")
     if "+" in name:
         raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (plus=2 is '++'), the name is plain words")
-    text = write(name, template)
-    start = text.index(name, template.index("{class}"))
-    limit = tokenizer.model_max_length
-    coded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    span = tuple(i for i, (a, b) in enumerate(coded["offset_mapping"]) if b > a and a < start + len(name) and b > start)
-    ids = [coded["input_ids"][i] for i in span]
+    described = " ".join([*before.split(), name])
+    stem, limit = write(described, template), tokenizer.model_max_length
+    start = stem.index(described, template.index("{class}"))
+    words, glue = after.split(), "" if after[:1] in ",.;:" else " "
+    while True:
+        text = stem + glue + " ".join(words) if words else stem
+        coded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+        if len(coded["input_ids"]) <= limit or not words:
+            break
+        words = words[:-1]
     if (length := len(coded["input_ids"])) > limit:
         raise ValueError(f"the prompt {text!r} has {length} tokens, the model reads {limit}: shorten the class name or the template")
-    if all(i == tokenizer.unk_token_id for i in ids):
+
+    def tokens(begin: int, end: int) -> tuple[int, ...]:
+        return tuple(i for i, (a, b) in enumerate(coded["offset_mapping"]) if b > a and a < end and b > begin)
+
+    end = start + len(described)
+    span = tokens(end - len(name), end)
+    if all(coded["input_ids"][i] == tokenizer.unk_token_id for i in span):
         raise ValueError(f"class {name!r} has no token that the model's tokenizer knows: use a plain English name")
-    return Prompt(text, name, span)
+    participle = re.match(r"\s\w+ing\b", text[end:])
+    around = tokens(start, end - len(name)) + (tokens(end + 1, end + participle.end()) if participle else ())
+    return Prompt(text, name, span, tuple(i for i in around if i not in span))
 
 
-def span_weights(prompts: Sequence[Prompt], length: int, which: str = "all") -> Float[Tensor, "b l"]:
+def span_weights(prompts: Sequence[Prompt], length: int, which: str = "all", modifiers: bool = False) -> Float[Tensor, "b l"]:
     """Weights that average a class's sub-tokens: 1/m at each of its m positions.
 
     Args:
         prompts: one a class.
         length: tokens of a padded prompt.
         which: "all" sub-tokens, or the "last" only (the released code).
+        modifiers: average over the class's modifiers too (Sec. 3.5: their maps are fused with the class's).
     """
     if which not in ("all", "last"):
         raise ValueError(f"span {which!r}: expected 'all' or 'last'")
     weights = torch.zeros(len(prompts), length)
     for row, prompt in zip(weights, prompts, strict=True):
-        positions = prompt.span if which == "all" else prompt.span[-1:]
+        positions = (prompt.span if which == "all" else prompt.span[-1:]) + (prompt.modifiers if modifiers else ())
         row[list(positions)] = 1 / len(positions)
     return weights
 

@@ -119,6 +119,37 @@ def complete(
     return maps
 
 
+def complete_sides(
+    maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "b _ _ _"]], Sequence[Float[Tensor, "b _ _ _"]]]]
+) -> Float[Tensor, "k h w"]:
+    """Completion by the self-attention of every side (A_self_all of Table 4, Wang et al. 2023), each layer at its own.
+
+    A layer of a coarser side acts on the maps brought to that side; the result is the mean over all layers.
+
+    Args:
+        maps: fused maps, one a class.
+        groups: height and width to the queries and keys of the layers that attend there.
+
+    Raises:
+        ValueError: if there are no layers or the shapes do not fit.
+    """
+    if not groups:
+        raise ValueError("completion needs queries and keys of at least one layer: record with self_attention='all'")
+    size, layers = (maps.shape[1], maps.shape[2]), sum(len(queries) for queries, _ in groups.values())
+    parts = [resize(complete(resize(maps, side), queries, keys), size) * (len(queries) / layers) for side, (queries, keys) in groups.items()]
+    return torch.stack(parts).sum(0)
+
+
+def sum_layers(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
+    """The sum of every layer's probabilities, none scaled: the heat maps of DAAM (Tang et al. 2023), at one timestep.
+
+    Args:
+        layers: layer name to maps, the mean over heads (which differs from the sum by a factor).
+        size: height and width of the result.
+    """
+    return torch.stack([resize(maps.float(), size) for maps in layers.values()]).sum(0)
+
+
 def self_attention(queries: Sequence[Float[Tensor, "b _ n _"]], keys: Sequence[Float[Tensor, "b _ n _"]]) -> Float[Tensor, "b n n"]:
     """A_self of Eq. (6): the mean over layers and heads of softmax(Q K^T / sqrt d), materialised."""
     total = torch.zeros((), device=queries[0].device)

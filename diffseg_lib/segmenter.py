@@ -16,8 +16,11 @@ from torch import Tensor
 from .backbone import Backbone, load_backbone
 from .capture import Recording, record_attention
 from .images import Photo, areas, load_photo, to_photo, working_size
-from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words
+from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words, write
 from .scoremaps import complete, constant_maps, fuse, label, upsample
+from .zoo import Captioner
+
+CAPTIONS = ("none", "complete", "phrase")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,10 @@ class Config:
     """The method's switches. The defaults are ours; :func:`recipe` gives the paper's and the code's.
 
     template: of the prompt, ``{class}`` in it. span: "all" sub-tokens of a class or the "last".
-    plus: how many "+" the class's embedding gets (2 is "++", a weight of 1.21). scale: "minmax" or
+    plus: how many "+" the class's embedding gets (2 is "++", a weight of 1.21). caption: "none" leaves
+    the template alone, "complete" lets BLIP continue it (the paper), "phrase" sets before the class the
+    adjectives that BLIP's free caption gives it. modifiers: fuse the maps of the words that describe
+    the class with its own (Sec. 3.5). scale: "minmax" or
     "none" before fusion. final_norm: min-max "after" or "before" upsampling. iterations: of
     completion. timesteps, weights, threshold: None takes the profile's. class_batch: classes in one
     UNet call. shared: complete every class by the first class's self-attention. seed: of the noise.
@@ -34,6 +40,8 @@ class Config:
     template: str = "a photograph of a {class}"
     span: str = "all"
     plus: float = 2.0
+    caption: str = "none"
+    modifiers: bool = False
     scale: str = "minmax"
     final_norm: str = "after"
     iterations: int = 1
@@ -47,6 +55,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold {self.threshold}: expected a number from 0 to 1, or None for the profile's")
+        if self.caption not in CAPTIONS:
+            raise ValueError(f"caption {self.caption!r}: expected {', '.join(CAPTIONS)}")
         if not 0 <= self.seed < 2**64:
             raise ValueError(f"seed {self.seed}: expected an integer from 0 to 2**64 - 1")
         if self.class_batch < 1 or self.iterations < 0:
@@ -54,7 +64,7 @@ class Config:
 
 
 RECIPES: dict[str, Config] = {
-    "paper": Config(final_norm="before"),
+    "paper": Config(final_norm="before", caption="complete", modifiers=True),
     "released": Config(template="a photograph of {class}", span="last"),
 }
 
@@ -112,6 +122,8 @@ class Segmentation:
 class DiffSegmenter:
     """A backbone and a configuration; :meth:`segment` runs the whole method on one image.
 
+    captioner: BLIP, where the configuration asks for captions.
+
     >>> from diffseg_lib.pocket.world import compose, paint
     >>> scene = compose("test", 0)
     >>> found = DiffSegmenter.from_profile("pocket").segment(paint(scene), scene.classes)
@@ -121,12 +133,24 @@ class DiffSegmenter:
 
     backbone: Backbone
     config: Config = Config()
+    captioner: Captioner | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.caption != "none" and self.captioner is None:
+            raise ValueError(f"caption={self.config.caption!r} needs a captioner: DiffSegmenter(backbone, config, Captioner.load(...)), or from_profile")
 
     @classmethod
     def from_profile(cls, profile: str | Path = "pocket", recipe: str | None = None, *, device: str = "cpu", **changes: Any) -> DiffSegmenter:
         """Load a profile's model; `recipe` is "paper", "released" or None (ours), `changes` are fields of :class:`Config`."""
         config = configure(recipe, **changes) if recipe else Config(**changes)
-        return cls(load_backbone(profile, device=device), config)
+        backbone = load_backbone(profile, device=device)
+        return cls(backbone, config, None if config.caption == "none" else Captioner.load(backbone.profile.captioner, device))
+
+    def with_config(self, **changes: Any) -> DiffSegmenter:
+        """The same models under other switches; captions load the profile's captioner if there is none yet."""
+        config = replace(self.config, **changes)
+        needed = config.caption != "none" and self.captioner is None
+        return replace(self, config=config, captioner=Captioner.load(self.backbone.profile.captioner, str(self.backbone.device)) if needed else self.captioner)
 
     # -- the profile's numbers, where the configuration leaves them open --
 
@@ -144,8 +168,12 @@ class DiffSegmenter:
 
     # -- stages --
 
-    def prompts(self, classes: Sequence[str]) -> list[Prompt]:
+    def prompts(self, classes: Sequence[str], pixels: np.ndarray | None = None) -> list[Prompt]:
         """One prompt a class.
+
+        Args:
+            classes: names.
+            pixels: H W 3, uint8, the picture to caption; without it prompts are the bare template.
 
         Raises:
             ValueError: on no class, a class named twice, or one whose words the model cannot know.
@@ -164,14 +192,22 @@ class DiffSegmenter:
         for name in names:
             if words and name and len(unknown_words(name, words)) == len(name.split()):
                 raise ValueError(f"the {self.backbone.profile.name} model was never shown the word {name!r}: {nearest(name, words)}")
-        return [make_prompt(name, self.backbone.tokenizer, self.config.template) for name in names]
+        before, after = [""] * len(names), [""] * len(names)
+        if pixels is not None and self.captioner is not None and self.config.caption == "complete":
+            after = self.captioner.proceed(pixels, [write(name, self.config.template) for name in names])
+        if pixels is not None and self.captioner is not None and self.config.caption == "phrase":
+            before = self.captioner.phrase(pixels, names)
+        tokenizer, template = self.backbone.tokenizer, self.config.template
+        return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
 
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-        """Embeddings with the class re-weighted (b l d), and the span's weights (b l)."""
+        """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
         embeddings = self.backbone.encode_prompts([p.text for p in prompts])
         spans = span_weights(prompts, embeddings.shape[1], self.config.span).to(embeddings)
         if self.config.plus:
             embeddings = emphasise(embeddings, self.backbone.encode_prompts([""]), spans, self.config.plus)
+        if self.config.modifiers:
+            spans = span_weights(prompts, embeddings.shape[1], self.config.span, modifiers=True).to(embeddings)
         return embeddings, spans
 
     def encode(self, pixels: np.ndarray) -> Tensor:
@@ -200,7 +236,7 @@ class DiffSegmenter:
         cross = {d: maps.float() for d, maps in recording.by_side().items()}
         fused = fuse(cross, self.weights, recording.size, self.config.scale)
         source, rows = (first or recording, slice(0, 1)) if self.config.shared else (recording, slice(None))
-        queries, keys = ([t[rows] for t in group.values()] for group in (source.queries, source.keys))
+        queries, keys = ([t[rows] for t in group] for group in source.finest())
         return fused, complete(fused, queries, keys, self.config.iterations)
 
     def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, keep: bool = False) -> Segmentation:
@@ -215,8 +251,9 @@ class DiffSegmenter:
             ValueError: on classes that cannot be used, or a picture of the wrong kind.
             ImageError: on a file that cannot be read.
         """
-        prompts = self.prompts(classes)
+        self.prompts(classes)  # refused before the picture is read
         photo = _photo(image)
+        prompts = self.prompts(classes, photo.pixels)
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
         embeddings, spans = self.embed(prompts)

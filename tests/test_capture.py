@@ -120,11 +120,28 @@ def test_only_the_finest_self_attention_is_kept_and_detached(backbone):
         assert not kept.requires_grad
     for query in recording.queries.values():
         assert query.shape == (2, 2, 16 * 24, 4)  # b heads n d
-    with record_attention(backbone.unet, None, self_attention=False) as nothing:
+    with record_attention(backbone.unet, None, self_attention="none") as nothing:
         call(backbone)
     assert not nothing.cross and not nothing.queries and not nothing.keys
 
 
 def test_a_model_without_attention_is_refused():
     with pytest.raises(ValueError, match="no attention layers"), record_attention(torch.nn.Linear(2, 2), None):
+        pass
+
+
+def test_all_sides_are_kept_on_request_and_grouped_by_side(backbone):
+    with record_attention(backbone.unet, None, self_attention="all") as every:
+        call(backbone)
+    with record_attention(backbone.unet, None) as finest:
+        call(backbone)
+    groups = every.self_attention()
+    assert set(groups) == {(16, 16), (8, 8), (4, 4), (2, 2)}
+    assert all(query.shape[2] == h * w for (h, w), (queries, _) in groups.items() for query in queries)
+    assert all(torch.equal(a, b) for a, b in zip(every.finest()[0], finest.finest()[0], strict=True))
+    assert sum(len(queries) for queries, _ in groups.values()) == len(every.queries) > len(finest.queries)
+
+
+def test_an_unknown_choice_of_self_attention_is_refused(backbone):
+    with pytest.raises(ValueError, match="expected 'finest', 'all' or 'none'"), record_attention(backbone.unet, None, self_attention="most"):
         pass

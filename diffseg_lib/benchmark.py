@@ -1,0 +1,180 @@
+"""One evaluator for every data set, method and choice of labels: counts once, reads off any threshold.
+
+An image that cannot be read or scored becomes an error row and the run goes on; below full coverage there
+is no headline number.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .datasets import Dataset, Sample
+from .evaluation import VOID, Tally, best_threshold, bootstrap_miou, confusions_at, iou, miou, sweep, tally
+from .methods import Method
+from .vocabulary import Vocabulary, precision_recall
+
+LABELS = ("image", "filter", "all")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of a run. counted is None where `error` says why."""
+
+    id: str
+    status: str
+    error: str = ""
+    height: int = 0
+    width: int = 0
+    valid_pixels: int = 0
+    present: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    why: Mapping[str, str] = field(default_factory=dict)
+    unet_calls: int = 0
+    seconds: float = 0.0
+    counted: Tally | None = None
+
+
+def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabulary | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
+    """The labels a method is asked for on one image, and why, by class name.
+
+    Args:
+        dataset: of the names.
+        sample: the image.
+        labels: "image", the classes present (image-level labels, Table 2); "filter", what the vocabulary
+            keeps (zero-shot, Table 1); "all" the data set's classes.
+        vocabulary: for "filter", over the data set's prompt words.
+
+    Raises:
+        ValueError: on other `labels`, or a filter without a vocabulary.
+    """
+    if labels == "image":
+        return tuple(dataset.names.index(name) for name in sample.classes), {}
+    if labels == "all":
+        return tuple(range(1, len(dataset.names))), {}
+    if labels != "filter" or vocabulary is None:
+        raise ValueError(f"labels {labels!r}: expected {', '.join(LABELS)}, and a vocabulary for filter")
+    kept = vocabulary.filter(sample.image).kept
+    places = [dataset.prompts.index(one.name) + 1 for one in kept]
+    return tuple(places), {dataset.names[place]: one.why for place, one in zip(places, kept, strict=True)}
+
+
+def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None = None) -> Iterator[Row]:
+    """Score and count every image of a data set: a row an image, in its order. An empty filter is all background."""
+    for name in dataset.ids:
+        started = time.perf_counter()
+        try:
+            sample = dataset.load(name)
+            asked, why = labels_of(dataset, sample, labels, vocabulary)
+            calls, scores = 0, np.zeros((0, *sample.truth.shape), np.float32)
+            if asked:
+                scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
+                calls, scores = scored.calls, scored.scores
+            counted = tally(sample.truth, scores, asked, len(dataset.names))
+        except (ValueError, OSError) as error:
+            yield Row(name, "error", f"{type(error).__name__}: {' '.join(str(error).split())}", seconds=time.perf_counter() - started)
+            continue
+        h, w = sample.truth.shape
+        names = tuple(dataset.names[i] for i in asked)
+        yield Row(
+            name, "ok", "", h, w, int((sample.truth != VOID).sum()), tuple(sample.classes), names, why, calls, time.perf_counter() - started, counted
+        )
+
+
+def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:
+    """The figures of a run; `miou` and what goes with it are None below full coverage.
+
+    Args:
+        rows: of :func:`count`.
+        names: of the classes, background first.
+        threshold: of the background, fixed elsewhere.
+        expected: images the run should have.
+
+    Returns:
+        ``miou`` at the threshold and ``miou_oracle`` at the best one of this very split, percent, each with
+        its 95 % bootstrap interval over images; ``iou`` by class; ``confusion`` (true by predicted, pixels);
+        what the labels asked for were worth (``label_precision``, ``label_recall``); costs.
+    """
+    done = [row for row in rows if row.counted is not None]
+    tallies, classes = [row.counted for row in done if row.counted is not None], len(names)
+    precision, recall = precision_recall([row.asked for row in done], [row.present for row in done])
+    facts: dict[str, Any] = {
+        "images": len(done),
+        "expected_images": expected,
+        "errors": {row.id: row.error for row in rows if row.counted is None},
+        "coverage": "full" if len(done) == expected else f"PARTIAL {len(done)}/{expected}",
+        "threshold": threshold,
+        "empty_labels": sum(not row.asked for row in done),
+        "label_precision": precision,
+        "label_recall": recall,
+        "unet_calls": sum(row.unet_calls for row in done),
+        "seconds": round(sum(row.seconds for row in rows), 1),
+        "miou": None,
+        "miou_ci95": None,
+        "miou_oracle": None,
+        "miou_oracle_ci95": None,
+        "threshold_oracle": None,
+        "iou": None,
+        "confusion": None,
+    }
+    if len(done) < expected or not done:
+        return facts
+    confusions = confusions_at(tallies, threshold, classes)
+    oracle, _ = best_threshold(tallies, classes)
+    at_best = confusions_at(tallies, oracle, classes)
+    total = confusions.sum(0)
+    per_class = {name: None if np.isnan(value) else round(100 * float(value), 2) for name, value in zip(names, iou(total), strict=True)}
+    return facts | {
+        "miou": float(miou(total)),
+        "miou_ci95": bootstrap_miou(confusions),
+        "miou_oracle": float(miou(at_best.sum(0))),
+        "miou_oracle_ci95": bootstrap_miou(at_best),
+        "threshold_oracle": oracle,
+        "iou": per_class,
+        "confusion": total.tolist(),
+    }
+
+
+def choose_threshold(rows: Iterable[Row], classes: int) -> float:
+    """The threshold of the highest mean IoU on these rows; choose on the train split.
+
+    Raises:
+        ValueError: if no image could be counted.
+    """
+    return best_threshold([row.counted for row in rows if row.counted is not None], classes)[0]
+
+
+def own_miou(row: Row, threshold: float, classes: int) -> float:
+    """One image's own mean IoU, percent, over the classes in it; NaN for an error row."""
+    return float("nan") if row.counted is None else float(miou(confusions_at([row.counted], threshold, classes)[0]))
+
+
+def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], out: Path) -> None:
+    """Write ``summary.json``, ``images.csv`` (a row an image), ``classes.csv`` (IoU by class) and ``sweep.csv``."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "images.csv").open("w", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerow([*(key for key in Row.__dataclass_fields__ if key != "counted"), "miou"])
+        for row in rows:
+            facts = asdict(row) | {"present": "|".join(row.present), "asked": "|".join(row.asked), "why": json.dumps(row.why, ensure_ascii=False)}
+            facts["seconds"] = round(row.seconds, 4)
+            value = own_miou(row, summary["threshold"], len(names))
+            sheet.writerow([*(value for key, value in facts.items() if key != "counted"), "" if np.isnan(value) else round(value, 2)])
+    if summary["iou"]:
+        with (out / "classes.csv").open("w", newline="") as file:
+            sheet = csv.writer(file)
+            sheet.writerows([["class", "iou"], *summary["iou"].items()])
+    counted = [row.counted for row in rows if row.counted is not None]
+    with (out / "sweep.csv").open("w", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerows([["threshold", "miou"], *zip(*(values.tolist() for values in sweep(counted, len(names))), strict=True)])
+    part = out / "summary.json.part"
+    part.write_text(json.dumps(summary, indent=1) + "\n")
+    part.replace(out / "summary.json")

@@ -1,0 +1,118 @@
+"""The paper's experiments, each one function: small in a chapter, large once by ``python -m diffseg_lib.studies``.
+
+A study returns a mapping that JSON can hold, whose ``rows`` are mean IoU by variant and whose ``effects``
+are paired differences, both with 95 % intervals; thresholds are fixed on the train split. What it measured
+can be kept part by part in a :class:`Store`, so that a run that was cut off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..evaluation import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, mean_and_sd, miou
+from ..locations import data_dir
+
+Counts = dict[str, list[Tally]]  # variant to a tally an image
+
+
+def committed(study: str, profile: str = "pocket") -> dict[str, Any] | None:
+    """The kept larger run of a study, with its command, commit, seconds and versions; None where there is none."""
+    path = data_dir() / "results" / Path(profile).name / f"{study}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Store:
+    """Parts of a study on disk, an ``.npz`` each; without a folder nothing is kept and everything computed."""
+
+    folder: Path | None = None
+    say: Callable[[str], None] = lambda text: None
+
+    def counts(self, key: Mapping[str, Any], compute: Callable[[], Counts]) -> Counts:
+        """The tallies of a part: read if they were kept under this very key, else computed and kept."""
+        if self.folder is None:
+            return compute()
+        text = json.dumps(key, sort_keys=True, default=str)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
+        if path.is_file():
+            return _read(path)
+        self.say(text)
+        found = compute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("wb") as file:
+            np.savez_compressed(file, **{name: _flat(tallies) for name, tallies in found.items()})
+        part.replace(path)
+        return found
+
+
+def _flat(tallies: Sequence[Tally]) -> np.ndarray:
+    rows = [np.insert(one.counts, 0, i, axis=1) for i, one in enumerate(tallies)]
+    return np.concatenate([np.array([[len(tallies), 0, 0, 0, 0]]), *rows]).astype(np.int64)
+
+
+def _read(path: Path) -> Counts:
+    with np.load(path) as file:
+        return {name: [Tally(file[name][1:][file[name][1:, 0] == i, 1:]) for i in range(int(file[name][0, 0]))] for name in file.files}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Variants measured on the same images: rows as a study returns them, and confusions, images C C summed over seeds."""
+
+    rows: dict[str, dict[str, Any]]
+    confusions: dict[str, np.ndarray]
+    seeds: tuple[int, ...]
+
+    def effect(self, first: str, second: str) -> dict[str, Any]:
+        """Mean IoU of `first` minus `second`, points, paired over images; its 95 % interval is over images."""
+        a, b = self.confusions[first], self.confusions[second]
+        by_seed = [x - y for x, y in zip(self.rows[first]["by_seed"], self.rows[second]["by_seed"], strict=True)]
+        value = float(miou(a.sum(0)) - miou(b.sum(0)))
+        return {"value": value, "ci95": bootstrap_difference(a, b), "by_seed": by_seed, "seeds": list(self.seeds), "images": len(a)}
+
+
+def measure(train: Sequence[Counts], test: Sequence[Counts], classes: int, seeds: Sequence[int]) -> Measured:
+    """Each variant's mean IoU on `test` at the threshold that is best on `train`.
+
+    Args:
+        train, test: counts by variant, one mapping a seed; all seeds of a split see the same images.
+        classes: with the background.
+        seeds: of the noise.
+
+    Returns:
+        Rows with ``value`` (all seeds' pixels together), ``ci95`` over images, ``by_seed``, ``sd`` over seeds
+        (None for one), ``oracle`` (the best threshold of the test split itself), ``threshold``, ``images``.
+    """
+    rows, confusions = {}, {}
+    for name in test[0]:
+        threshold, _ = best_threshold([one for counts in train for one in counts[name]], classes)
+        found = [confusions_at(counts[name], threshold, classes) for counts in test]
+        pooled = np.sum(found, axis=0)
+        oracle_threshold, oracle = best_threshold([one for counts in test for one in counts[name]], classes)
+        by_seed = [float(miou(one.sum(0))) for one in found]
+        confusions[name] = pooled
+        rows[name] = {
+            "value": float(miou(pooled.sum(0))),
+            "ci95": bootstrap_miou(pooled),
+            "by_seed": by_seed,
+            "sd": mean_and_sd(by_seed)[1] if len(by_seed) > 1 else None,
+            "seeds": list(seeds),
+            "oracle": oracle,
+            "oracle_threshold": oracle_threshold,
+            "threshold": threshold,
+            "images": len(pooled),
+        }
+    return Measured(rows, confusions, tuple(seeds))
+
+
+def merge(parts: Iterable[Counts]) -> Counts:
+    """One mapping of all the variants of several."""
+    return {name: tallies for part in parts for name, tallies in part.items()}
