@@ -83,10 +83,11 @@ def to_photo(image: Image.Image) -> Photo:
     notes = []
     if image.getexif().get(0x0112, 1) in range(2, 9):
         notes.append("turned by its EXIF orientation")
-    return Photo(_to_rgb(ImageOps.exif_transpose(image), notes), tuple(notes))
+    return Photo(to_rgb(ImageOps.exif_transpose(image), notes), tuple(notes))
 
 
-def _to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
+def to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
+    """An opened picture of any mode as RGB, H W 3, uint8; what was done is added to `notes`."""
     if image.mode == "RGB":
         return np.asarray(image)
     notes.append(f"converted from mode {image.mode}")

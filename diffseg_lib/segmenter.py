@@ -222,9 +222,9 @@ class DiffSegmenter:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return torch.randn(latents.shape, generator=generator).to(latents)
 
-    def attend(self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor) -> Recording:
-        """One UNet call at one timestep, all prompts as one batch, attention recorded."""
-        with record_attention(self.backbone.unet, spans) as recording:
+    def attend(self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor, self_attention: str = "finest") -> Recording:
+        """One UNet call at one timestep, all prompts as one batch, attention recorded ("finest" or "all" self-attention)."""
+        with record_attention(self.backbone.unet, spans, self_attention=self_attention) as recording:
             self.backbone.predict_noise(self.backbone.add_noise(latents, noise, timestep), timestep, embeddings)
         return recording
 

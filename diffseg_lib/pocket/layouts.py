@@ -26,8 +26,9 @@ import numpy as np
 from PIL import Image
 
 from ..images import save_labels
+from ..locations import cache_dir
 from .scenes import CONTEXT_NAMES, VOC_NAMES, scene_id, voc_truth
-from .world import CLASS_NAMES, SPLITS, Scene, compose, describe, paint, trace, trace_instances
+from .world import CLASS_NAMES, SPLITS, WORLD_SEED, Scene, compose, describe, paint, trace, trace_instances
 
 LAYOUTS: dict[str, tuple[str, ...]] = {"voc": VOC_NAMES, "context": CONTEXT_NAMES, "object": VOC_NAMES}
 Writer = Callable[[Path, str, int, int], dict[str, Any]]
@@ -173,3 +174,13 @@ def write_layout(layout: str, split: str, n: int, seed: int, out: Path, captions
     if captions:
         _list_captions(out / f"captions_{split}.csv", rows)
     _list(layout, root, split, rows)
+
+
+def ensure_layout(layout: str, split: str, n: int, seed: int = WORLD_SEED) -> Path:
+    """A tree of the first `n` scenes of a split in the cache, written when first asked for: its root."""
+    root = cache_dir() / "layouts" / f"{layout}-{split}-seed{seed}-{n}"
+    done = root / "done"
+    if not done.is_file():
+        write_layout(layout, split, n, seed, root)
+        done.touch()
+    return root

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ..datasets import Sample
 from ..images import load_photo
 from .world import CLASS_NAMES, GROUND_NAMES, GROUND_OFFSET, WORLD_SEED, Scene, compose, paint, trace
 
 VOC_NAMES = ("background", *CLASS_NAMES)
 CONTEXT_NAMES = ("background", *CLASS_NAMES, *GROUND_NAMES)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """id: unique in its split; image: H W 3, uint8; truth: H W, labels, 255 void; classes: names present."""
-
-    id: str
-    image: np.ndarray
-    truth: np.ndarray
-    classes: tuple[str, ...]
 
 
 def voc_truth(scene: Scene) -> np.ndarray:

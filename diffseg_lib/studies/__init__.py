@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ class Store:
     """Parts of a study on disk, an ``.npz`` each; without a folder nothing is kept and everything computed."""
 
     folder: Path | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)  # of every part's key: the weights, the library's version
     say: Callable[[str], None] = lambda text: None
 
     def counts(self, key: Mapping[str, Any], compute: Callable[[], Counts]) -> Counts:
         """The tallies of a part: read if they were kept under this very key, else computed and kept."""
         if self.folder is None:
             return compute()
-        text = json.dumps(key, sort_keys=True, default=str)
+        text = json.dumps({**self.about, **key}, sort_keys=True, default=str)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
         if path.is_file():
             return _read(path)

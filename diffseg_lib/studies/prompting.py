@@ -1,0 +1,103 @@
+"""Fig. 6 and Sec. 3.5: what the captioner's words, the class's modifiers and "++" do, and the exponent's curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..datasets import Dataset, open_dataset
+from ..evaluation import tally
+from ..scoremaps import upsample
+from ..segmenter import DiffSegmenter
+from . import Counts, Store, measure
+from .ablation import PROMPTS
+
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    **PROMPTS,
+    "BLIP, no modifiers": {"caption": "complete", "modifiers": False, "plus": 0.0},
+    "adjectives written": {"caption": "phrase", "modifiers": False, "plus": 0.0},
+    "adjectives fused": {"caption": "phrase", "modifiers": True, "plus": 0.0},
+    "adjectives fused ++": {"caption": "phrase", "modifiers": True, "plus": 2.0},
+}
+
+
+def completed_maps(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[str], kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The completed maps of one image under each kind of prompt, same noise: k h w tensors by kind."""
+    latents = segmenter.encode(image)
+    noise, found = segmenter.noise(image, latents), {}
+    for name, changes in kinds.items():
+        one = segmenter.with_config(**changes)
+        embeddings, spans = one.embed(one.prompts(words, image))
+        found[name] = one.score(one.attend(latents, noise, one.timesteps[0], embeddings, spans))[1]
+    return found
+
+
+def _count(segmenter: DiffSegmenter, dataset: Dataset, kinds: Mapping[str, Mapping[str, Any]]) -> Counts:
+    found: Counts = {}
+    for sample in dataset:
+        labels = [dataset.names.index(name) for name in sample.classes]
+        for name, maps in completed_maps(segmenter, sample.image, dataset.words(sample.classes), kinds).items():
+            scores = upsample(maps, sample.truth.shape, segmenter.config.final_norm).numpy()
+            found.setdefault(name, []).append(tally(sample.truth, scores, labels, len(dataset.names)))
+    return found
+
+
+def prompt_study(
+    segmenter: DiffSegmenter,
+    dataset: str = "voc",
+    root: str = "",
+    split: str = "val",
+    train_images: int = 20,
+    images: int = 20,
+    exponents: Sequence[float] = (-4.0, 0.0, 2.0, 4.0, 8.0),
+    seed: int = 0,
+    store: Store | None = None,
+) -> dict[str, Any]:
+    """Mean IoU of completed maps by kind of prompt and by the number of "+", image-level labels.
+
+    Args:
+        segmenter: its profile gives timestep and weights.
+        dataset, root, split: to open; each variant's threshold is fixed on its train split.
+        train_images, images: of train and of `split`.
+        exponents: numbers of "+" on the plain prompt, a weight of 1.1^exponent; below 0 weakens.
+        seed: of the noise.
+        store: keeps the parts.
+
+    Returns:
+        ``rows`` by kind and by "plus=2" and so on; ``effects`` of every kind against the plain prompt;
+        ``modified``: the share of prompts in which a modifier was found.
+    """
+    store, segmenter = store or Store(), segmenter.with_config(seed=seed, caption="none", modifiers=False)
+    kinds = {**KINDS, **{f"plus={e:g}": {"caption": "none", "modifiers": False, "plus": float(e)} for e in exponents}}
+    opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
+    counts = {
+        part: store.counts(
+            {"study": "prompts", "data": one.fingerprint(), "kinds": kinds, "seed": seed},
+            lambda o=one: _count(segmenter, o, kinds),  # type: ignore[misc]
+        )
+        for part, one in opened.items()
+    }
+    measured = measure([counts["train"]], [counts["test"]], len(opened["test"].names), [seed])
+    return {
+        "rows": measured.rows,
+        "effects": {f"{name} minus plain": measured.effect(name, "plain") for name in kinds if name != "plain"}
+        | {"adjectives fused minus written": measured.effect("adjectives fused", "adjectives written")},
+        "exponents": list(exponents),
+        "modified": {name: _modified(segmenter.with_config(**KINDS[name]), opened["test"]) for name in ("BLIP", "adjectives fused")},
+        "seeds": [seed],
+        "images": images,
+        "dataset": dataset,
+    }
+
+
+def _modified(segmenter: DiffSegmenter, dataset: Dataset) -> float:
+    """Share of the prompts of a data set's images (its first 100) in which a modifier of the class was found."""
+    found = [
+        bool(prompt.modifiers)
+        for name in dataset.ids[:100]
+        for sample in [dataset.load(name)]
+        for prompt in segmenter.prompts(dataset.words(sample.classes), sample.image)
+    ]
+    return float(np.mean(found))
