@@ -36,8 +36,7 @@ class Profile:
     the model's own);
     words: the vocabulary the model was trained on (empty: open); captioner, clip: sources of the BLIP and
     the CLIP beside it; clip_relative: share of the best class's CLIP score that keeps a class (see
-    :mod:`diffseg_lib.vocabulary`); thresholds: of other settings, by "dataset/labels/method"; chosen_on:
-    where the numbers are from.
+    :mod:`diffseg_lib.vocabulary`); chosen_on: where the numbers are from.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Profile:
     captioner: str = BLIP
     clip: str = CLIP
     clip_relative: float = 0.97
-    thresholds: Mapping[str, float] = field(default_factory=dict)
     chosen_on: str = "the paper's values"
 
 

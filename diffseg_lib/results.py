@@ -24,13 +24,13 @@ def build_dir() -> Path:
 
 
 @cache
-def weights_hash(folder: str | Path) -> str:
+def weights_hash(folder: str | Path, kinds: tuple[str, ...] = (".safetensors", ".json")) -> str:
     """A short hash of the weights and settings in a folder, by content; the hub id itself if it is none."""
     root = Path(folder)
     if not root.is_dir():
         return str(folder)
     digest = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".safetensors", ".json") and p.is_file()):
+    for path in sorted(p for p in root.rglob("*") if p.suffix in kinds and p.is_file()):
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
@@ -72,17 +72,18 @@ def write_results(
     """
     folder = Path(out) if out else build_dir() / "results" / Path(str(parameters.get("profile", "pocket"))).name
     folder.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "chapter": chapter,
-        "parameters": dict(parameters),
-        "metrics": dict(metrics),
-        "seed": seed,
-        "device": device,
-        "seconds": round(time.perf_counter() - started, 1),
-        "commit": _commit(),
-        "versions": {"diffseg_lib": __version__} | {name: version(name) for name in LIBRARIES},
-    }
-    path = folder / f"{chapter}.json"
+    facts = {"chapter": chapter, "parameters": dict(parameters), "metrics": dict(metrics), "seed": seed, "device": device}
+    return write_json(folder / f"{chapter}.json", facts | made(started))
+
+
+def made(started: float) -> dict[str, Any]:
+    """Seconds since `started` (a ``time.perf_counter()``), commit and versions: how a result came about."""
+    versions = {"diffseg_lib": __version__} | {name: version(name) for name in LIBRARIES}
+    return {"seconds": round(time.perf_counter() - started, 1), "commit": _commit(), "versions": versions}
+
+
+def write_json(path: Path, facts: Any) -> Path:
+    """Write a JSON file in one step; numpy's numbers and tuples become plain ones."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(facts, indent=1, default=str) + "\n")
     partial.replace(path)

@@ -10,13 +10,44 @@ what a threshold *relative to the picture's best class* gives, and that is what 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from .prompts import FUNCTION_WORDS, lemma
+
+
+# Words that captions set before nouns and that are no thing themselves, though CLIP may find them close to one.
+ADJECTIVES = frozenset(
+    "red orange yellow green blue purple pink brown white black grey gray golden silver dark light bright small big large little tiny huge tall short "
+    "long old young new wooden metal plastic glass colorful colourful many other".split()
+)
+# Other words for a class, beside its plural (which the lemma takes care of).
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "person": ("man", "woman", "boy", "girl", "child", "kid", "baby", "lady", "guy", "player", "rider"),
+    "plane": ("airplane", "aeroplane", "jet", "aircraft"),
+    "airplane": ("plane", "aeroplane", "jet", "aircraft"),
+    "bicycle": ("bike",),
+    "motorcycle": ("motorbike", "scooter"),
+    "boat": ("ship", "sailboat", "canoe"),
+    "car": ("automobile", "van", "taxi"),
+    "cat": ("kitten",),
+    "dog": ("puppy",),
+    "cow": ("cattle", "bull", "calf"),
+    "sheep": ("lamb", "goat"),
+    "horse": ("pony", "foal"),
+    "sofa": ("couch",),
+    "couch": ("sofa",),
+    "table": ("dining table", "desk"),
+    "dining table": ("table",),
+    "potted plant": ("plant", "houseplant"),
+    "monitor": ("tv", "television", "screen", "computer"),
+    "tv": ("television", "monitor", "screen"),
+    "cup": ("mug",),
+    "bird": ("parrot", "duck", "goose", "pigeon"),
+}
 
 
 class _Captions(Protocol):
@@ -52,13 +83,13 @@ class Filtered:
         return tuple(one.name for one in self.kept)
 
 
-def nouns(caption: str, adjectives: Sequence[str] = ()) -> list[str]:
+def nouns(caption: str, adjectives: Collection[str] = ADJECTIVES) -> list[str]:
     """The words of a caption that may name a thing, in the singular, and pairs of neighbours ("potted plant").
 
     Function words are left out, and the `adjectives` given; the rest is left to the comparison with the class names,
     which no verb or adverb survives.
 
-    >>> nouns("a photograph of two red houses on grass", ["red"])
+    >>> nouns("a photograph of two red houses on grass")
     ['photograph', 'house', 'grass']
     """
     found: list[str] = []
@@ -89,10 +120,10 @@ class Vocabulary:
     names: tuple[str, ...]
     captioner: _Captions
     clip: _Judge
-    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=lambda: SYNONYMS)
     similarity: float = 0.8
     relative: float = 0.97
-    adjectives: tuple[str, ...] = ()
+    adjectives: Collection[str] = ADJECTIVES
     sources: str = "union"
 
     def __post_init__(self) -> None:
@@ -102,6 +133,13 @@ class Vocabulary:
             raise ValueError(f"similarity {self.similarity}, relative {self.relative}: expected numbers in [0, 1]")
         if self.sources not in ("union", "caption", "clip"):
             raise ValueError(f"sources {self.sources!r}: expected union, caption or clip")
+
+    @classmethod
+    def load(cls, names: Sequence[str], captioner: str = "pocket", clip: str = "pocket", device: str = "cpu", **changes: Any) -> Vocabulary:
+        """With the models of :mod:`diffseg_lib.zoo` by source; `changes` are fields of the class."""
+        from .zoo import Captioner, Clip
+
+        return cls(tuple(names), Captioner.load(captioner, device), Clip.load(clip, device), **changes)
 
     def match(self, caption: str) -> dict[str, tuple[str, float]]:
         """Class name to (the caption's word for it, similarity): 1 for the same lemma or a synonym, else CLIP's cosine."""

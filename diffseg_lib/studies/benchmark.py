@@ -46,14 +46,16 @@ def choices(dataset: Dataset, sample: Sample, vocabulary: Vocabulary, wrong: Seq
     return found | {f"image + {n} wrong": sorted(present + order[:n]) for n in wrong}
 
 
-def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: Vocabulary, kinds: Sequence[str] = ATTENTION) -> Counts:
-    """Tallies of the attention methods by "method / choice", from one pass over all classes an image."""
+def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str] = ()) -> Counts:
+    """Tallies of the attention methods by "method / choice" for the choices `wanted` (none: all), from one pass an image."""
     found: Counts = {}
     for sample in dataset:
-        everything = attention_scores(segmenter, sample.image, dataset.prompts)
-        for choice, labels in choices(dataset, sample, vocabulary).items():
-            for kind in kinds:
-                scores = everything[kind].scores[[label - 1 for label in labels]]
+        asked = {choice: labels for choice, labels in choices(dataset, sample, vocabulary).items() if choice in wanted or not wanted}
+        union = sorted({label for labels in asked.values() for label in labels})
+        everything = attention_scores(segmenter, sample.image, [dataset.prompts[label - 1] for label in union])
+        for choice, labels in asked.items():
+            for kind in ATTENTION:
+                scores = everything[kind].scores[[union.index(label) for label in labels]]
                 found.setdefault(f"{kind} / {choice}", []).append(tally(sample.truth, scores, labels, len(dataset.names)))
     return found
 
@@ -95,6 +97,7 @@ def words_study(
     split: str = "val",
     train_images: int = 20,
     images: int = 20,
+    wanted: Sequence[str] = (),
     methods: Mapping[str, tuple[Method, Sequence[str]]] | None = None,
     store: Store | None = None,
 ) -> dict[str, Any]:
@@ -105,6 +108,7 @@ def words_study(
         vocabulary: over the data set's prompt words.
         dataset, root, split: to open.
         train_images, images: of train and of `split`.
+        wanted: choices of labels (see :func:`choices`) for the attention methods; none: all of them.
         methods: further methods, each with the choices it is run for (they cost a call each).
         store: keeps the parts.
 
@@ -119,7 +123,7 @@ def words_study(
     parts: dict[str, Counts] = {}
     for part, one in opened.items():
         key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": vocabulary.relative}
-        parts[part] = dict(store.counts(key, lambda o=one: count_attention(segmenter, o, vocabulary)))  # type: ignore[misc]
+        parts[part] = dict(store.counts(key | {"choices": list(wanted)}, lambda o=one: count_attention(segmenter, o, vocabulary, wanted)))  # type: ignore[misc]
         for name, (method, wanted) in (methods or {}).items():
             more = store.counts(
                 key | {"method": name, "choices": list(wanted), "settings": repr(getattr(method, "settings", ""))},
@@ -147,7 +151,7 @@ def _effects(measured: Measured) -> dict[str, Any]:
         method, choice = name.split(" / ")
         if method != "diffsegmenter" and ours(choice) in measured.rows and choice in ("image", "filter", "all"):
             pairs[f"diffsegmenter minus {method}, {choice}"] = (ours(choice), name)
-    return {name: measured.effect(*pair) for name, pair in pairs.items()}
+    return {name: measured.effect(*pair) for name, pair in pairs.items() if set(pair) <= set(measured.rows)}
 
 
 def _details(measured: Measured, dataset: Dataset, few: int = 4) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def prompt_study(
     split: str = "val",
     train_images: int = 20,
     images: int = 20,
-    exponents: Sequence[float] = (-4.0, 0.0, 2.0, 4.0, 8.0),
+    exponents: Sequence[float] = (-4.0, 4.0, 8.0),
     seed: int = 0,
     store: Store | None = None,
 ) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def prompt_study(
         segmenter: its profile gives timestep and weights.
         dataset, root, split: to open; each variant's threshold is fixed on its train split.
         train_images, images: of train and of `split`.
-        exponents: numbers of "+" on the plain prompt, a weight of 1.1^exponent; below 0 weakens.
+        exponents: numbers of "+" on the plain prompt beside 0 ("plain") and 2 ("++"): a weight of 1.1^exponent.
         seed: of the noise.
         store: keeps the parts.
 
