@@ -1,4 +1,5 @@
-"""The command line: ``python -m diffseg_lib segment PHOTO ... --classes WORD ... --out DIR``."""
+"""The command line: ``python -m diffseg_lib segment PHOTO ... --classes WORD ... --out DIR``, and
+``python -m diffseg_lib evaluate --dataset voc --root DIR --method diffsegmenter --out DIR``."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
+    from .backbone import Profile
     from .images import Photo
     from .segmenter import DiffSegmenter, Segmentation
 
@@ -48,6 +50,86 @@ def _segment(o: argparse.Namespace) -> int:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in found.areas.items())
         print(f"{folder}: {shares}" + "".join(f"\n  note: {note}" for note in facts["notes"]))
     return 2 if failed else 0
+
+
+def _evaluate(o: argparse.Namespace) -> int:
+    from .benchmark import choose_threshold, count, save, summarise
+    from .datasets import open_dataset
+    from .methods import make_method
+    from .segmenter import DiffSegmenter
+    from .vocabulary import Vocabulary
+
+    started = time.perf_counter()
+    dataset = open_dataset(o.dataset, o.root, o.split, o.limit, o.order)
+    segmenter = DiffSegmenter.from_profile(o.profile, o.recipe, device=o.device, seed=o.seed)
+    method, profile = make_method(o.method, segmenter, o.model), segmenter.backbone.profile
+    vocabulary = None
+    if o.labels == "filter":
+        vocabulary = Vocabulary.load(dataset.prompts, profile.captioner, profile.clip, o.device, relative=profile.clip_relative)
+    if o.threshold == "train":
+        train = open_dataset(o.dataset, o.root, "train", o.train_limit, o.order)
+        tried = _watched(count(train, method, o.labels, vocabulary), len(train), "train")
+        threshold, chosen_on = choose_threshold(tried, len(train.names)), f"{len(train)} train images"
+    else:
+        threshold, chosen_on = fixed_threshold(o.threshold, profile, o.dataset, o.labels, o.method)
+    rows = list(_watched(count(dataset, method, o.labels, vocabulary), len(dataset), o.split))
+    asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe")}
+    summary = asked | {"profile": profile.name, "threshold_chosen_on": chosen_on, "fingerprint": dataset.fingerprint(), "split_images": dataset.expected}
+    summary |= summarise(rows, dataset.names, threshold, len(dataset))
+    summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), "versions": versions()}
+    save(rows, summary, dataset.names, o.out)
+    return _report(summary)
+
+
+def _watched(rows: Any, total: int, what: str) -> Any:
+    """The rows as they come, with a bar of progress on a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(rows, what, total, disable=None, unit="image")
+
+
+def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, method: str) -> tuple[float, str]:
+    """The background threshold of an evaluation, and where it is from: a number, or what was chosen before.
+
+    Args:
+        given: a number from 0 to 1, or "" for the one that the committed larger runs fixed on the train split of
+            this data set, method and labels, or else (for diffsegmenter) the profile's.
+        profile, dataset, labels, method: of the evaluation.
+
+    Raises:
+        ValueError: if it is no such number, or nothing was chosen before.
+    """
+    from .studies import committed
+
+    if given:
+        try:
+            value = float(given)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 1:
+            raise ValueError(f"threshold {given!r}: expected a number from 0 to 1, or 'train' to choose it on the train split")
+        return value, "given"
+    known = committed(f"benchmark_{dataset}", profile.name)
+    row = known["results"]["rows"].get(f"{method} / {labels}") if known else None
+    if known and row:
+        return row["threshold"], f"the train split, in the committed run of {known['command']}"
+    if method == "diffsegmenter":
+        return profile.threshold, profile.chosen_on
+    raise ValueError(f"no threshold is known for {method} with labels {labels} on {dataset}: give --threshold train, or a number")
+
+
+def _report(summary: dict[str, Any]) -> int:
+    if summary["miou"] is None:
+        print(f"{summary['coverage']}: no headline figure; {len(summary['errors'])} images failed, see images.csv", file=sys.stderr)
+        for name, text in list(summary["errors"].items())[:5]:
+            print(f"  {name}: {text}", file=sys.stderr)
+        return 1
+    for name, value in summary["iou"].items():
+        print(f"{name:>16}  {'-' if value is None else format(value, '.1f'):>5}")
+    for what, key in ((f"threshold {summary['threshold']:.3f} ({summary['threshold_chosen_on']})", "miou"), ("oracle threshold", "miou_oracle")):
+        low, high = summary[f"{key}_ci95"]
+        print(f"mIoU {summary[key]:.1f} ({low:.1f} to {high:.1f}, 95 % over {summary['images']} images), {what}")
+    return 0
 
 
 def describe(segmenter: DiffSegmenter, found: Segmentation) -> dict[str, Any]:
@@ -110,6 +192,23 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--save-intermediates", action="store_true", help="also write intermediates.npz, to redo the arithmetic")
     segment.add_argument("--out", type=Path, required=True, metavar="DIR")
     segment.set_defaults(run=_segment)
+    evaluate = commands.add_parser("evaluate", help="measure a method on a data set")
+    evaluate.add_argument("--dataset", choices=["voc", "context", "object"], required=True)
+    evaluate.add_argument("--root", default="", metavar="DIR", help="of the tree (default: the pocket world's, in the cache)")
+    evaluate.add_argument("--split", default="val")
+    evaluate.add_argument("--labels", choices=["image", "filter", "all"], default="filter", help="classes asked for: those present, the filter's, all")
+    evaluate.add_argument("--method", default="diffsegmenter", help="diffsegmenter, cross, daam, elbo, denseclip or groupvit")
+    evaluate.add_argument("--model", default="", metavar="PATH", help="of denseclip or groupvit (default: the profile's CLIP)")
+    evaluate.add_argument("--profile", default="pocket", help="pocket, sd15 or the folder of a StableDiffusionPipeline")
+    evaluate.add_argument("--recipe", choices=["paper", "released"], help="switches as the paper or the released code has them (default: ours)")
+    evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images")
+    evaluate.add_argument("--threshold", default="", help="a number; 'train' chooses it on the train split (default: what was chosen there before)")
+    evaluate.add_argument("--train-limit", type=int, default=100, metavar="N", help="train images to choose the threshold on")
+    evaluate.add_argument("--order", choices=["alphabetical", "original"], default="", help="of Context's labels, where the tree does not tell")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the noise")
+    evaluate.add_argument("--device", default="cpu")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR")
+    evaluate.set_defaults(run=_evaluate)
     return parser
 
 

@@ -83,9 +83,7 @@ def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary 
             continue
         h, w = sample.truth.shape
         names = tuple(dataset.names[i] for i in asked)
-        yield Row(
-            name, "ok", "", h, w, int((sample.truth != VOID).sum()), tuple(sample.classes), names, why, calls, time.perf_counter() - started, counted
-        )
+        yield Row(name, "ok", "", h, w, int((sample.truth != VOID).sum()), tuple(sample.classes), names, why, calls, time.perf_counter() - started, counted)
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:

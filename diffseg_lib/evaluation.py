@@ -223,3 +223,63 @@ def mean_and_sd(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     if len(values) < 2:
         raise ValueError(f"{len(values)} values: expected the figure of two seeds or more")
     return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def boundary_band(truth: np.ndarray, width: int) -> np.ndarray:
+    """Pixels near an edge of the ground truth: H W, bool; void is never among them.
+
+    Near is: in the square of `width` px to each side lies another label, or void (which is how VOC marks an edge,
+    so that the band begins at its rim). The picture's own border is no edge.
+
+    Raises:
+        ValueError: if `width` is below 1.
+
+    >>> boundary_band(np.array([[0, 0, 0, 255, 1, 1]]), 1).tolist()
+    [[False, False, True, False, True, False]]
+    """
+    if width < 1:
+        raise ValueError(f"a band {width} px wide: expected 1 px or more")
+    low = high = np.pad(truth, width, mode="edge")
+    for axis in (0, 1):
+        low = np.lib.stride_tricks.sliding_window_view(low, 2 * width + 1, axis).min(-1)
+        high = np.lib.stride_tricks.sliding_window_view(high, 2 * width + 1, axis).max(-1)
+    return (low != high) & (truth != VOID)
+
+
+def boundary_confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, width: int = 3) -> np.ndarray:
+    """The confusion matrix of the pixels in :func:`boundary_band` alone: how an outline is hit, whatever the inside.
+
+    Args:
+        truth, prediction, classes: as for :func:`confusion`.
+        width: of the band, px to each side of an edge.
+    """
+    _check_size(truth, prediction, "the prediction")
+    return confusion(np.where(boundary_band(truth, width), truth, VOID), prediction, classes)
+
+
+def recall_at_precision(inside: np.ndarray, scores: np.ndarray, precision: float) -> float:
+    """The largest share of the object that a threshold on one map finds while it is right this often, in [0, 1].
+
+    The threshold is the map's own best, by the truth: a property of the map, and no result of a method. Pixels of
+    one score are found together.
+
+    Args:
+        inside: where the object is, any shape, bool.
+        scores: of the same pixels.
+        precision: share of the found pixels that must be inside, in (0, 1].
+
+    Raises:
+        ValueError: if there is no object.
+
+    >>> recall_at_precision(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]), 0.6)
+    1.0
+    >>> recall_at_precision(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]), 0.9)
+    0.5
+    """
+    inside, scores = inside.ravel(), scores.ravel()
+    if not inside.any():
+        raise ValueError("recall of an object without pixels: expected at least one inside")
+    order = np.argsort(-scores, kind="stable")
+    hits, ends = inside[order].cumsum(), np.append(scores[order][1:] != scores[order][:-1], True)
+    good = ends & (hits >= precision * np.arange(1, hits.size + 1))
+    return float(hits[good].max() / hits[-1]) if good.any() else 0.0

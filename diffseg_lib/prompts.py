@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
 # Words that end the run of adjectives before a noun: determiners, numbers, prepositions, conjunctions, forms of "to be".
 FUNCTION_WORDS = frozenset(
     "a an the this that these those some any many several each every his her its their my your our no one two three four five six "
@@ -63,7 +62,7 @@ def lemma(word: str) -> str:
     ('butterfly', 'fish', 'bus')
     """
     word = word.lower()
-    if len(word) < 3 or not word.isascii() or not word.isalpha() or word.endswith("ss") or word.endswith("us"):
+    if len(word) < 3 or not word.isascii() or not word.isalpha() or word.endswith(("ss", "us")):
         return word
     return _inflector().singular_noun(word) or word
 

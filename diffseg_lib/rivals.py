@@ -98,6 +98,12 @@ class DenseClip:
         """Side of a patch, px."""
         return int(self.clip.model.config.vision_config.patch_size)
 
+    def grid(self, image: np.ndarray) -> tuple[int, int]:
+        """How many patches an image (H W 3) is high and wide."""
+        size = self.size or int(self.clip.model.config.vision_config.image_size)
+        h, w = working_size(image.shape[0], image.shape[1], size, self.patch)
+        return h // self.patch, w // self.patch
+
     @property
     def settings(self) -> dict[str, Any]:
         """The switches that change its scores, for a record."""
@@ -131,15 +137,15 @@ class DenseClip:
     @torch.no_grad()
     def features(self, image: np.ndarray) -> Float[Tensor, "d h w"]:
         """Unit embeddings of the patches of an image (H W 3, uint8), on a grid `shifts` times finer than patches."""
-        model, patch = self.clip.model, self.patch
-        vision = model.vision_model
-        size = working_size(image.shape[0], image.shape[1], self.size or int(vision.config.image_size), patch)
+        model, vision = self.clip.model, self.clip.model.vision_model
+        h, w = self.grid(image)
+        size = (h * self.patch, w * self.patch)
         windows = self._windows(_pixels(image, size, self.clip.processor.image_processor).to(model.device))
         hidden = vision(pixel_values=windows, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
         tokens = vision.post_layernorm(self._last_layer(hidden)[:, 1:])
         found = model.visual_projection(tokens)
         found = found / found.norm(dim=-1, keepdim=True)
-        return rearrange(found, "(sy sx) (h w) d -> d (h sy) (w sx)", sy=self.shifts, h=size[0] // patch)
+        return rearrange(found, "(sy sx) (h w) d -> d (h sy) (w sx)", sy=self.shifts, h=h)
 
     def _windows(self, pixels: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """The picture seen from every offset, its edge repeated where a window leaves it."""

@@ -18,7 +18,6 @@ import numpy as np
 
 from .prompts import FUNCTION_WORDS, lemma
 
-
 # Words that captions set before nouns and that are no thing themselves, though CLIP may find them close to one.
 ADJECTIVES = frozenset(
     "red orange yellow green blue purple pink brown white black grey gray golden silver dark light bright small big large little tiny huge tall short "

@@ -49,7 +49,8 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         with part.open("wb") as file:
-            np.savez_compressed(file, **{name: _flat(tallies) for name, tallies in found.items()})
+            flat: dict[str, Any] = {name: _flat(tallies) for name, tallies in found.items()}
+            np.savez_compressed(file, **flat)
         part.replace(path)
         return found
 

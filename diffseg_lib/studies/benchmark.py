@@ -7,19 +7,18 @@ each had been run by itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..datasets import Dataset, Sample, open_dataset
-from ..evaluation import tally
+from ..evaluation import iou, miou, tally
 from ..methods import Method, attention_scores
 from ..segmenter import DiffSegmenter
 from ..vocabulary import Vocabulary, precision_recall
 from . import Counts, Measured, Store, measure
 
-ATTENTION = ("diffsegmenter", "cross", "daam")
 WRONG = (1, 2, 4)  # absent classes added to the true ones
 
 
@@ -46,30 +45,28 @@ def choices(dataset: Dataset, sample: Sample, vocabulary: Vocabulary, wrong: Seq
     return found | {f"image + {n} wrong": sorted(present + order[:n]) for n in wrong}
 
 
-def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str] = ()) -> Counts:
-    """Tallies of the attention methods by "method / choice" for the choices `wanted` (none: all), from one pass an image."""
+def _count(dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str], score: Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]) -> Counts:
+    """Tallies by "method / choice": `score` is called once an image with the union of the wanted choices' words."""
     found: Counts = {}
     for sample in dataset:
         asked = {choice: labels for choice, labels in choices(dataset, sample, vocabulary).items() if choice in wanted or not wanted}
         union = sorted({label for labels in asked.values() for label in labels})
-        everything = attention_scores(segmenter, sample.image, [dataset.prompts[label - 1] for label in union])
+        everything = score(sample.image, [dataset.prompts[label - 1] for label in union])
         for choice, labels in asked.items():
-            for kind in ATTENTION:
-                scores = everything[kind].scores[[union.index(label) for label in labels]]
-                found.setdefault(f"{kind} / {choice}", []).append(tally(sample.truth, scores, labels, len(dataset.names)))
+            rows = [union.index(label) for label in labels]
+            for name, scores in everything.items():
+                found.setdefault(f"{name} / {choice}", []).append(tally(sample.truth, scores[rows], labels, len(dataset.names)))
     return found
+
+
+def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str] = ()) -> Counts:
+    """Tallies of the three attention methods for the choices `wanted` (none: all)."""
+    return _count(dataset, vocabulary, wanted, lambda image, words: {name: one.scores for name, one in attention_scores(segmenter, image, words).items()})
 
 
 def count_method(name: str, method: Method, dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str]) -> Counts:
-    """Tallies of any method by "method / choice", called once for each choice of labels in `wanted`."""
-    found: Counts = {}
-    for sample in dataset:
-        for choice, labels in choices(dataset, sample, vocabulary).items():
-            if choice in wanted:
-                asked = [dataset.prompts[label - 1] for label in labels]
-                scores = method(sample.image, asked).scores if asked else np.zeros((0, *sample.truth.shape), np.float32)
-                found.setdefault(f"{name} / {choice}", []).append(tally(sample.truth, scores, labels, len(dataset.names)))
-    return found
+    """Tallies of any method whose map of a class does not depend on the other classes asked for."""
+    return _count(dataset, vocabulary, wanted, lambda image, words: {name: method(image, words).scores})
 
 
 def filter_quality(dataset: Dataset, vocabulary: Vocabulary) -> dict[str, Any]:
@@ -82,10 +79,10 @@ def filter_quality(dataset: Dataset, vocabulary: Vocabulary) -> dict[str, Any]:
             asked.setdefault(choice, []).append(labels)
     total = len(dataset.names) - 1
     table = {}
-    for choice, labels in asked.items():
-        precision, recall = precision_recall([[str(i) for i in one] for one in labels], [[str(i) for i in one] for one in present])
-        mean = float(np.mean([len(one) for one in labels]))
-        table[choice] = {"precision": precision, "recall": recall, "labels": mean, "saved": 1 - mean / total, "images": len(labels)}
+    for choice, lists in asked.items():
+        precision, recall = precision_recall([[str(i) for i in one] for one in lists], [[str(i) for i in one] for one in present])
+        mean = float(np.mean([len(one) for one in lists]))
+        table[choice] = {"precision": precision, "recall": recall, "labels": mean, "saved": 1 - mean / total, "images": len(lists)}
     return table
 
 
@@ -109,7 +106,7 @@ def words_study(
         dataset, root, split: to open.
         train_images, images: of train and of `split`.
         wanted: choices of labels (see :func:`choices`) for the attention methods; none: all of them.
-        methods: further methods, each with the choices it is run for (they cost a call each).
+        methods: further methods, each with the choices it is run for.
         store: keeps the parts.
 
     Returns:
@@ -124,12 +121,11 @@ def words_study(
     for part, one in opened.items():
         key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": vocabulary.relative}
         parts[part] = dict(store.counts(key | {"choices": list(wanted)}, lambda o=one: count_attention(segmenter, o, vocabulary, wanted)))  # type: ignore[misc]
-        for name, (method, wanted) in (methods or {}).items():
-            more = store.counts(
-                key | {"method": name, "choices": list(wanted), "settings": repr(getattr(method, "settings", ""))},
-                lambda o=one, n=name, m=method, w=wanted: count_method(n, m, o, vocabulary, w),  # type: ignore[misc]
+        for name, (method, some) in (methods or {}).items():
+            parts[part] |= store.counts(
+                key | {"method": name, "choices": list(some), "settings": repr(getattr(method, "settings", ""))},
+                lambda o=one, n=name, m=method, s=some: count_method(n, m, o, vocabulary, s),  # type: ignore[misc]
             )
-            parts[part] |= more
     measured = measure([parts["train"]], [parts["test"]], len(opened["test"].names), [segmenter.config.seed])
     return {
         "rows": measured.rows,
@@ -155,8 +151,6 @@ def _effects(measured: Measured) -> dict[str, Any]:
 
 
 def _details(measured: Measured, dataset: Dataset, few: int = 4) -> dict[str, Any]:
-    from ..evaluation import iou, miou
-
     matrices = measured.confusions["diffsegmenter / filter"]
     per_class = iou(matrices.sum(0))
     order = np.argsort(miou(matrices), kind="stable")
