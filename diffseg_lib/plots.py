@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -193,6 +194,44 @@ def strip(axes: Sequence[Axes], maps: Mapping[str, np.ndarray], truth: np.ndarra
     return axes
 
 
+def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], strong: str = "", xlabel: str = "mean IoU, %") -> Sequence[Axes]:
+    """Rows of a study as bars with intervals, a panel a run; a run that is None says so."""
+    for ax, (title, found) in zip(axes, runs.items(), strict=True):
+        if found is None:
+            bare(ax, title).text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
+            continue
+        bars(ax, {name: row["value"] for name, row in found.items()}, {name: row["ci95"] for name, row in found.items()}, xlabel, strong)
+        ax.set_title(title)
+        ax.set_xlim(0, 105)
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
+    return axes
+
+
+def forest(ax: Axes, runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], names: Sequence[str], xlabel: str = "points of mean IoU") -> Axes:
+    """Paired effects with their 95 % intervals about zero: a line an effect, a mark a run (those that are None are left out).
+
+    Args:
+        ax: to draw on.
+        runs: title to effects by name.
+        names: which effects, from the top.
+        xlabel: below.
+    """
+    shown = {title: found for title, found in runs.items() if found is not None}
+    for i, (title, found) in enumerate(shown.items()):
+        lift = (i - (len(shown) - 1) / 2) * 0.25
+        places = [(row + lift, found[name]) for row, name in enumerate(names) if name in found]
+        (marks,) = ax.plot([one["value"] for _, one in places], [y for y, _ in places], "os"[i % 2], markersize=5, label=title)
+        for y, one in places:
+            ax.plot(one["ci95"], [y, y], color=marks.get_color(), linewidth=1.4)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.16), ncol=2)
+    return ax
+
+
 def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
     """The welcome picture, a column a test scene: the scene, one word's fused and completed maps, all labels (axes: 4 x scenes)."""
     from .pocket.scenes import photo_or_scene
@@ -210,6 +249,43 @@ def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
         column[3].set_xlabel(" and ".join(found.classes))
     for ax, text in zip(axes[:, 0], ("scene", "cross-attention", "completed", "labels"), strict=True):
         ax.set_ylabel(text)
+    return axes
+
+
+def score_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray], scores: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """A column a picture: itself, then each method's score map of one word, from 0 to 1, with the outline of the truth.
+
+    Args:
+        axes: (1 + methods) x pictures.
+        pictures: H W 3, uint8 each.
+        truths: H W, bool: where the word is; nowhere draws no outline.
+        scores: H W in [0, 1] by method, one mapping a picture.
+    """
+    for column, pixels, truth, maps in zip(axes.T, pictures, truths, scores, strict=True):
+        picture(column[0], pixels)
+        for ax, (name, values) in zip(column[1:], maps.items(), strict=True):
+            heat(ax, values, limits=(0, 1))
+            if truth.any():
+                outline(ax, truth)
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel(name)
+    return axes
+
+
+def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Sequence[Mapping[str, np.ndarray]], classes: Sequence[Sequence[str]]) -> np.ndarray:
+    """A column a picture: labels by method (or the truth) over it, one under the other, the classes named under the last.
+
+    Args:
+        axes: methods x pictures.
+        pictures: H W 3, uint8 each.
+        found: H W labels by method, one mapping a picture; i is the i-th of its classes.
+        classes: names, one list a picture.
+    """
+    for column, pixels, maps, names in zip(axes.T, pictures, found, classes, strict=True):
+        for ax, (method, values) in zip(column, maps.items(), strict=True):
+            labels(ax, pixels, values, names, legend=ax is column[-1])
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel(method)
     return axes
 
 

@@ -65,11 +65,11 @@ class DenseClip:
 
     clip: model, processor and the place of a class in a text. size: px of the short side, 0 for the model's own;
     position embeddings are interpolated. shifts: the picture is read at so many sub-patch offsets a side (shifts^2
-    windows in one batch), for a grid that much finer, whose scores are the mean over all readings. layer: of the last layer take the "value" path alone, the value
-    path on top of the "residual" stream, or the layer as it is, with its "attention". contrast: "none" scores the
-    cosine with the class's text; "empty" that minus the cosine with a text that says nothing; "classes" the
-    probability of the class among all those asked for and the empty text. templates: texts averaged for a class;
-    none is `clip`'s own.
+    windows in one batch), for a grid that much finer, whose scores are the mean over all readings. layer: of the last
+    layer take the "value" path alone, that path on top of the "residual" stream, or the layer as it is, with its
+    "attention". contrast: "none" scores the cosine with the class's text; "empty" that minus the cosine with a text
+    that says nothing; "classes" the probability of the class among all those asked for and the empty text.
+    templates: texts averaged for a class; none is `clip`'s own.
 
     Raises:
         ValueError: on a switch with another value.

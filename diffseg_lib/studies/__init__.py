@@ -28,6 +28,38 @@ def committed(study: str, profile: str = "pocket") -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def about(run: Mapping[str, Any] | None) -> str:
+    """A line on a kept run: how many images and seeds, by which command; or that there is none."""
+    if run is None:
+        return "larger run: not run on this profile"
+    results = run["results"]
+    seeds = " ".join(str(seed) for seed in results["seeds"])
+    return f"larger run: {results['images']} test images, seed {seeds}; `{run['command']}`, {run['seconds'] / 60:.0f} min, commit {str(run['commit'])[:8]}"
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Rows of a study as a table (pandas): mean IoU, interval, deviation over seeds, oracle, threshold."""
+    import pandas as pd
+
+    lines = {}
+    for name, row in rows.items():
+        low, high = row["ci95"]
+        lines[name] = {"mIoU, %": round(row["value"], 1), "95 % interval": f"{low:.1f} to {high:.1f}"}
+        lines[name] |= {"sd over seeds": "" if row["sd"] is None else f"{row['sd']:.2f}", "oracle": round(row["oracle"], 1)}
+        lines[name] |= {"threshold": round(row["threshold"], 2), "images": row["images"]}
+    return pd.DataFrame(lines).T
+
+
+def say(effect: Mapping[str, Any]) -> str:
+    """An effect for prose: points and their 95 % interval, rounded to whole points.
+
+    >>> say({"value": 3.4, "ci95": (1.2, 5.1)})
+    '+3 (+1 to +5)'
+    """
+    low, high = effect["ci95"]
+    return f"{effect['value'] + 0.0:+.0f} ({low:+.0f} to {high:+.0f})"
+
+
 @dataclass(frozen=True)
 class Store:
     """Parts of a study on disk, an ``.npz`` each; without a folder nothing is kept and everything computed."""
@@ -79,6 +111,15 @@ class Measured:
         by_seed = [x - y for x, y in zip(self.rows[first]["by_seed"], self.rows[second]["by_seed"], strict=True)]
         value = float(miou(a.sum(0)) - miou(b.sum(0)))
         return {"value": value, "ci95": bootstrap_difference(a, b), "by_seed": by_seed, "seeds": list(self.seeds), "images": len(a)}
+
+
+    def against_nothing(self, name: str) -> dict[str, Any]:
+        """Mean IoU of a variant minus that of calling every pixel background, points, paired over images."""
+        matrices = self.confusions[name]
+        empty = np.zeros_like(matrices)
+        empty[:, :, 0] = matrices.sum(2)
+        value = float(miou(matrices.sum(0)) - miou(empty.sum(0)))
+        return {"value": value, "ci95": bootstrap_difference(matrices, empty), "seeds": list(self.seeds), "images": len(matrices)}
 
 
 def measure(train: Sequence[Counts], test: Sequence[Counts], classes: int, seeds: Sequence[int]) -> Measured:

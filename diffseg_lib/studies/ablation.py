@@ -112,7 +112,8 @@ def ablation_study(
     full = {short: next(name for name in ROWS if name.startswith(short)) for pair in EFFECTS.values() for short in pair}
     return {
         "rows": measured.rows,
-        "effects": {name: measured.effect(full[a], full[b]) for name, (a, b) in EFFECTS.items()},
+        "effects": {name: measured.effect(full[a], full[b]) for name, (a, b) in EFFECTS.items()}
+        | {"cross attention against nothing found": measured.against_nothing(full["1"])},
         "weights": {"chosen": {str(d): w for d, w in segmenter.weights.items()}, "paper": {str(d): w for d, w in PAPER_WEIGHTS.items()}},
         "timestep": segmenter.timesteps[0],
         "seeds": list(seeds),

@@ -101,3 +101,11 @@ def _modified(segmenter: DiffSegmenter, dataset: Dataset) -> float:
         for prompt in segmenter.prompts(dataset.words(sample.classes), sample.image)
     ]
     return float(np.mean(found))
+
+
+def exponent_curve(results: Mapping[str, Any]) -> tuple[list[float], list[float], list[tuple[float, float]]]:
+    """Exponents in order, mean IoU and interval at each, from a study's results; "plain" is 0 and "++" is 2."""
+    known = {0.0: results["rows"]["plain"], 2.0: results["rows"]["++"]}
+    known |= {float(e): results["rows"][f"plus={e:g}"] for e in results["exponents"]}
+    order = sorted(known)
+    return order, [known[e]["value"] for e in order], [tuple(known[e]["ci95"]) for e in order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,11 +36,18 @@ BAND = 3  # px to each side of an edge
 
 
 def first_with(dataset: Dataset, numbers: Sequence[int] = (1, 2, 3, 4)) -> list[Sample]:
-    """The first image of a data set with each of these numbers of classes, in its order; numbers that never occur are left out."""
+    """The first image with each of these numbers of classes, in the data set's order; a number that never occurs is left out.
+
+    As in :func:`diffseg_lib.pocket.scenes.photo_or_scene` the classes are the words to ask for, and the truth of the
+    i-th is i, from 1.
+    """
     found: dict[int, Sample] = {}
     for sample in dataset:
-        if len(sample.classes) in numbers:
-            found.setdefault(len(sample.classes), sample)
+        if (count := len(sample.classes)) in numbers and count not in found:
+            truth = np.where(sample.truth == VOID, VOID, 0).astype(np.uint8)
+            for i, name in enumerate(sample.classes, start=1):
+                truth[sample.truth == dataset.names.index(name)] = i
+            found[count] = Sample(sample.id, sample.image, truth, tuple(dataset.words(sample.classes)))
         if len(found) == len(set(numbers)):
             break
     return [found[n] for n in numbers if n in found]
@@ -141,7 +148,6 @@ def qualitative_study(
     train_images: int = 20,
     images: int = 20,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Completeness and boundaries of the diffusion model's maps and the rival's, image-level labels.
 
@@ -151,7 +157,6 @@ def qualitative_study(
         dataset, root, split: to open; each method's threshold is fixed on its train split.
         train_images, images: of train and of `split`.
         seed: of the noise.
-        say: told what is being counted.
 
     Returns:
         ``rows``: mean IoU by method; ``measures``: each of :data:`MEASURES`, percent, by method; ``effects``:
@@ -159,10 +164,8 @@ def qualitative_study(
         classes; intervals are over images. Nothing but the thresholds was chosen, and those on train.
     """
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
-    classes, seen = len(opened["test"].names), {}
-    for part, one in opened.items():
-        say(f"{len(one)} images of {one.name} {one.split}")
-        seen[part] = _see_all(segmenter.with_config(seed=seed), rival, one)
+    seen = {part: _see_all(segmenter.with_config(seed=seed), rival, one) for part, one in opened.items()}
+    classes = len(opened["test"].names)
     thresholds = {name: best_threshold([one.whole for one in seen["train"][name]], classes)[0] for name in METHODS}
     rows = {name: _row([one.whole for one in seen["test"][name]], thresholds[name], classes) | {"seeds": [seed]} for name in METHODS}
     whole = {name: confusions_at([one.whole for one in seen["test"][name]], thresholds[name], classes) for name in METHODS}
@@ -190,3 +193,18 @@ def qualitative_study(
 def _row(tallies: Sequence[Tally], threshold: float, classes: int) -> dict[str, Any]:
     oracle_threshold, oracle = best_threshold(tallies, classes)
     return _pooled(confusions_at(tallies, threshold, classes)) | {"threshold": threshold, "oracle": oracle, "oracle_threshold": oracle_threshold}
+
+
+def effects_table(studies: Mapping[str, Mapping[str, Any] | None]) -> dict[str, dict[str, str]]:
+    """Paired differences as text, by run and effect; a run that is None has "not run" everywhere.
+
+    >>> one = {"effects": {"mIoU: a minus b": {"value": 3.21, "ci95": (1.0, 5.0)}}}
+    >>> effects_table({"here": one, "large": None})
+    {'here': {'mIoU: a minus b': '+3.2 (+1.0 to +5.0)'}, 'large': {'mIoU: a minus b': 'not run'}}
+    """
+    names = dict.fromkeys(name for one in studies.values() if one for name in one["effects"])
+    return {run: {name: _difference(one["effects"].get(name)) if one else "not run" for name in names} for run, one in studies.items()}
+
+
+def _difference(effect: Mapping[str, Any] | None) -> str:
+    return f"{effect['value']:+.1f} ({effect['ci95'][0]:+.1f} to {effect['ci95'][1]:+.1f})" if effect else "not measured"

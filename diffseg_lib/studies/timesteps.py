@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets import Dataset, Sample, open_dataset
+from ..datasets import Dataset, open_dataset
 from ..evaluation import Tally, tally
 from ..scoremaps import upsample
 from ..segmenter import DiffSegmenter
@@ -24,11 +24,11 @@ def signal_to_noise(alphas: torch.Tensor) -> np.ndarray:
     return kept / (1 - kept)
 
 
-def _completed(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], timesteps: Sequence[int]) -> dict[int, torch.Tensor]:
+def completed_at(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[str], timesteps: Sequence[int]) -> dict[int, torch.Tensor]:
     """Completed maps at every timestep, with the same noise: timestep to k h w."""
-    latents = segmenter.encode(sample.image)
-    noise = segmenter.noise(sample.image, latents)
-    embeddings, spans = segmenter.embed(segmenter.prompts(words, sample.image))
+    latents = segmenter.encode(image)
+    noise = segmenter.noise(image, latents)
+    embeddings, spans = segmenter.embed(segmenter.prompts(words, image))
     return {t: segmenter.score(segmenter.attend(latents, noise, t, embeddings, spans))[1] for t in timesteps}
 
 
@@ -37,7 +37,7 @@ def _count(dataset: Dataset, segmenter: DiffSegmenter, timesteps: Sequence[int],
     for sample in dataset:
         words = dataset.words(sample.classes)
         labels = [dataset.names.index(name) for name in sample.classes]
-        maps = _completed(segmenter, sample, words, sorted({*timesteps, *together}))
+        maps = completed_at(segmenter, sample.image, words, sorted({*timesteps, *together}))
         variants = {f"t={t}": maps[t] for t in timesteps}
         if together:
             variants["mean of " + " ".join(str(t) for t in together)] = torch.stack([maps[t] for t in together]).mean(0)
@@ -125,7 +125,7 @@ def noise_study(
             words, labels = opened.words(sample.classes), [opened.names.index(name) for name in sample.classes]
             total = torch.zeros(())
             for draw in range(draws):
-                total = total + _completed(segmenter.with_config(seed=segmenter.config.seed + draw), sample, words, [timestep])[timestep]
+                total = total + completed_at(segmenter.with_config(seed=segmenter.config.seed + draw), sample.image, words, [timestep])[timestep]
                 scores = upsample(total / (draw + 1), sample.truth.shape).numpy()
                 found.setdefault(f"{draw + 1}", []).append(tally(sample.truth, scores, labels, len(opened.names)))
         return found
