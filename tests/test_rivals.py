@@ -13,7 +13,7 @@ from diffseg_lib.datasets import open_dataset
 from diffseg_lib.evaluation import VOID, boundary_band, boundary_confusion, recall_at_precision
 from diffseg_lib.methods import make_method
 from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
-from diffseg_lib.rivals import DenseClip, GroupVit, mean_of_shifts, window_offsets
+from diffseg_lib.rivals import DenseClip, GroupVit, _pixels, mean_of_shifts, window_offsets
 from diffseg_lib.scoremaps import resize, upsample
 from diffseg_lib.segmenter import DiffSegmenter
 from diffseg_lib.studies.qualitative import COARSE, CROSS, MEASURES, METHODS, OURS, RIVAL, covered, first_with, qualitative_study, score_both, see
@@ -69,7 +69,8 @@ def group_vit_folder(pipeline_folder, tmp_path_factory):
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
-        model.text_model.embeddings.token_embedding.weight.mul_(10)  # words far apart
+        for name, weight in model.named_parameters():  # words and groups far apart
+            weight.mul_(10 if any(part in name for part in ("token_embedding", "group_token", "mlp_inter")) else 1)
     folder = tmp_path_factory.mktemp("models") / "groupvit"
     model.save_pretrained(folder)
     _processor(tokenizer, 16).save_pretrained(folder)
@@ -99,8 +100,6 @@ def test_with_its_attention_the_last_layer_is_the_models_own(tiny_clip, picture)
     square, vision = picture[:40, :40], tiny_clip.model.vision_model
     whole = DenseClip(tiny_clip, shifts=1, layer="attention").features(square)
     assert not torch.allclose(whole, DenseClip(tiny_clip, shifts=1).features(square), atol=1e-3)
-    from diffseg_lib.rivals import _pixels
-
     with torch.no_grad():
         tokens = vision(pixel_values=_pixels(square, (16, 16), tiny_clip.processor.image_processor)).last_hidden_state[0, 1:]
         expected = tiny_clip.model.visual_projection(vision.post_layernorm(tokens))

@@ -86,6 +86,24 @@ def filter_quality(dataset: Dataset, vocabulary: Vocabulary) -> dict[str, Any]:
     return table
 
 
+def filter_curve(dataset: Dataset, vocabulary: Vocabulary, relatives: Sequence[float]) -> dict[str, list[dict[str, float]]]:
+    """Precision and recall of the words kept, over CLIP's relative threshold: by source, a point a threshold (one for the caption)."""
+    found = [(sample.classes, vocabulary.filter(sample.image)) for sample in dataset]
+    present = [dataset.words(classes) for classes, _ in found]
+    said = [{one.name for one in filtered.kept if one.word} for _, filtered in found]
+
+    def point(kept: list[list[str]], relative: float) -> dict[str, float]:
+        precision, recall = precision_recall(kept, present)
+        return {"relative": float(relative), "precision": precision, "recall": recall}
+
+    curve: dict[str, list[dict[str, float]]] = {"CLIP": [], "union": []}
+    for relative in relatives:
+        seen = [{name for name, value in filtered.relative.items() if value >= relative} for _, filtered in found]
+        curve["CLIP"].append(point([list(one) for one in seen], relative))
+        curve["union"].append(point([list(one | words) for one, words in zip(seen, said, strict=True)], relative))
+    return curve | {"caption": [point([list(words) for words in said], vocabulary.relative)]}
+
+
 def words_study(
     segmenter: DiffSegmenter,
     vocabulary: Vocabulary,
