@@ -143,3 +143,18 @@ class ElboMethod:
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored:
         found = elbo_posterior(self.segmenter, image, classes, self.timesteps, self.samples, self.sigma)
         return Scored(resize(found.scores(self.temperature), image.shape[:2]).cpu().numpy(), found.calls)
+
+
+def noise_sharing(segmenter: DiffSegmenter, image: np.ndarray, name: str, timestep: int, draws: int) -> tuple[float, float]:
+    """Variance over draws of the error of the empty prompt minus that of a class, mean over pixels: (shared noise, independent noise).
+
+    Args:
+        segmenter: the model.
+        image: H W 3, uint8.
+        name: of the class.
+        timestep: of the noise.
+        draws: pairs of errors compared, 2 or more.
+    """
+    errors = error_draws(segmenter, image, [name], [timestep], 2 * draws)  # draws 2 h w
+    first, second = errors[:draws], errors[draws:]
+    return float((first[:, 1] - first[:, 0]).var(0).mean()), float((first[:, 1] - second[:, 0]).var(0).mean())

@@ -283,9 +283,11 @@ def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Seque
     """
     for column, pixels, maps, names in zip(axes.T, pictures, found, classes, strict=True):
         for ax, (method, values) in zip(column, maps.items(), strict=True):
-            labels(ax, pixels, values, names, legend=ax is column[-1])
+            labels(ax, pixels, values, names, legend=False)
             if ax.get_subplotspec().is_first_col():
                 ax.set_ylabel(method)
+        handles = [Patch(color=class_colour(i), label=name) for i, name in enumerate(names, start=1)]
+        column[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, 0), ncol=2, frameon=False, handlelength=0.9, columnspacing=1)
     return axes
 
 
