@@ -208,6 +208,35 @@ def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Mapping[str, Any]
     return axes
 
 
+VERDICT_COLOURS = {"reproduced": "#0077bb", "not reproduced": "#cc3311", "inconclusive": "#999999"}
+
+
+def verdicts(ax: Axes, claims: Mapping[str, Mapping[str, Any]]) -> Axes:
+    """Claims as effects with their intervals about zero, coloured and marked by verdict; rows of :func:`diffseg_lib.claims.ledger`."""
+    marks = dict(zip(VERDICT_COLOURS, "osD", strict=True))
+    for kind, colour in VERDICT_COLOURS.items():
+        places = [(y, row) for y, row in enumerate(claims.values()) if row["verdict"] == kind]
+        ax.plot([row["effect"] for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
+        for y, row in places:
+            ax.plot(row["ci95"], [y, y], color=colour, linewidth=1.4)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks(range(len(claims)), list(claims))
+    ax.invert_yaxis()
+    ax.set_xlabel("effect, points")
+    ax.legend(frameon=False, loc="lower right")
+    return ax
+
+
+def confusion(ax: Axes, shares: np.ndarray, true: Sequence[str], found: Sequence[str]) -> Axes:
+    """Shares 0..1 of each true class (a row) that got each label (a column); those of a hundredth or more are written as percent."""
+    import seaborn
+
+    text = np.where(shares >= 0.01, np.round(100 * shares).astype(int).astype(str), "")
+    seaborn.heatmap(shares, ax=ax, cmap=MAPS, vmin=0, vmax=1, cbar=False, annot=text, fmt="", annot_kws={"size": 6}, xticklabels=found, yticklabels=true)
+    ax.set(xlabel="label given", ylabel="true class, % of its pixels")
+    return ax
+
+
 def forest(ax: Axes, runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], names: Sequence[str], xlabel: str = "points of mean IoU") -> Axes:
     """Paired effects with their 95 % intervals about zero: a line an effect, a mark a run (those that are None are left out).
 

@@ -326,7 +326,7 @@ def test_controls_are_what_they_are_named(picture):
 
 def test_the_study_measures_every_method_on_the_same_images(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
-    study = qualitative_study(DiffSegmenter.from_profile("pocket"), DenseClip.from_path("pocket"), train_images=4, images=5)
+    study = qualitative_study(DiffSegmenter.from_profile("pocket"), train_images=4, images=5)
     assert set(study["rows"]) == set(METHODS) and set(study["measures"]) == set(MEASURES)
     assert study["images"] == 5 and all(row["images"] == 5 and 0 <= row["value"] <= row["oracle"] + 1e-9 for row in study["rows"].values())
     for measure, by_method in study["measures"].items():

@@ -49,7 +49,7 @@ def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict
 def _qualitative(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
     from .qualitative import qualitative_study
 
-    return qualitative_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, store=store)
+    return qualitative_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images)
 
 
 def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], dict[str, Any]]:

@@ -73,7 +73,7 @@ def elbo_study(
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
     parts = {}
     for part, one in opened.items():
-        key = {"study": "elbo", "data": one.fingerprint(), "steps": list(timesteps), "numbers": list(numbers), "sigmas": list(sigmas)}
+        key: dict[str, Any] = {"study": "elbo", "data": one.fingerprint(), "steps": list(timesteps), "numbers": list(numbers), "sigmas": list(sigmas)}
         key |= {"seed": segmenter.config.seed}
         parts[part] = store.counts(key, lambda o=one: _count(segmenter, o, timesteps, numbers, sigmas))  # type: ignore[misc]
     names, seed = opened["test"].names, segmenter.config.seed

@@ -141,28 +141,29 @@ def _summaries(seen: list[Seen], threshold: float, classes: int) -> dict[str, np
 
 def qualitative_study(
     segmenter: DiffSegmenter,
-    rival: DenseClip,
     dataset: str = "voc",
     root: str = "",
     split: str = "val",
     train_images: int = 20,
     images: int = 20,
     seed: int = 0,
+    rival: DenseClip | None = None,
 ) -> dict[str, Any]:
     """Completeness and boundaries of the diffusion model's maps and the rival's, image-level labels.
 
     Args:
         segmenter: the diffusion model.
-        rival: CLIP's patches.
         dataset, root, split: to open; each method's threshold is fixed on its train split.
         train_images, images: of train and of `split`.
         seed: of the noise.
+        rival: CLIP's patches; None takes the CLIP of the segmenter's profile.
 
     Returns:
         ``rows``: mean IoU by method; ``measures``: each of :data:`MEASURES`, percent, by method; ``effects``:
         paired differences "measure: method minus method", points. Means are over images, of each image's mean over its
         classes; intervals are over images. Nothing but the thresholds was chosen, and those on train.
     """
+    rival = rival or DenseClip.from_path(segmenter.backbone.profile.clip, device=str(segmenter.backbone.device))
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
     seen = {part: _see_all(segmenter.with_config(seed=seed), rival, one) for part, one in opened.items()}
     classes = len(opened["test"].names)
