@@ -26,7 +26,7 @@ from typing import Any
 import nbformat
 import yaml
 
-from .locations import models_dir, repository_root
+from .locations import data_dir, models_dir, repository_root
 from .notebooks import LIBRARY, breaches, code_cells, inputs_hash, normalise, with_prose
 from .prompts import nearest
 from .results import build_dir, weights_hash
@@ -45,8 +45,15 @@ def all_notebooks() -> list[Path]:
 
 
 def inputs_of(path: Path) -> str:
-    """A hash of what a notebook's outputs depend on; see :func:`diffseg_lib.notebooks.inputs_hash`."""
-    return inputs_hash(nbformat.read(path, 4), Path(__file__).parent.parent, weights_hash(models_dir()))
+    """A hash of what a notebook's outputs depend on; see :func:`diffseg_lib.notebooks.inputs_hash`.
+
+    A notebook that shows the larger runs depends on their JSON as well.
+    """
+    notebook = nbformat.read(path, 4)
+    given = weights_hash(models_dir())
+    if any(name in cell.source for cell in code_cells(notebook) for name in ("committed(", "ledger(")):
+        given += "".join(hashlib.sha256(kept.read_bytes()).hexdigest() for kept in sorted((data_dir() / "results").glob("*/*.json")))
+    return inputs_hash(notebook, Path(__file__).parent.parent, given)
 
 
 # -- parameters ----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffseg_lib.prompts import emphasise, make_prompt, nearest, span_weights, unknown_words, write
+from diffseg_lib.prompts import adjectives, emphasise, make_prompt, nearest, span_weights, unknown_words, write
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +78,54 @@ def test_hints():
     assert nearest("pockt", ["pocket", "sd15"]) == "did you mean pocket?"
     assert nearest("zzz", ["pocket", "sd15"]) == "known: pocket, sd15"
     assert unknown_words("Red zebra", {"red", "fish"}) == ["zebra"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "name", "words"),
+    [
+        ("a photograph of a red house", "house", "red"),
+        ("two big red houses and a fish", "house", "big red"),
+        ("a house, a blue fish", "fish", "blue"),
+        ("a fish", "house", ""),
+        ("a tall potted plant", "potted plant", "tall"),
+        ("house", "house", ""),
+    ],
+)
+def test_adjectives_stand_right_before_the_class(caption, name, words):
+    assert adjectives(caption, name) == words
+
+
+def test_a_continuation_is_cut_at_a_word_where_the_model_ends(tokenizer):
+    long = make_prompt("house", tokenizer, after="and a fish " * 40)
+    assert long.text.startswith("a photograph of a house and a fish") and len(tokenizer(long.text).input_ids) <= tokenizer.model_max_length
+    assert long.span == make_prompt("house", tokenizer).span
+
+
+def test_a_participle_after_the_class_is_a_modifier(tokenizer):
+    prompt = make_prompt("fish", tokenizer, after="swimming in water")
+    assert prompt.text == "a photograph of a fish swimming in water"
+    assert prompt.modifiers and min(prompt.modifiers) == prompt.span[-1] + 1
+    assert make_prompt("fish", tokenizer, after="and a ring").modifiers == ()
+
+
+def test_modifiers_share_the_map_with_the_class(tokenizer):
+    prompt = make_prompt("house", tokenizer, before="red")
+    weights = span_weights([prompt], 24, modifiers=True)[0]
+    assert set(weights.nonzero().flatten().tolist()) == {*prompt.span, *prompt.modifiers} and abs(float(weights.sum()) - 1) < 1e-6
+    assert set(span_weights([prompt], 24)[0].nonzero().flatten().tolist()) == set(prompt.span)
+
+
+@pytest.mark.parametrize("plus", [1, 2, 3])
+def test_plus_signs_are_those_of_compel(plus):
+    """compel 2 re-weights a token as z_empty + 1.1^plus (z - z_empty)."""
+    from compel import Compel
+
+    from diffseg_lib import load_backbone
+
+    pocket = load_backbone("pocket")
+    theirs = Compel(tokenizer=pocket.tokenizer, text_encoder=pocket.text_encoder)("a photograph of a red fish" + "+" * plus)
+    prompt = make_prompt("fish", pocket.tokenizer, before="red")
+    plain, empty = pocket.encode_prompts([prompt.text]), pocket.encode_prompts([""])
+    ours = emphasise(plain, empty, span_weights([prompt], plain.shape[1]), float(plus))
+    assert not torch.allclose(ours, plain, atol=1e-3)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ class Store:
     folder: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)  # of every part's key: the weights, the library's version
     say: Callable[[str], None] = lambda text: None
+    saved: list[float] = field(default_factory=list, compare=False)  # seconds that the parts read again once took
 
     def counts(self, key: Mapping[str, Any], compute: Callable[[], Counts]) -> Counts:
         """The tallies of a part: read if they were kept under this very key, else computed and kept."""
@@ -75,14 +77,17 @@ class Store:
         text = json.dumps({**self.about, **key}, sort_keys=True, default=str)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.npz"
         if path.is_file():
-            return _read(path)
+            found, seconds = _read(path)
+            self.saved.append(seconds)
+            return found
         self.say(text)
+        started = time.perf_counter()
         found = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         with part.open("wb") as file:
             flat: dict[str, Any] = {name: _flat(tallies) for name, tallies in found.items()}
-            np.savez_compressed(file, **flat)
+            np.savez_compressed(file, _seconds=np.array(time.perf_counter() - started), **flat)
         part.replace(path)
         return found
 
@@ -92,9 +97,14 @@ def _flat(tallies: Sequence[Tally]) -> np.ndarray:
     return np.concatenate([np.array([[len(tallies), 0, 0, 0, 0]]), *rows]).astype(np.int64)
 
 
-def _read(path: Path) -> Counts:
+def _read(path: Path) -> tuple[Counts, float]:
     with np.load(path) as file:
-        return {name: [Tally(file[name][1:][file[name][1:, 0] == i, 1:]) for i in range(int(file[name][0, 0]))] for name in file.files}
+        seconds, found = float(file["_seconds"]) if "_seconds" in file.files else 0.0, {}
+        for name in file.files:
+            if name != "_seconds":
+                count, rows = int(file[name][0, 0]), file[name][1:]
+                found[name] = [Tally(rows[rows[:, 0] == i, 1:]) for i in range(count)]
+        return found, seconds
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,6 @@ class Measured:
         by_seed = [x - y for x, y in zip(self.rows[first]["by_seed"], self.rows[second]["by_seed"], strict=True)]
         value = float(miou(a.sum(0)) - miou(b.sum(0)))
         return {"value": value, "ci95": bootstrap_difference(a, b), "by_seed": by_seed, "seeds": list(self.seeds), "images": len(a)}
-
 
     def against_nothing(self, name: str) -> dict[str, Any]:
         """Mean IoU of a variant minus that of calling every pixel background, points, paired over images."""

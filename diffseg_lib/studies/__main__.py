@@ -88,7 +88,8 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     out = (o.out or data_dir() / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
     facts = {"study": study, "profile": profile.name, "results": results, "command": command, "device": o.device}
-    return write_json(out / f"{study}.json", facts | made(started))
+    how = made(started)
+    return write_json(out / f"{study}.json", facts | how | {"seconds": round(how["seconds"] + sum(store.saved), 1)})
 
 
 def profile_folder(profile: Profile) -> str:

@@ -1,0 +1,242 @@
+"""The evaluator: rows, thresholds, coverage, files; and the command line that drives it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffseg_lib import DiffSegmenter
+from diffseg_lib.__main__ import fixed_threshold, main
+from diffseg_lib.backbone import load_profile
+from diffseg_lib.benchmark import choose_threshold, count, labels_of, own_miou, save, summarise
+from diffseg_lib.datasets import DataError, open_dataset
+from diffseg_lib.evaluation import confusion, miou
+from diffseg_lib.methods import METHODS, Attention, Scored, attention_scores, make_method
+from diffseg_lib.pocket.layouts import write_layout
+from diffseg_lib.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("voc") / "tree"
+    write_layout("voc", "train", 3, 5, root)
+    write_layout("voc", "val", 4, 5, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tree):
+    return open_dataset("voc", tree, "val")
+
+
+class Truth:
+    """Scores each class by the ground truth itself, so that the right threshold scores 100."""
+
+    def __init__(self, dataset):
+        self.truth = {sample.image.tobytes(): sample.truth for sample in dataset}
+        self.names = dataset.names
+
+    def __call__(self, image, classes):
+        truth = self.truth[image.tobytes()]
+        return Scored(np.stack([(truth == self.names.index(name)).astype(np.float32) for name in classes]), len(classes))
+
+
+def test_the_ground_truth_scores_a_hundred(data):
+    rows = list(count(data, Truth(data), "image"))
+    found = summarise(rows, data.names, 0.5, len(data))
+    assert found["miou"] == found["miou_oracle"] == 100.0 and found["coverage"] == "full" and found["errors"] == {}
+    assert found["unet_calls"] == sum(len(row.present) for row in rows) and found["label_precision"] == found["label_recall"] == 1.0
+    assert np.trace(np.array(found["confusion"])) == np.sum(found["confusion"]) == sum(row.valid_pixels for row in rows)
+    assert all(isinstance(n, int) for line in found["confusion"] for n in line)
+
+
+def test_the_figures_are_those_of_a_segmentation_done_by_hand(data):
+    segmenter = DiffSegmenter.from_profile("pocket")
+    total = np.zeros((17, 17), np.int64)
+    for sample in data:
+        found = segmenter.segment(sample.image, sample.classes)
+        names = np.array([0, *(data.names.index(name) for name in sample.classes)])
+        total += confusion(sample.truth, names[found.labels], 17)
+    found = summarise(list(count(data, Attention(segmenter), "image")), data.names, segmenter.threshold, len(data))
+    assert found["confusion"] == total.tolist() and found["miou"] == pytest.approx(float(miou(total)))
+
+
+def test_mean_iou_is_that_of_torchmetrics(data):
+    """Where every class occurs, both define it alike: macro average over classes, void ignored."""
+    from torchmetrics.functional.classification import multiclass_jaccard_index
+
+    segmenter = DiffSegmenter.from_profile("pocket")
+    samples = list(data)
+    present = sorted({0, *(data.names.index(name) for sample in samples for name in sample.classes)})
+    truths, guesses = [], []
+    for sample in samples:
+        labels = segmenter.segment(sample.image, sample.classes).labels
+        names = np.array([0, *(data.names.index(name) for name in sample.classes)])
+        place = np.full(256, -1)
+        place[present] = range(len(present))
+        truths.append(torch.from_numpy(np.where(sample.truth == 255, -1, place[sample.truth])).flatten())
+        guesses.append(torch.from_numpy(place[names[labels]]).flatten())
+    theirs = multiclass_jaccard_index(torch.cat(guesses), torch.cat(truths), len(present), ignore_index=-1)
+    ours = summarise(list(count(data, Attention(segmenter), "image")), data.names, segmenter.threshold, len(data))["miou"]
+    assert ours == pytest.approx(100 * float(theirs), abs=1e-3)
+
+
+def test_a_broken_image_is_an_error_row_and_there_is_no_headline(data):
+    def load(self, name):
+        if name == data.ids[1]:
+            raise DataError(f"{name} is broken")
+        return data.load(name)
+
+    broken = type("Broken", (), {"ids": data.ids, "names": data.names, "prompts": data.prompts, "load": load})()
+    rows = list(count(broken, Truth(data), "image"))
+    assert [row.status for row in rows] == ["ok", "error", "ok", "ok"] and "is broken" in rows[1].error
+    found = summarise(rows, data.names, 0.5, len(data))
+    assert found["miou"] is None and found["confusion"] is None and found["coverage"] == "PARTIAL 3/4" and list(found["errors"]) == [data.ids[1]]
+
+
+def test_an_empty_filter_is_all_background_and_counted(data):
+    class Nothing:
+        def filter(self, image):
+            return type("Found", (), {"kept": ()})()
+
+    rows = list(count(data, Truth(data), "filter", Nothing()))
+    found = summarise(rows, data.names, 0.5, len(data))
+    assert found["empty_labels"] == 4 and found["unet_calls"] == 0
+    assert np.array(found["confusion"])[:, 1:].sum() == 0 and found["miou"] is not None
+
+
+def test_labels_image_all_and_wrong(data):
+    sample = data.load(data.ids[0])
+    assert [data.names[i] for i in labels_of(data, sample, "image")[0]] == list(sample.classes)
+    assert labels_of(data, sample, "all")[0] == tuple(range(1, 17))
+    with pytest.raises(ValueError, match="a vocabulary for filter"):
+        labels_of(data, sample, "filter")
+
+
+def test_filtered_labels_say_why(data):
+    vocabulary = Vocabulary.load(data.prompts)
+    for sample in data:
+        labels, why = labels_of(data, sample, "filter", vocabulary)
+        assert {data.names[i] for i in labels} == set(why) and all("caption says" in text or "CLIP scores" in text for text in why.values())
+
+
+def test_the_threshold_is_the_train_splits_best(data):
+    class Half(Truth):
+        def __call__(self, image, classes):
+            return Scored(super().__call__(image, classes).scores * 0.4 + 0.3)
+
+    rows = list(count(data, Half(data), "image"))
+    assert 0.3 <= choose_threshold(rows, 17) < 0.7
+    assert own_miou(rows[0], 0.5, 17) == 100.0 and np.isnan(own_miou(replace(rows[0], counted=None), 0.5, 17))
+
+
+def test_files_hold_a_row_an_image(data, tmp_path):
+    rows = list(count(data, Truth(data), "image"))
+    save(rows, summarise(rows, data.names, 0.5, len(data)), data.names, tmp_path)
+    with (tmp_path / "images.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["id"] for line in lines] == list(data.ids) and {line["miou"] for line in lines} == {"100.0"}
+    assert len((tmp_path / "sweep.csv").read_text().splitlines()) == 257
+    assert json.loads((tmp_path / "summary.json").read_text())["miou"] == 100.0 and not list(tmp_path.glob("*.part"))
+
+
+def test_one_pass_gives_three_methods(data):
+    segmenter, sample = DiffSegmenter.from_profile("pocket"), data.load(data.ids[0])
+    found = attention_scores(segmenter, sample.image, sample.classes)
+    assert set(found) == {"diffsegmenter", "cross", "daam"}
+    np.testing.assert_allclose(found["cross"].scores, segmenter.with_config(iterations=0).segment(sample.image, sample.classes).scores, atol=1e-5)
+    np.testing.assert_allclose(found["diffsegmenter"].scores, segmenter.segment(sample.image, sample.classes).scores, atol=1e-6)
+    assert all(one.scores.min() >= 0 and one.scores.max() == 1 and one.calls == len(sample.classes) for one in found.values())
+
+
+def test_daam_is_the_plain_sum_over_layers_and_heads(data):
+    """Against every head's own map, recorded one by one, upsampled and added up."""
+    from diffseg_lib.capture import record_attention
+    from diffseg_lib.scoremaps import resize, upsample
+
+    segmenter, sample = DiffSegmenter.from_profile("pocket"), data.load(data.ids[0])
+    latents = segmenter.encode(sample.image)
+    noisy = segmenter.backbone.add_noise(latents, segmenter.noise(sample.image, latents), segmenter.timesteps[0])
+    embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes))
+    with record_attention(segmenter.backbone.unet, spans, heads=True) as recording:
+        segmenter.backbone.predict_noise(noisy, segmenter.timesteps[0], embeddings)
+    total = sum(resize(maps[:, e], recording.size) / maps.shape[1] for maps in recording.cross.values() for e in range(maps.shape[1]))
+    ours = attention_scores(segmenter, sample.image, sample.classes)["daam"].scores
+    np.testing.assert_allclose(ours, upsample(total, sample.truth.shape).numpy(), atol=1e-4)
+
+
+def test_every_method_by_name_gives_maps_of_the_images_size(data):
+    segmenter, sample = DiffSegmenter.from_profile("pocket"), data.load(data.ids[0])
+    for name in set(METHODS) - {"groupvit"}:
+        found = make_method(name, segmenter)(sample.image, sample.classes)
+        assert found.scores.shape == (len(sample.classes), *sample.truth.shape) and found.scores.min() >= 0 and found.scores.max() <= 1
+        assert (found.calls == 0) == (name == "denseclip")
+    with pytest.raises(ValueError, match="did you mean daam"):
+        make_method("damm", segmenter)
+
+
+# -- the command line ----------------------------------------------------------------------------
+
+
+def evaluate(tree, out, *more):
+    return main(["evaluate", "--dataset", "voc", "--root", str(tree), "--split", "val", "--out", str(out), *more])
+
+
+def test_evaluate_writes_its_summary(tree, tmp_path, capsys):
+    assert evaluate(tree, tmp_path, "--labels", "image", "--limit", "3") == 0
+    found = json.loads((tmp_path / "summary.json").read_text())
+    wanted = {"miou", "miou_ci95", "miou_oracle", "miou_oracle_ci95", "iou", "threshold", "confusion", "images", "expected_images", "unet_calls", "seconds"}
+    assert wanted <= set(found)
+    assert (found["images"], found["expected_images"], found["split_images"]) == (3, 3, 4) and found["miou"] <= found["miou_oracle"]
+    assert found["miou_ci95"][0] <= found["miou"] <= found["miou_ci95"][1]
+    assert "mIoU" in capsys.readouterr().out
+
+
+def test_evaluate_chooses_on_train_what_was_not_chosen_before(tree, tmp_path):
+    assert evaluate(tree, tmp_path, "--labels", "image", "--method", "daam", "--limit", "2", "--threshold", "train", "--train-limit", "2") == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["threshold_chosen_on"] == "2 train images"
+
+
+def test_thresholds_are_looked_up_given_or_refused():
+    pocket = load_profile("pocket")
+    value, said = fixed_threshold("", pocket, "voc", "filter", "cross")
+    assert 0 < value < 1 and "train split" in said
+    assert fixed_threshold("0.25", pocket, "voc", "filter", "cross") == (0.25, "given")
+    assert fixed_threshold("", pocket, "voc", "image - 7", "diffsegmenter") == (pocket.threshold, pocket.chosen_on)
+    with pytest.raises(ValueError, match="--threshold train"):
+        fixed_threshold("", pocket, "voc", "all", "groupvit")
+    with pytest.raises(ValueError, match="0 to 1"):
+        fixed_threshold("1.5", pocket, "voc", "all", "cross")
+
+
+def test_a_broken_image_ends_in_one_and_says_partial(tree, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tree, copy)
+    victim = sorted((copy / "VOCdevkit/VOC2012/JPEGImages").glob("val*.jpg"))[1]
+    victim.write_bytes(victim.read_bytes()[:500])
+    assert evaluate(copy, tmp_path / "out", "--labels", "image") == 1
+    said = capsys.readouterr().err
+    assert "PARTIAL 3/4" in said and victim.name in said
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["miou"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--method", "damm"], "did you mean"),
+        (["--split", "test"], "here are: train, val"),
+        (["--threshold", "7"], "from 0 to 1"),
+        (["--profile", "nowhere"], "unknown"),
+    ],
+)
+def test_wrong_arguments_end_in_two_with_one_line(tree, tmp_path, capsys, more, said):
+    assert evaluate(tree, tmp_path, *more) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and said in error[0]

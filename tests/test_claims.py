@@ -1,0 +1,70 @@
+"""Verdicts follow from the JSON by rule: another JSON, another verdict."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from diffseg_lib.claims import CLAIMS, Claim, ledger, verdict, write_ledger
+from diffseg_lib.locations import data_dir
+from diffseg_lib.studies.__main__ import STUDIES
+
+CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a minus b", "a minus c"), "+1")
+
+
+def write(folder, **effects):
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {name.replace("_", " "): {"value": sum(ci) / 2, "ci95": ci, "seeds": [0], "images": 9} for name, ci in effects.items()}
+    (folder / "some.json").write_text(json.dumps({"results": {"effects": found}, "command": "run it"}))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [((1, 3), (2, 4), "reproduced"), ((1, 3), (-1, 4), "inconclusive"), ((1, 3), (-4, -1), "not reproduced"), ((0, 3), (1, 2), "inconclusive")],
+)
+def test_a_changed_json_changes_the_verdict(tmp_path, first, second, expected):
+    write(tmp_path / "pocket", a_minus_b=first, a_minus_c=second)
+    [row] = ledger(tmp_path, claims=[CLAIM])
+    assert row["verdict"] == expected
+    assert row["effect"] == min(sum(first), sum(second)) / 2 and row["command"] == "run it" and row["images"] == 9
+
+
+def test_a_claim_of_the_opposite_sign():
+    assert verdict([(-3, -1)], opposite=True) == "reproduced" and verdict([(1, 3)], opposite=True) == "not reproduced"
+    assert verdict([]) == "not run"
+
+
+def test_what_was_not_measured_is_not_run(tmp_path):
+    assert ledger(tmp_path, claims=[CLAIM])[0]["verdict"] == "not run"
+    write(tmp_path / "pocket", a_minus_b=(1, 2))
+    [row] = ledger(tmp_path, claims=[CLAIM])
+    assert (row["verdict"], row["effect"], row["ci95"], row["real"]) == ("not run", None, None, "not run")
+
+
+def test_real_weights_fill_their_own_column(tmp_path):
+    write(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
+    write(tmp_path / "sd15", a_minus_b=(-2, -1), a_minus_c=(1, 2))
+    [row] = ledger(tmp_path, claims=[CLAIM])
+    assert row["verdict"] == "reproduced" and row["real"]["sd15"]["verdict"] == "not reproduced"
+
+
+def test_the_ledger_is_written_as_a_list(tmp_path):
+    write(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
+    rows = ledger(tmp_path, claims=[CLAIM])
+    assert json.loads(write_ledger(rows, tmp_path).read_text()) == rows
+    assert {"claim", "where", "chapter", "metric", "effect", "ci95", "seeds", "images", "verdict", "command", "real"} <= set(rows[0])
+
+
+def test_the_committed_ledger_follows_from_the_committed_results():
+    """Run ``python -m diffseg_lib.book run 12_claims`` after new results."""
+    assert json.loads((data_dir() / "results" / "claims.json").read_text()) == json.loads(json.dumps(ledger()))
+
+
+def test_every_claim_has_a_study_that_was_run_and_a_chapter():
+    from diffseg_lib.book import notebooks_dir
+
+    assert len(CLAIMS) >= 15 and len({one.claim for one in CLAIMS}) == len(CLAIMS)
+    assert [one.claim for one in CLAIMS if one.study not in STUDIES] == []
+    assert [one.claim for one in CLAIMS if not (notebooks_dir() / f"{one.chapter}.ipynb").is_file()] == []
+    assert [row["claim"] for row in ledger() if row["verdict"] == "not run"] == []

@@ -1,0 +1,180 @@
+"""Studies: what they measure by hand, that parts are kept and read again, and that the runner writes what it says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from diffseg_lib import DiffSegmenter
+from diffseg_lib.datasets import open_dataset
+from diffseg_lib.evaluation import Tally, confusion, miou, tally
+from diffseg_lib.studies import Store, about, committed, measure, say
+from diffseg_lib.studies.__main__ import main
+from diffseg_lib.studies.ablation import ROWS, ablation_study, variants
+from diffseg_lib.studies.benchmark import choices, count_attention, filter_quality
+from diffseg_lib.studies.timesteps import signal_to_noise
+from diffseg_lib.vocabulary import Vocabulary
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return DiffSegmenter.from_profile("pocket")
+
+
+def counted(seed, images=6, right=0.8):
+    """Made-up tallies of two classes: variant "good" is right in `right` of the pixels, "bad" in half."""
+    rng, found = np.random.default_rng(seed), {"good": [], "bad": []}
+    for _ in range(images):
+        truth = rng.integers(2, size=(8, 8))
+        for name, share in (("good", right), ("bad", 0.5)):
+            score = np.where(rng.random((8, 8)) < share, truth, 1 - truth).astype(np.float32)
+            found[name].append(tally(truth, score[None], [1], 2))
+    return found
+
+
+def test_rows_and_effects_are_those_computed_by_hand():
+    train, test = counted(0), counted(1)
+    measured = measure([train], [test], 2, [7])
+    row = measured.rows["good"]
+    assert row["seeds"] == [7] and row["sd"] is None and row["images"] == 6
+    assert row["value"] == pytest.approx(float(miou(measured.confusions["good"].sum(0))))
+    effect = measured.effect("good", "bad")
+    assert effect["value"] == pytest.approx(row["value"] - measured.rows["bad"]["value"])
+    assert effect["ci95"][0] < effect["value"] < effect["ci95"][1] and effect["ci95"][0] > 0
+    backward = measured.effect("bad", "good")
+    assert backward["value"] == pytest.approx(-effect["value"]) and backward["ci95"] == pytest.approx((-effect["ci95"][1], -effect["ci95"][0]))
+
+
+def test_several_seeds_are_pooled_over_the_same_images():
+    parts = [counted(1), counted(2), counted(3)]
+    measured = measure(parts, parts, 2, [1, 2, 3])
+    assert len(measured.rows["good"]["by_seed"]) == 3 and measured.rows["good"]["sd"] > 0
+    assert measured.confusions["good"].shape == (6, 2, 2) and measured.confusions["good"].sum() == 3 * 6 * 64
+
+
+def test_against_nothing_is_against_all_background():
+    measured = measure([counted(0)], [counted(1)], 2, [0])
+    truth = measured.confusions["good"].sum((0, 2))
+    empty = float(miou(confusion(np.repeat([0, 1], truth)[None], np.zeros((1, int(truth.sum())), int), 2)))
+    assert measured.against_nothing("good")["value"] == pytest.approx(measured.rows["good"]["value"] - empty)
+
+
+def test_a_threshold_is_never_chosen_on_what_is_reported():
+    high = {"one": [tally(np.array([[0, 1]]), np.array([[[0.6, 0.9]]]), [1], 2)]}
+    low = {"one": [tally(np.array([[0, 1]]), np.array([[[0.1, 0.4]]]), [1], 2)]}
+    measured = measure([high], [low], 2, [0])
+    assert measured.rows["one"]["threshold"] >= 0.6 and measured.rows["one"]["value"] == 25.0 and measured.rows["one"]["oracle"] == 100.0
+
+
+def test_parts_are_kept_under_their_key_and_read_again(tmp_path):
+    store, calls = Store(tmp_path, {"weights": "abc"}), []
+
+    def compute():
+        calls.append(1)
+        return counted(0)
+
+    first, again = store.counts({"seed": 0}, compute), store.counts({"seed": 0}, compute)
+    assert len(calls) == 1 and all(np.array_equal(a.counts, b.counts) for name in first for a, b in zip(first[name], again[name], strict=True))
+    store.counts({"seed": 1}, compute)
+    Store(tmp_path, {"weights": "other"}).counts({"seed": 0}, compute)
+    assert len(calls) == 3
+    Store().counts({"seed": 0}, compute)
+    assert len(calls) == 4
+
+
+def test_an_image_without_a_pixel_counted_is_kept_too(tmp_path):
+    empty = Tally(np.zeros((0, 4), np.int64))
+    store = Store(tmp_path)
+    for _ in range(2):
+        [one, two] = store.counts({}, lambda: {"a": [empty, counted(0)["good"][0]]})["a"]
+        assert len(one.counts) == 0 and len(two.counts) > 0
+
+
+def test_the_ablation_has_the_rows_of_table_4(segmenter):
+    found = ablation_study(segmenter, train_images=2, images=2, seeds=(0, 1))
+    assert list(found["rows"]) == list(ROWS) and len(found["rows"]["5 row 4 + BLIP"]["by_seed"]) == 2
+    assert all(len(effect["ci95"]) == 2 and effect["images"] == 2 for effect in found["effects"].values())
+    json.dumps(found)
+
+
+def test_row_6_is_the_method_itself(segmenter):
+    sample = open_dataset("voc", "", "train", 2).load("train0_000001")
+    maps = variants(segmenter, sample, sample.classes)
+    kept = segmenter.segment(sample.image, sample.classes, keep=True).intermediates
+    np.testing.assert_allclose(maps["6 row 4 + ++"].numpy(), kept.completed.numpy(), atol=1e-5)
+
+
+def test_every_choice_of_words_reads_its_maps_off_one_pass(segmenter):
+    data = open_dataset("voc", "", "train", 2)
+    vocabulary = Vocabulary.load(data.prompts)
+    together = count_attention(segmenter, data, vocabulary)
+    alone = count_attention(segmenter, data, vocabulary, ["image"])
+    for a, b in zip(together["diffsegmenter / image"], alone["diffsegmenter / image"], strict=True):
+        moved = np.abs(np.subtract.outer(a.counts[:, 3], [0])).sum() - np.abs(b.counts[:, 3]).sum()
+        assert moved == 0  # the same pixels, if not to the last bit the same bins
+    sample = data.load("train0_000001")
+    found = choices(data, sample, vocabulary)
+    present = [data.names.index(name) for name in sample.classes]
+    assert found["image"] == sorted(present) and len(found["image + 2 wrong"]) == len(present) + 2 and set(present) < set(found["image + 2 wrong"])
+    assert set(found["image - 1"]) < set(present) and found["all"] == list(range(1, 17))
+    assert set(found["filter"]) == set(found["caption"]) | set(found["clip"])
+
+
+def test_quality_of_the_true_words_is_perfect():
+    data = open_dataset("voc", "", "train", 3)
+    quality = filter_quality(data, Vocabulary.load(data.prompts))
+    assert (quality["image"]["precision"], quality["image"]["recall"]) == (1.0, 1.0)
+    assert quality["all"]["recall"] == 1.0 and quality["all"]["saved"] == 0.0 and 0 < quality["filter"]["saved"] < 1
+
+
+def test_signal_to_noise_falls_and_is_one_at_half(segmenter):
+    ratio = signal_to_noise(segmenter.backbone.alphas)
+    assert (np.diff(ratio) < 0).all()
+    half = int(np.abs(segmenter.backbone.alphas.numpy() - 0.5).argmin())
+    assert ratio[half] == pytest.approx(1, abs=0.01)
+
+
+def test_the_runner_writes_json_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    import diffseg_lib.studies.__main__ as runner
+
+    monkeypatch.setattr(runner, "build_dir", lambda: tmp_path / "build")
+    command = ["timesteps", "--images", "2", "--train-images", "2", "--seeds", "0", "--timesteps", "50", "100", "--out", str(tmp_path)]
+    assert main(command) == 0
+    path = tmp_path / "pocket" / "timesteps.json"
+    first = json.loads(path.read_text())
+    assert {"study", "results", "command", "commit", "seconds", "versions"} <= set(first) and "t=100" in first["results"]["rows"]
+    parts = {p: p.stat().st_mtime_ns for p in (tmp_path / "build").rglob("*.npz")}
+    assert len(parts) == 2
+    path.unlink()
+    assert main(command) == 0
+    assert {p: p.stat().st_mtime_ns for p in parts} == parts
+    assert json.loads(path.read_text())["results"] == first["results"]
+
+
+def test_an_unknown_study_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["timestep"])
+    assert "expected" in capsys.readouterr().err
+
+
+def test_committed_results_are_large_enough_and_say_how_they_were_made():
+    for study in ("ablation", "timesteps"):
+        run = committed(study)
+        assert run["results"]["images"] >= 500 and len(run["results"]["seeds"]) >= 3
+    for data in ("voc", "context", "object"):
+        run = committed(f"benchmark_{data}")
+        assert run["results"]["images"] >= 500 and run["seconds"] > 0 and run["commit"] and run["versions"] and "diffseg_lib.studies" in run["command"]
+    assert committed("no such study") is None and "not run" in about(None)
+
+
+def test_effects_are_said_in_whole_points():
+    assert say({"value": -0.4, "ci95": (-1.6, 0.4)}) == "-0 (-2 to +0)"
