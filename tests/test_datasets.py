@@ -1,0 +1,254 @@
+"""Readers: pocket trees come back exactly, real layouts are read as they are, and every fault says what it is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from diffseg_lib.datasets import CONTEXT, CONTEXT_ORIGINAL, VOC, DataError, decode_colours, open_dataset, read_mask, read_picture
+from diffseg_lib.images import save_labels, voc_colours
+from diffseg_lib.pocket.layouts import ensure_layout, write_layout
+from diffseg_lib.pocket.scenes import voc_truth
+from diffseg_lib.pocket.world import GROUND_OFFSET, compose, paint, trace
+
+TRUTHS = {"voc": voc_truth, "context": trace, "object": lambda scene: np.where(trace(scene) >= GROUND_OFFSET, 0, trace(scene))}
+PIXELS = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+
+
+# -- pocket trees --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", TRUTHS)
+def test_pocket_trees_round_trip(layout, tmp_path):
+    write_layout(layout, "val", 4, 3, tmp_path / "tree")
+    data = open_dataset(layout, tmp_path / "tree", "val")
+    assert len(data) == data.expected == 4 and data.names[:2] == ("background", "house") and data.prompts == data.names[1:]
+    for index, sample in enumerate(data):
+        scene = compose("val", index, 3)
+        assert np.array_equal(sample.truth, TRUTHS[layout](scene))
+        assert np.abs(sample.image.astype(int) - paint(scene)).mean() < 4
+        assert set(scene.classes) <= set(sample.classes) <= {*scene.classes, *scene.grounds}
+
+
+def test_without_a_root_the_pocket_tree_is_written_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    first = open_dataset("voc", "", "train", 3)
+    stamp = (ensure_layout("voc", "train", 3) / "pocket.json").stat().st_mtime_ns
+    again = open_dataset("voc", "", "train", 3)
+    assert first.ids == again.ids and (ensure_layout("voc", "train", 3) / "pocket.json").stat().st_mtime_ns == stamp
+    assert first.fingerprint() == again.fingerprint() != open_dataset("voc", "", "train", 2).fingerprint()
+
+
+def test_limits_and_words(tmp_path):
+    write_layout("voc", "val", 4, 0, tmp_path / "tree")
+    data = open_dataset("voc", tmp_path / "tree", "val", 2)
+    assert len(data) == 2 and data.expected == 4
+    assert data.words(["house"]) == ["house"]
+    with pytest.raises(ValueError, match="did you mean house"):
+        data.words(["hose"])
+    with pytest.raises(ValueError, match="limit -1"):
+        open_dataset("voc", tmp_path / "tree", "val", -1)
+    with pytest.raises(ValueError, match="unknown data set 'vox'"):
+        open_dataset("vox")
+
+
+# -- real layouts --------------------------------------------------------------------------------
+
+
+def voc_tree(root, masks, year="VOC2012", folder="SegmentationClass", lists="Segmentation", split="val", text=None):
+    place = root / "VOCdevkit" / year
+    for name in ("JPEGImages", folder, f"ImageSets/{lists}"):
+        (place / name).mkdir(parents=True, exist_ok=True)
+    for name, labels in masks.items():
+        Image.fromarray(np.resize(PIXELS, (*np.shape(labels), 3))).save(place / "JPEGImages" / f"{name}.jpg")
+        save_labels(np.array(labels), place / folder / f"{name}.png")
+    (place / "ImageSets" / lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in masks) if text is None else text)
+    return place
+
+
+MASK = np.full((6, 9), 0, np.uint8)
+MASK[1:3, 2:5], MASK[4, :] = 15, 255
+
+
+@pytest.mark.parametrize("inside", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_is_read_from_any_of_its_folders(tmp_path, inside):
+    voc_tree(tmp_path, {"2007_000032": MASK})
+    data = open_dataset("voc", tmp_path / inside, "val")
+    sample = data.load("2007_000032")
+    assert np.array_equal(sample.truth, MASK) and sample.classes == ("person",) and len(data.names) == 21
+    assert data.words(["aeroplane", "tvmonitor", "pottedplant", "diningtable"]) == ["plane", "monitor", "potted plant", "table"]
+    assert data.expected == 1449 and "published split 1449" in data.notes[0]
+
+
+def test_trainaug_reads_the_augmented_masks(tmp_path):
+    voc_tree(tmp_path, {"a": MASK}, folder="SegmentationClassAug", split="trainaug")
+    assert open_dataset("voc", tmp_path, "trainaug").load("a").classes == ("person",)
+
+
+def test_a_mask_saved_as_colours_is_decoded_exactly(tmp_path):
+    place = voc_tree(tmp_path, {"a": MASK})
+    Image.fromarray(voc_colours()[MASK]).save(place / "SegmentationClass" / "a.png")
+    assert np.array_equal(open_dataset("voc", tmp_path).load("a").truth, MASK)
+    with pytest.raises(DataError, match="#010203"):
+        decode_colours(np.array([[[1, 2, 3]]], np.uint8))
+
+
+def test_a_grey_mask_and_a_16_bit_one_are_labels_too(tmp_path):
+    Image.fromarray(MASK).save(tmp_path / "grey.png")
+    Image.fromarray(MASK.astype(np.uint16)).save(tmp_path / "deep.png")
+    assert np.array_equal(read_mask(tmp_path / "grey.png"), MASK) and np.array_equal(read_mask(tmp_path / "deep.png"), MASK)
+    Image.fromarray(MASK.astype(np.uint16) * 100).save(tmp_path / "wrong.png")
+    with pytest.raises(DataError, match="expected labels"):
+        read_mask(tmp_path / "wrong.png")
+
+
+def test_both_orders_of_context_hold_the_same_59_names():
+    assert len(CONTEXT) == len(CONTEXT_ORIGINAL) == 59 and sorted(CONTEXT) == CONTEXT == sorted(CONTEXT_ORIGINAL)
+    assert (CONTEXT[0], CONTEXT_ORIGINAL[0], CONTEXT[1], CONTEXT_ORIGINAL[1]) == ("aeroplane", "aeroplane", "bag", "bicycle")
+
+
+def context_tree(root, names, told=True):
+    ours, theirs = np.zeros((6, 9), np.uint8), np.zeros((6, 9), np.uint8)
+    ours[1:3], theirs[1:3] = names.index("person") + 1, VOC.index("person") + 1
+    ours[4:], theirs[4:] = names.index("table") + 1, VOC.index("diningtable") + 1
+    place = voc_tree(root, {"a": ours}, "VOC2010", "SegmentationClassContext", "SegmentationContext")
+    if told:
+        (place / "SegmentationClass").mkdir()
+        save_labels(theirs, place / "SegmentationClass" / "a.png")
+
+
+@pytest.mark.parametrize(("order", "names"), [("alphabetical", CONTEXT), ("original", CONTEXT_ORIGINAL)])
+def test_the_order_of_context_is_found_named_and_held_to(tmp_path, order, names):
+    context_tree(tmp_path, names)
+    data = open_dataset("context", tmp_path)
+    assert data.names == ("background", *names) and order in data.notes[0]
+    assert set(data.load("a").classes) == {"person", "table"}
+    other = {"alphabetical": "original", "original": "alphabetical"}[order]
+    with pytest.raises(DataError, match=f"masks are in the {order} order"):
+        open_dataset("context", tmp_path, order=other)
+
+
+def test_an_order_that_nothing_tells_is_asked_for(tmp_path):
+    context_tree(tmp_path, CONTEXT_ORIGINAL, told=False)
+    with pytest.raises(DataError, match="give order="):
+        open_dataset("context", tmp_path)
+    assert set(open_dataset("context", tmp_path, order="original").load("a").classes) == {"person", "table"}
+    with pytest.raises(DataError, match="alphabetical or original"):
+        open_dataset("context", tmp_path, order="random")
+
+
+def coco_tree(root, year="2017", **changes):
+    def annotation(number, category, box, crowd=0):
+        inside = np.zeros((6, 9), np.uint8, order="F")
+        inside[box[0] : box[1], box[2] : box[3]] = 1
+        code = rle.encode(inside)
+        shape = {"size": [6, 9], "counts": code["counts"].decode()}
+        return {
+            "id": number,
+            "image_id": 7,
+            "category_id": category,
+            "segmentation": shape,
+            "area": float(inside.sum()),
+            "bbox": [0, 0, 1, 1],
+            "iscrowd": crowd,
+        }
+
+    (root / "annotations").mkdir(parents=True)
+    (root / f"val{year}").mkdir()
+    Image.fromarray(PIXELS).save(root / f"val{year}" / "000000000007.jpg")
+    facts = {
+        "images": [{"id": 7, "file_name": "000000000007.jpg", "height": 6, "width": 9}],
+        "annotations": [annotation(1, 90, (1, 3, 1, 3)), annotation(2, 18, (0, 5, 0, 6)), annotation(3, 18, (3, 6, 4, 9), crowd=1)],
+        "categories": [{"id": 90, "name": "toothbrush"}, {"id": 18, "name": "dog"}],
+    }
+    (root / "annotations" / f"instances_val{year}.json").write_text(json.dumps(facts | changes))
+
+
+@pytest.mark.parametrize("year", ["2017", "2014"])
+def test_coco_draws_small_over_large_and_crowds_as_void(tmp_path, year):
+    coco_tree(tmp_path, year)
+    data = open_dataset("object", tmp_path)
+    [sample] = data
+    expected = np.zeros((6, 9), np.uint8)
+    expected[3:6, 4:9] = 255
+    expected[0:5, 0:6] = 1  # dog: category 18, the first in order of ids
+    expected[1:3, 1:3] = 2  # toothbrush, smaller, on top
+    assert np.array_equal(sample.truth, expected) and data.names == ("background", "dog", "toothbrush")
+    assert sample.id == "000000000007" and any("smaller instances over larger" in note for note in data.notes)
+
+
+# -- faults --------------------------------------------------------------------------------------
+
+
+def test_split_files_tolerate_blanks_and_crlf_and_refuse_repeats(tmp_path):
+    voc_tree(tmp_path, {"a": MASK, "b": MASK}, text="a\r\n\r\n b \r\n")
+    assert open_dataset("voc", tmp_path).ids == ("a", "b")
+    voc_tree(tmp_path, {"a": MASK, "b": MASK}, text="a\nb\na\n")
+    with pytest.raises(DataError, match="3 lines, 2 different"):
+        open_dataset("voc", tmp_path)
+    voc_tree(tmp_path, {"a": MASK}, text="\n")
+    with pytest.raises(DataError, match="lists no image"):
+        open_dataset("voc", tmp_path)
+    with pytest.raises(DataError, match="here are: val"):
+        open_dataset("voc", tmp_path, "train")
+
+
+@pytest.mark.parametrize(("name", "said"), [("voc", "VOCdevkit/VOC2012"), ("context", "VOCdevkit/VOC2010"), ("object", "instances_val2017")])
+def test_an_empty_folder_says_what_was_expected(tmp_path, name, said):
+    with pytest.raises(DataError, match=said):
+        open_dataset(name, tmp_path)
+    with pytest.raises(DataError, match="is no folder"):
+        open_dataset(name, tmp_path / "nowhere")
+
+
+def test_sizes_labels_and_missing_files(tmp_path):
+    place = voc_tree(tmp_path, {"a": MASK, "b": np.where(MASK == 15, 21, MASK), "c": MASK, "d": MASK})
+    Image.fromarray(PIXELS[:4]).save(place / "JPEGImages" / "a.jpg")
+    (place / "JPEGImages" / "c.jpg").unlink()
+    (place / "SegmentationClass" / "d.png").unlink()
+    data = open_dataset("voc", tmp_path)
+    for name, said in {"a": "9 x 4 px, its mask 9 x 6", "b": r"labels \[21\], expected 0..20", "c": "no picture at", "d": "no mask at"}.items():
+        with pytest.raises(DataError, match=said):
+            data.load(name)
+
+
+def test_a_truncated_picture_names_its_file(tmp_path):
+    place = voc_tree(tmp_path, {"a": MASK})
+    path = place / "JPEGImages" / "a.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(DataError, match="a.jpg cannot be read"):
+        open_dataset("voc", tmp_path).load("a")
+
+
+def test_pictures_are_read_by_content_as_raw_pixels(tmp_path):
+    path = tmp_path / "odd.jpg"
+    Image.fromarray(PIXELS).save(path, "PNG")
+    assert np.array_equal(read_picture(path), PIXELS)
+    grey = Image.fromarray(PIXELS[..., 0])
+    grey.save(path, "PNG")
+    assert np.array_equal(read_picture(path), np.repeat(PIXELS[..., :1], 3, axis=2))
+    Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257).save(path, "PNG")
+    assert np.abs(read_picture(path)[..., 0].astype(int) - PIXELS[..., 0]).max() <= 1
+    turned = Image.fromarray(PIXELS)
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(path, "PNG", exif=exif)
+    assert read_picture(path).shape == PIXELS.shape
+
+
+@pytest.mark.parametrize("text", ["house\nfish\n", "background\n", "background\nfish\nfish\n"])
+def test_a_malformed_list_of_classes_is_refused(tmp_path, text):
+    voc_tree(tmp_path, {"a": MASK})
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(DataError, match="expected 'background'"):
+        open_dataset("voc", tmp_path)
+
+
+def test_a_json_that_is_not_cocos_is_refused(tmp_path):
+    coco_tree(tmp_path, images=[{"name": "x"}])
+    with pytest.raises(DataError, match="no COCO instances file"):
+        open_dataset("object", tmp_path)
