@@ -142,9 +142,14 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
         ``claim``, ``where``, ``chapter``, ``metric``, ``effect``, ``ci95``, ``seeds``, ``images``, ``verdict``,
         ``command``; ``paper``: its own figure, quoted; ``real``: by other profile the same measured columns,
         or "not run" where there is none.
+
+    Raises:
+        ValueError: if there is no such folder.
     """
     folder = folder or data_dir() / "results"
-    others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != profile) if folder.is_dir() else []
+    if not folder.is_dir():
+        raise ValueError(f"no results at {folder}: expected a folder with a folder of JSON a profile, as python -m diffseg_lib.studies writes")
+    others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != profile)
     rows = []
     for one in claims:
         real = {name: judge(one, _read(folder / name / f"{one.study}.json")) for name in others}

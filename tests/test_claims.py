@@ -42,6 +42,11 @@ def test_what_was_not_measured_is_not_run(tmp_path):
     assert (row["verdict"], row["effect"], row["ci95"], row["real"]) == ("not run", None, None, "not run")
 
 
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no results at"):
+        ledger(tmp_path / "nowhere")
+
+
 def test_real_weights_fill_their_own_column(tmp_path):
     write(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
     write(tmp_path / "sd15", a_minus_b=(-2, -1), a_minus_c=(1, 2))
