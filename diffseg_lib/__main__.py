@@ -29,7 +29,7 @@ def _segment(o: argparse.Namespace) -> int:
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(f"photos of the same name would overwrite each other: {', '.join(twice)}; segment them into folders of their own")
-    segmenter = DiffSegmenter.from_profile(o.profile, o.recipe, device=o.device, seed=o.seed, threshold=o.threshold)
+    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, device=o.device, seed=o.seed, threshold=o.threshold)
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
     failed = 0
     for path in o.photos:
@@ -52,6 +52,13 @@ def _segment(o: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
+def _profile(o: argparse.Namespace) -> Profile:
+    """The profile asked for, with the captioner and the CLIP asked for."""
+    from .backbone import load_profile
+
+    return replace(load_profile(o.profile), **{key: value for key in ("captioner", "clip") if (value := getattr(o, key))})
+
+
 def _evaluate(o: argparse.Namespace) -> int:
     from .benchmark import choose_threshold, count, save, summarise
     from .datasets import open_dataset
@@ -61,7 +68,7 @@ def _evaluate(o: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     dataset = open_dataset(o.dataset, o.root, o.split, o.limit, o.order)
-    segmenter = DiffSegmenter.from_profile(o.profile, o.recipe, device=o.device, seed=o.seed)
+    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, device=o.device, seed=o.seed)
     method, profile = make_method(o.method, segmenter, o.model), segmenter.backbone.profile
     vocabulary = None
     if o.labels == "filter":
@@ -209,6 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR")
     evaluate.set_defaults(run=_evaluate)
+    for command in (segment, evaluate):
+        command.add_argument("--captioner", default="", metavar="PATH", help="BLIP, for recipes that caption and for the filter (default: the profile's)")
+        command.add_argument("--clip", default="", metavar="PATH", help="CLIP, for the filter (default: the profile's)")
     return parser
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .backbone import Backbone, load_backbone
+from .backbone import Backbone, Profile, load_backbone
 from .capture import Recording, record_attention
 from .images import Photo, areas, load_photo, to_photo, working_size
 from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words, write
@@ -140,7 +140,7 @@ class DiffSegmenter:
             raise ValueError(f"caption={self.config.caption!r} needs a captioner: DiffSegmenter(backbone, config, Captioner.load(...)), or from_profile")
 
     @classmethod
-    def from_profile(cls, profile: str | Path = "pocket", recipe: str | None = None, *, device: str = "cpu", **changes: Any) -> DiffSegmenter:
+    def from_profile(cls, profile: str | Path | Profile = "pocket", recipe: str | None = None, *, device: str = "cpu", **changes: Any) -> DiffSegmenter:
         """Load a profile's model; `recipe` is "paper", "released" or None (ours), `changes` are fields of :class:`Config`."""
         config = configure(recipe, **changes) if recipe else Config(**changes)
         backbone = load_backbone(profile, device=device)

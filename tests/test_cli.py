@@ -74,7 +74,7 @@ def test_the_same_command_writes_the_same_scores(pipeline_folder, photo, tmp_pat
 
 def test_recipes_change_the_result(pipeline_folder, photo, tmp_path):
     for name in ("paper", "released"):
-        assert segment(pipeline_folder, tmp_path / name, [photo], "--recipe", name) == 0
+        assert segment(pipeline_folder, tmp_path / name, [photo], "--recipe", name, "--captioner", "pocket") == 0
         assert json.loads((tmp_path / name / "result.json").read_text())["recipe"] == name
     paper, released = (np.load(tmp_path / name / "scores.npz")["scores"] for name in ("paper", "released"))
     assert released.max((1, 2)).tolist() == [1, 1] and not np.allclose(paper, released)
