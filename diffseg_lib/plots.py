@@ -1,11 +1,13 @@
 """Pictures for the chapters: every function takes an Axes (or several) and gives it back.
 
-``python -m diffseg_lib.plots images/hero.png`` draws the welcome picture.
+``python -m diffseg_lib.plots images/hero.png`` draws the welcome picture, and
+``python -m diffseg_lib.plots data/results/pocket`` a picture beside every study's JSON in that folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -320,12 +322,38 @@ def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Seque
     return axes
 
 
-if __name__ == "__main__":
-    import sys
+def study(path: Path) -> Path:
+    """Draw a study's JSON, rows beside effects, as a PNG of its name; returns the PNG's path."""
+    import json
 
     import matplotlib.pyplot as plt
 
+    run = json.loads(path.read_text())
+    found, effects = run["results"]["rows"], run["results"]["effects"]
+    known = [name for name, one in effects.items() if one]
+    fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(known))), gridspec_kw={"wspace": 0.9})
+    rows(axes[:1], {f"{run['profile']}: {path.stem}, {run['results']['images']} images, mean IoU": found})
+    forest(axes[1], {"paired differences": effects}, known, "points")
+    fig.savefig(path.with_suffix(".png"), dpi=70, metadata={"Software": None})
+    plt.close(fig)
+    return path.with_suffix(".png")
+
+
+def main(target: Path) -> None:
+    """Draw the studies in a folder, or the welcome picture into a file."""
+    import matplotlib.pyplot as plt
+
     use_style()
+    if target.is_dir():
+        for path in sorted(target.glob("*.json")):
+            print(study(path))
+        return
     figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
     welcome(panels, (3, 14, 22, 23, 11))
-    figure.savefig(sys.argv[1])
+    figure.savefig(target)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(Path(sys.argv[1]))

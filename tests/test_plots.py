@@ -155,3 +155,24 @@ def test_strip_draws_the_outline_at_each_map_s_own_scale():
 def test_errors_say_what_was_expected(ax, draw, message):
     with pytest.raises(ValueError, match=message):
         draw(ax)
+
+
+def test_a_study_is_drawn_beside_its_json(tmp_path):
+    import json
+
+    from diffseg_lib.plots import main
+
+    row = {"value": 50.0, "ci95": [40.0, 60.0]}
+    effect = {"value": 5.0, "ci95": [1.0, 9.0]}
+    (tmp_path / "some.json").write_text(
+        json.dumps({"profile": "pocket", "results": {"rows": {"a": row}, "effects": {"a minus b": effect, "none": None}, "images": 3}})
+    )
+    main(tmp_path)
+    assert (tmp_path / "some.png").stat().st_size > 1000
+
+
+def test_every_committed_study_has_its_picture():
+    from diffseg_lib.locations import data_dir
+
+    runs = list((data_dir() / "results").glob("*/*.json"))
+    assert runs and [path.name for path in runs if not path.with_suffix(".png").is_file()] == []
