@@ -16,6 +16,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import get_context
@@ -177,10 +179,22 @@ def write_layout(layout: str, split: str, n: int, seed: int, out: Path, captions
 
 
 def ensure_layout(layout: str, split: str, n: int, seed: int = WORLD_SEED) -> Path:
-    """A tree of the first `n` scenes of a split in the cache, written when first asked for: its root."""
+    """A tree of the first `n` scenes of a split in the cache, written when first asked for: its root.
+
+    It is written aside and renamed, so that it is there whole or not at all, also where several processes ask at once.
+
+    Raises:
+        ValueError: as :func:`write_layout` does.
+    """
     root = cache_dir() / "layouts" / f"{layout}-{split}-seed{seed}-{n}"
-    done = root / "done"
-    if not done.is_file():
-        write_layout(layout, split, n, seed, root)
-        done.touch()
+    if not root.is_dir():
+        part = root.with_name(f".{root.name}.{os.getpid()}")
+        try:
+            write_layout(layout, split, n, seed, part)
+            part.rename(root)
+        except OSError:
+            if not root.is_dir():  # else another process was first, with the same bytes
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return root

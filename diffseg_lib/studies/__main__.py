@@ -61,7 +61,7 @@ def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store]
         profile, root = segmenter.backbone.profile, getattr(o, name)
         prompts = open_dataset(name, root, o.split, 1).prompts
         vocabulary = Vocabulary.load(prompts, profile.captioner, profile.clip, o.device, relative=profile.clip_relative)
-        rivals = {"denseclip": ("image", "filter"), "elbo": ("image", "filter")}
+        rivals = dict.fromkeys(("denseclip", "elbo", "groupvit"), ("image", "filter"))
         methods = {rival: (make_method(rival, segmenter), choices) for rival, choices in rivals.items() if rival in o.rivals}
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
         return words_study(segmenter, vocabulary, name, root, o.split, o.train_images, o.images, wanted, methods, store)
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train-images", type=int, default=60, help="train images that thresholds are fixed on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the noise, for the ablation and the timesteps")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 50, 100, 150, 300, 500, 800])
-    parser.add_argument("--rivals", nargs="*", default=["denseclip", "elbo"], help="further methods of the benchmark")
+    parser.add_argument("--rivals", nargs="*", default=["denseclip", "elbo"], help="further methods of the benchmark: denseclip, elbo, groupvit")
     parser.add_argument("--split", default="val")
     for name in READERS:
         parser.add_argument(f"--{name}", default="", metavar="DIR", help=f"root of the {name} tree (default: the pocket world's)")

@@ -1,0 +1,80 @@
+"""VOC, Context and COCO-Object, read from the layouts that people have on disk.
+
+A :class:`Dataset` lists ids and loads one :class:`Sample` at a time; labels are 0..C-1 with 0 the background
+and 255 void, at the picture's own size, which is never changed. Pictures are read by their content, as raw
+pixels: EXIF orientation is not applied, since the masks were drawn on the raw pixels.
+
+==========  ==========================================================================================
+voc         ``VOCdevkit/VOC2012/{JPEGImages,SegmentationClass[Aug]}``, ``ImageSets/Segmentation/*.txt``
+context     ``VOCdevkit/VOC2010/{JPEGImages,SegmentationClassContext}``, ``ImageSets/SegmentationContext/*.txt``
+object      ``annotations/instances_*.json`` with ``val2017/*.jpg`` (or the 2014 names)
+==========  ==========================================================================================
+
+``classes.txt`` in the root, a name a line, background first, replaces the standard names.
+
+Context's masks come in two label orders. Where the tree has VOC's masks of the same photos
+(``VOC2010/SegmentationClass``), the order is found by comparing, and a contrary ``order=`` or list is refused;
+else it is taken from ``order=``, ``classes.txt`` or ``VOC2010/59_labels.txt``, and the notes say "assumed".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from .coco import COCO_CONVENTION, open_object
+from .files import decode_colours, read_mask, read_picture
+from .names import ALIASES, CONTEXT, CONTEXT_ORIGINAL, VOC
+from .samples import DataError, Dataset, LabelError, Sample
+from .voc import open_context, open_voc
+
+__all__ = [
+    "ALIASES",
+    "COCO_CONVENTION",
+    "CONTEXT",
+    "CONTEXT_ORIGINAL",
+    "READERS",
+    "VOC",
+    "DataError",
+    "Dataset",
+    "LabelError",
+    "Sample",
+    "decode_colours",
+    "open_dataset",
+    "read_mask",
+    "read_picture",
+]
+READERS: Mapping[str, Callable[[Path, str, str], Dataset]] = {"voc": open_voc, "context": open_context, "object": open_object}
+POCKET_IMAGES = 500  # of a pocket split, where no number is asked for
+
+
+def open_dataset(name: str, root: str | Path = "", split: str = "val", limit: int = 0, order: str = "") -> Dataset:
+    """Open a split of a data set.
+
+    Args:
+        name: "voc", "context" or "object".
+        root: the folder that holds ``VOCdevkit`` (or that folder, or the year's inside it); for "object" the
+            one that holds ``annotations``. "" is the pocket world's tree, written to the cache when first asked for.
+        split: "train", "val", "trainaug" (VOC) and so on.
+        limit: only the first so many images; 0 is all (of the pocket world, 500).
+        order: of Context's labels, "alphabetical" or "original", where the tree does not tell.
+
+    Raises:
+        ValueError: on an unknown name.
+        DataError: on a tree that is not in the layout, or a list that is missing, empty or has repeats; it says
+            what was expected. A list shorter than the published split is told in the notes.
+    """
+    if name not in READERS:
+        raise ValueError(f"unknown data set {name!r}: expected {', '.join(READERS)}")
+    if limit < 0:
+        raise ValueError(f"limit {limit}: expected 0 for all images, or how many")
+    if str(root) == "":
+        from ..pocket.layouts import ensure_layout
+
+        root = ensure_layout(name, split, limit or POCKET_IMAGES)
+    place = Path(root).expanduser().absolute()
+    if not place.is_dir():
+        raise DataError(f"{root} is no folder: expected the root of a {name} tree")
+    found = READERS[name](place, split, order)
+    return replace(found, ids=found.ids[:limit] if limit else found.ids)
