@@ -44,11 +44,11 @@ def imports(name: str, *, top_level: bool = False) -> set[str]:
     return found
 
 
-def reached(name: str) -> set[str]:
-    """Everything that a module imports, directly or through the library."""
+def reached(name: str, *, top_level: bool = False) -> set[str]:
+    """Everything that a module imports, directly or through the library. top_level: at import time only."""
     seen, todo = set(), [name]
     while todo:
-        for target in imports(todo.pop()):
+        for target in imports(todo.pop(), top_level=top_level):
             if target not in seen:
                 seen.add(target)
                 todo += [target] if target in TREES and target != "diffseg_lib" else []
@@ -68,8 +68,14 @@ def test_tensors_in_tensors_out(name):
     assert not reached(name) & {"diffseg_lib.backbone", "diffseg_lib.capture", "diffseg_lib.segmenter"}
 
 
+@pytest.mark.parametrize("name", [n for n in PURE if n.startswith("diffseg_lib.datasets")])
+def test_reading_data_sets_costs_no_torch(name):
+    assert "numpy" in packages(reached("diffseg_lib.datasets", top_level=True))
+    assert not packages(reached(name, top_level=True)) & {"torch", "diffusers", "transformers"}
+
+
 def test_the_pure_modules_exist():
-    assert {"diffseg_lib.scoremaps", "diffseg_lib.evaluation"} <= set(PURE)
+    assert {"diffseg_lib.scoremaps", "diffseg_lib.evaluation", "diffseg_lib.datasets"} <= set(PURE)
 
 
 CORE = [n for n in TREES if not n.startswith("diffseg_lib.pocket")]

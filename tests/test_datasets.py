@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from diffseg_lib.datasets import CONTEXT, CONTEXT_ORIGINAL, VOC, DataError, decode_colours, open_dataset, read_mask, read_picture
+from diffseg_lib.datasets import CONTEXT, CONTEXT_ORIGINAL, VOC, DataError, LabelError, decode_colours, open_dataset, read_mask, read_picture
+from diffseg_lib.datasets.names import SPLIT_SIZES
 from diffseg_lib.images import save_labels, voc_colours
 from diffseg_lib.pocket.layouts import ensure_layout, write_layout
 from diffseg_lib.pocket.scenes import voc_truth
@@ -41,6 +42,26 @@ def test_without_a_root_the_pocket_tree_is_written_once(tmp_path, monkeypatch):
     again = open_dataset("voc", "", "train", 3)
     assert first.ids == again.ids and (ensure_layout("voc", "train", 3) / "pocket.json").stat().st_mtime_ns == stamp
     assert first.fingerprint() == again.fingerprint() != open_dataset("voc", "", "train", 2).fingerprint()
+
+
+def test_a_fingerprint_tells_splits_names_and_ids_apart(tmp_path):
+    for split, seed in (("val", 0), ("test", 0)):
+        write_layout("voc", split, 3, seed, tmp_path / "tree")
+    val = open_dataset("voc", tmp_path / "tree")
+    seen = [val.fingerprint(), open_dataset("voc", tmp_path / "tree", "test").fingerprint(), open_dataset("voc", tmp_path / "tree", limit=2).fingerprint()]
+    classes = tmp_path / "tree" / "classes.txt"
+    classes.write_text(classes.read_text().replace("house", "barn"))
+    assert len({*seen, open_dataset("voc", tmp_path / "tree").fingerprint()}) == 4
+    classes.write_text(classes.read_text().replace("barn", "house"))
+    moved = (tmp_path / "tree").rename(tmp_path / "elsewhere")
+    assert open_dataset("voc", moved).fingerprint() == val.fingerprint()
+
+
+def test_a_root_may_be_relative(tmp_path, monkeypatch):
+    write_layout("voc", "val", 1, 0, tmp_path / "tree")
+    monkeypatch.chdir(tmp_path / "tree" / "VOCdevkit")
+    for root in ("VOC2012", "."):
+        assert open_dataset("voc", root).names[1] == "house"  # classes.txt is two folders up
 
 
 def test_limits_and_words(tmp_path):
@@ -81,7 +102,14 @@ def test_voc_is_read_from_any_of_its_folders(tmp_path, inside):
     sample = data.load("2007_000032")
     assert np.array_equal(sample.truth, MASK) and sample.classes == ("person",) and len(data.names) == 21
     assert data.words(["aeroplane", "tvmonitor", "pottedplant", "diningtable"]) == ["plane", "monitor", "potted plant", "table"]
-    assert data.expected == 1449 and "published split 1449" in data.notes[0]
+    assert data.expected == 1449 and "val.txt lists 1 images, the published split 1449: restore" in data.notes[0]
+
+
+def test_a_whole_list_needs_no_note(tmp_path):
+    ids = [f"2007_{i:06d}" for i in range(1449)]
+    voc_tree(tmp_path, {"2007_000000": MASK}, text="\n".join(ids))
+    data = open_dataset("voc", tmp_path, limit=5)
+    assert data.ids == tuple(ids[:5]) and data.expected == 1449 and data.notes == ()
 
 
 def test_trainaug_reads_the_augmented_masks(tmp_path):
@@ -132,11 +160,61 @@ def test_the_order_of_context_is_found_named_and_held_to(tmp_path, order, names)
         open_dataset("context", tmp_path, order=other)
 
 
+@pytest.mark.parametrize(("order", "names"), [("alphabetical", CONTEXT), ("original", CONTEXT_ORIGINAL)])
+def test_a_labels_file_tells_the_order_and_masks_outweigh_it(tmp_path, order, names):
+    context_tree(tmp_path, names, told=False)
+    labels = tmp_path / "VOCdevkit" / "VOC2010" / "59_labels.txt"
+    spelt = {"table": "diningtable", "bedclothes": "bedcloth", "cloth": "clothes"}
+    labels.write_text("".join(f"{i}: {spelt.get(name, name)}\n" for i, name in enumerate(names, start=1)))
+    data = open_dataset("context", tmp_path)
+    assert data.names == ("background", *names) and data.notes[0] == f"label order: {order} (assumed, by 59_labels.txt: no masks to compare with)"
+    other = {"alphabetical": CONTEXT_ORIGINAL, "original": CONTEXT}[order]
+    context_tree(tmp_path, other)
+    with pytest.raises(DataError, match="59_labels.txt says .*give order="):
+        open_dataset("context", tmp_path)
+    asked = {"alphabetical": "original", "original": "alphabetical"}[order]
+    assert open_dataset("context", tmp_path, order=asked).names == ("background", *other)
+    labels.write_text("1: sky\n2: tree\n")
+    with pytest.raises(DataError, match="neither the alphabetical nor the original"):
+        open_dataset("context", tmp_path)
+
+
+def test_classes_of_a_tree_state_their_order_and_are_held_to_it(tmp_path):
+    context_tree(tmp_path, CONTEXT)
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(["background", *CONTEXT]))
+    assert open_dataset("context", tmp_path, order="alphabetical").names[1:] == tuple(CONTEXT)
+    classes.write_text("\n".join(["background", *CONTEXT_ORIGINAL]))
+    with pytest.raises(DataError, match="classes.txt says original, .*alphabetical order"):
+        open_dataset("context", tmp_path)
+    classes.write_text("background\nfish\n")
+    with pytest.raises(DataError, match="classes.txt states another order"):
+        open_dataset("context", tmp_path, order="original")
+    assert open_dataset("context", tmp_path).notes[0] == "label order: classes.txt"
+
+
+def test_masks_that_cannot_be_compared_do_not_stop_the_comparison(tmp_path):
+    context_tree(tmp_path, CONTEXT)
+    place = tmp_path / "VOCdevkit" / "VOC2010"
+    (place / "ImageSets" / "SegmentationContext" / "val.txt").write_text("broken\nsmall\na\n")
+    for folder, height in (("SegmentationClass", 3), ("SegmentationClassContext", 6)):
+        (place / folder / "broken.png").write_bytes(b"")
+        save_labels(np.zeros((height, 9), np.uint8), place / folder / "small.png")
+    assert "alphabetical (found by comparing 1 masks" in open_dataset("context", tmp_path).notes[0]
+
+
+@pytest.mark.parametrize("name", ["voc", "object"])
+def test_only_context_has_orders(tmp_path, name):
+    with pytest.raises(DataError, match="only Context"):
+        open_dataset(name, tmp_path, order="original")
+
+
 def test_an_order_that_nothing_tells_is_asked_for(tmp_path):
     context_tree(tmp_path, CONTEXT_ORIGINAL, told=False)
     with pytest.raises(DataError, match="give order="):
         open_dataset("context", tmp_path)
-    assert set(open_dataset("context", tmp_path, order="original").load("a").classes) == {"person", "table"}
+    data = open_dataset("context", tmp_path, order="original")
+    assert set(data.load("a").classes) == {"person", "table"} and "assumed, by order='original'" in data.notes[0]
     with pytest.raises(DataError, match="alphabetical or original"):
         open_dataset("context", tmp_path, order="random")
 
@@ -179,6 +257,53 @@ def test_coco_draws_small_over_large_and_crowds_as_void(tmp_path, year):
     expected[1:3, 1:3] = 2  # toothbrush, smaller, on top
     assert np.array_equal(sample.truth, expected) and data.names == ("background", "dog", "toothbrush")
     assert sample.id == "000000000007" and any("smaller instances over larger" in note for note in data.notes)
+    assert data.expected == SPLIT_SIZES["object", f"val{year}"] and f"the published split {data.expected}" in data.notes[0]
+
+
+def test_coco_draws_polygons_and_order_in_the_file_does_not_matter(tmp_path):
+    square = {"image_id": 7, "iscrowd": 0, "area": 1.0, "bbox": [0, 0, 1, 1]}
+    large = square | {"id": 1, "category_id": 90, "segmentation": [[0, 0, 8, 0, 8, 6, 0, 6]]}
+    small = square | {"id": 2, "category_id": 18, "segmentation": [[2, 2, 4, 2, 4, 4, 2, 4]]}
+    expected = np.zeros((6, 9), np.uint8)
+    expected[:, :8], expected[2:4, 2:4] = 2, 1
+    for i, drawn in enumerate(([large, small], [small, large])):
+        coco_tree(tmp_path / str(i), annotations=drawn)
+        assert np.array_equal(open_dataset("object", tmp_path / str(i)).load("000000000007").truth, expected)
+
+
+def test_coco_2017_is_read_where_both_years_are(tmp_path):
+    coco_tree(tmp_path, "2017")
+    (tmp_path / "annotations" / "instances_val2014.json").write_text("{}")
+    assert len(open_dataset("object", tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"category_id": 5}, r"annotation 4 cannot be drawn \(KeyError\(5\)"),
+        ({"segmentation": 3}, "annotation 4 cannot"),
+        ({"segmentation": {"size": [9, 6], "counts": [54]}}, "annotation 4"),
+    ],
+)
+def test_a_broken_annotation_is_named_and_others_load(tmp_path, wrong, said):
+    images = [{"id": i, "file_name": f"00000000000{i}.jpg", "height": 6, "width": 9} for i in (7, 8)]
+    good = {"id": 4, "image_id": 8, "category_id": 18, "iscrowd": 0, "area": 1.0, "bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 8, 0, 8, 6]]}
+    coco_tree(tmp_path, images=images, annotations=[good | wrong])
+    data = open_dataset("object", tmp_path)
+    assert not data.load("000000000007").truth.any()
+    with pytest.raises(DataError, match=said):
+        data.load("000000000008")
+    with pytest.raises(DataError, match="lists no image 'x'"):
+        data.load("x")
+
+
+def test_coco_classes_of_another_number_are_refused(tmp_path):
+    coco_tree(tmp_path)
+    (tmp_path / "classes.txt").write_text("background\nhound\nbrush\n")
+    assert open_dataset("object", tmp_path).names == ("background", "hound", "brush")
+    (tmp_path / "classes.txt").write_text("background\nhound\n")
+    with pytest.raises(DataError, match="names 1 classes, .* has 2"):
+        open_dataset("object", tmp_path)
 
 
 # -- faults --------------------------------------------------------------------------------------
@@ -188,13 +313,23 @@ def test_split_files_tolerate_blanks_and_crlf_and_refuse_repeats(tmp_path):
     voc_tree(tmp_path, {"a": MASK, "b": MASK}, text="a\r\n\r\n b \r\n")
     assert open_dataset("voc", tmp_path).ids == ("a", "b")
     voc_tree(tmp_path, {"a": MASK, "b": MASK}, text="a\nb\na\n")
-    with pytest.raises(DataError, match="3 lines, 2 different"):
+    with pytest.raises(DataError, match="3 lines, 2 different, expected 1449 ids; remove"):
         open_dataset("voc", tmp_path)
     voc_tree(tmp_path, {"a": MASK}, text="\n")
-    with pytest.raises(DataError, match="lists no image"):
+    with pytest.raises(DataError, match="lists no image: expected 1449 ids"):
         open_dataset("voc", tmp_path)
-    with pytest.raises(DataError, match="here are: val"):
+    with pytest.raises(DataError, match="expected a text file of 1464 ids; here are: val"):
         open_dataset("voc", tmp_path, "train")
+
+
+def test_a_list_saved_by_another_editor(tmp_path):
+    place = voc_tree(tmp_path, {"a": MASK})
+    path = place / "ImageSets" / "Segmentation" / "val.txt"
+    path.write_text("a\n", encoding="utf-8-sig")
+    assert open_dataset("voc", tmp_path).ids == ("a",)
+    path.write_text("a\n", encoding="utf-16")
+    with pytest.raises(DataError, match="val.txt is not UTF-8"):
+        open_dataset("voc", tmp_path)
 
 
 @pytest.mark.parametrize(("name", "said"), [("voc", "VOCdevkit/VOC2012"), ("context", "VOCdevkit/VOC2010"), ("object", "instances_val2017")])
@@ -212,8 +347,9 @@ def test_sizes_labels_and_missing_files(tmp_path):
     (place / "SegmentationClass" / "d.png").unlink()
     data = open_dataset("voc", tmp_path)
     for name, said in {"a": "9 x 4 px, its mask 9 x 6", "b": r"labels \[21\], expected 0..20", "c": "no picture at", "d": "no mask at"}.items():
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=said) as caught:
             data.load(name)
+        assert isinstance(caught.value, LabelError) == (name == "b")  # a wrong set, not a broken file
 
 
 def test_a_truncated_picture_names_its_file(tmp_path):
@@ -227,17 +363,39 @@ def test_a_truncated_picture_names_its_file(tmp_path):
 def test_pictures_are_read_by_content_as_raw_pixels(tmp_path):
     path = tmp_path / "odd.jpg"
     Image.fromarray(PIXELS).save(path, "PNG")
-    assert np.array_equal(read_picture(path), PIXELS)
+    assert np.array_equal(read_picture(path).pixels, PIXELS) and read_picture(path).notes == ()
     grey = Image.fromarray(PIXELS[..., 0])
     grey.save(path, "PNG")
-    assert np.array_equal(read_picture(path), np.repeat(PIXELS[..., :1], 3, axis=2))
+    assert np.array_equal(read_picture(path).pixels, np.repeat(PIXELS[..., :1], 3, axis=2))
     Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257).save(path, "PNG")
-    assert np.abs(read_picture(path)[..., 0].astype(int) - PIXELS[..., 0]).max() <= 1
+    assert np.abs(read_picture(path).pixels[..., 0].astype(int) - PIXELS[..., 0]).max() <= 1
+    assert "mode I;16" in read_picture(path).notes[0]
     turned = Image.fromarray(PIXELS)
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(path, "PNG", exif=exif)
-    assert read_picture(path).shape == PIXELS.shape
+    assert np.array_equal(read_picture(path).pixels, PIXELS) and "EXIF orientation is not applied" in read_picture(path).notes[0]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "RGBA", "L"])
+def test_a_conversion_is_noted_with_the_sample(tmp_path, mode):
+    place = voc_tree(tmp_path, {"a": MASK, "b": MASK})
+    Image.fromarray(PIXELS).convert(mode).save(place / "JPEGImages" / "a.jpg", "JPEG" if mode == "CMYK" else "PNG")
+    data = open_dataset("voc", tmp_path)
+    sample = data.load("a")
+    assert sample.notes == (f"converted from mode {mode}",) and sample.image.shape == PIXELS.shape and sample.image.dtype == np.uint8
+    assert data.load("b").notes == ()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_what_is_no_picture_names_its_file(tmp_path, content):
+    place = voc_tree(tmp_path, {"a": MASK, "b": MASK})
+    (place / "JPEGImages" / "a.jpg").write_bytes(content)
+    (place / "SegmentationClass" / "b.png").write_bytes(content)
+    data = open_dataset("voc", tmp_path)
+    for name, said in {"a": "a.jpg cannot be read as a picture", "b": "b.png cannot be read as a mask"}.items():
+        with pytest.raises(DataError, match=said):
+            data.load(name)
 
 
 @pytest.mark.parametrize("text", ["house\nfish\n", "background\n", "background\nfish\nfish\n"])
@@ -251,4 +409,27 @@ def test_a_malformed_list_of_classes_is_refused(tmp_path, text):
 def test_a_json_that_is_not_cocos_is_refused(tmp_path):
     coco_tree(tmp_path, images=[{"name": "x"}])
     with pytest.raises(DataError, match="no COCO instances file"):
+        open_dataset("object", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"categories": []}, "1 images and 0 categories"),
+        ({"images": []}, "0 images and 2 categories"),
+        ({"images": [{"id": 7, "file_name": "a.jpg"}]}, "KeyError"),
+        ({"images": [{"id": i, "file_name": f"{i}/a.jpg", "height": 6, "width": 9} for i in (7, 8)]}, "2 images under 1 file names"),
+    ],
+)
+def test_annotations_that_lack_something_are_refused(tmp_path, changes, said):
+    coco_tree(tmp_path, **changes)
+    with pytest.raises(DataError, match=said):
+        open_dataset("object", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_annotations_that_are_no_instances_are_refused(tmp_path, text):
+    coco_tree(tmp_path)
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(text)
+    with pytest.raises(DataError, match="instances_val2017.json is no COCO instances file"):
         open_dataset("object", tmp_path)

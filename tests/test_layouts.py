@@ -259,6 +259,57 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         write_layout("voc", "val", 1, 0, tmp_path / "out")
 
 
+# -- the cache -----------------------------------------------------------------------------------
+
+
+def test_a_tree_of_the_cache_is_written_once_and_whole(tmp_path, monkeypatch):
+    from diffseg_lib.pocket import layouts
+
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    root = layouts.ensure_layout("context", "val", 2, SEED)
+    write_layout("context", "val", 2, SEED, tmp_path / "direct")
+    assert tmp_path in root.parents and digests(root) == digests(tmp_path / "direct")
+    assert list(root.parent.iterdir()) == [root]
+    with monkeypatch.context() as patch:
+        patch.setattr(layouts, "write_layout", lambda *_: pytest.fail("written again"))
+        assert layouts.ensure_layout("context", "val", 2, SEED) == root
+    others = {layouts.ensure_layout(*a) for a in [("voc", "val", 2, SEED), ("context", "test", 2, SEED), ("context", "val", 3, SEED), ("context", "val", 2)]}
+    assert len(others | {root}) == 5
+
+
+def test_a_tree_of_the_cache_cut_short_is_not_taken_for_one(tmp_path, monkeypatch):
+    from diffseg_lib.pocket import layouts
+
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(layouts, "_list", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        layouts.ensure_layout("voc", "val", 1, SEED)
+    assert not list((tmp_path / "layouts").iterdir())
+    assert len(list(layouts.ensure_layout("voc", "val", 1, SEED).rglob("*.jpg"))) == 1
+
+
+def test_of_two_that_write_a_tree_of_the_cache_the_first_wins(tmp_path, monkeypatch):
+    from diffseg_lib.pocket import layouts
+
+    def and_another_is_quicker(layout, split, n, seed, out):
+        write_layout(layout, split, n, seed, out)
+        write_layout(layout, split, n, seed, out.parent / f"{layout}-{split}-seed{seed}-{n}")
+
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    monkeypatch.setattr(layouts, "write_layout", and_another_is_quicker)
+    root = layouts.ensure_layout("voc", "val", 1, SEED)
+    assert list(root.parent.iterdir()) == [root] and len(list(root.rglob("*.jpg"))) == 1
+
+
+def test_a_cache_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+    from diffseg_lib.pocket import layouts
+
+    (tmp_path / "layouts").write_text("")
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="layouts"):
+        layouts.ensure_layout("voc", "val", 1, SEED)
+
+
 # -- the command ---------------------------------------------------------------------------------
 
 

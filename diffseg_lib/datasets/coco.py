@@ -95,9 +95,7 @@ def draw(coco: Any, annotations: Sequence[dict[str, Any]], labels: dict[int, int
             code = coco.annToRLE(one)
             regions.append((not one.get("iscrowd", 0), -int(rle.area(code)), one["id"], labels[one["category_id"]], rle.decode(code).astype(bool)))
         except Exception as error:  # pycocotools raises bare Exceptions
-            raise DataError(
-                f"{name}: annotation {one.get('id')} cannot be drawn ({error!r}): expected a polygon or run lengths, of a listed category"
-            ) from error
+            raise DataError(f"{name}: annotation {one.get('id')} cannot be drawn ({error!r}): expected a polygon or runs, of a listed category") from error
     truth = np.zeros(size, np.uint8)
     for instance, _, number, label, inside in sorted(regions, key=lambda region: region[:3]):
         if inside.shape != truth.shape:
