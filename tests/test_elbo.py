@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from diffseg_lib import DiffSegmenter
+from diffseg_lib.datasets import open_dataset
 from diffseg_lib.elbo import ElboMethod, Posterior, denoising_errors, draw_noise, elbo_posterior, error_draws, noise_sharing, smooth
 from diffseg_lib.pocket.scenes import photo_or_scene
 from diffseg_lib.studies.elbo import elbo_study
@@ -66,8 +67,8 @@ def test_smoothing_by_nothing_changes_nothing():
     assert torch.equal(smooth(maps, 0.0), maps)
     soft = smooth(maps, 2.0)
     assert soft.var() < maps.var() / 4 and abs(float(soft.mean() - maps.mean())) < 0.05
-    flat = torch.full((1, 5, 5), 3.0)
-    torch.testing.assert_close(smooth(flat, 1.0), flat)
+    flat = torch.tensor([3.0, 0.0])[:, None, None].expand(2, 5, 5)
+    torch.testing.assert_close(smooth(flat, 1.0), flat)  # neither the border nor the other map leaks in
 
 
 def test_probabilities_sum_to_one_and_scores_mean_better_than_no_words():
@@ -75,10 +76,23 @@ def test_probabilities_sum_to_one_and_scores_mean_better_than_no_words():
     found = Posterior(errors[:2], errors[2:], ("a", "b"), 3)
     torch.testing.assert_close(found.probabilities(0.1).sum(0), torch.ones(4, 5))
     assert found.probabilities(0.1).shape == (3, 4, 5)
+    assert torch.equal(found.probabilities(0.1).argmax(0), errors.argmin(0))
+    assert found.probabilities(0.01).max() > found.probabilities(1.0).max()  # a lower temperature is surer
     assert torch.equal(found.scores(0.1) > 0.5, errors[:2] < errors[2:])
     assert torch.equal(found.scores(0.1).argmax(0), errors[:2].argmin(0))
     bare = Posterior(errors[:2], None, ("a", "b"), 2)
     torch.testing.assert_close(bare.scores(0.1).sum(0), torch.ones(4, 5))
+    assert torch.equal(bare.scores(0.1).argmax(0), errors[:2].argmin(0))
+
+
+def test_the_posterior_is_the_smoothed_mean_of_all_draws_classes_first(segmenter, scene):
+    draws = error_draws(segmenter, scene.image, scene.classes, [100, 300], 2)
+    found = elbo_posterior(segmenter, scene.image, scene.classes, [100, 300], 2, sigma=1.5)
+    rows = torch.cat([found.errors, found.background])
+    torch.testing.assert_close(rows, smooth(sum(draws) / 4, 1.5))
+    assert found.classes == tuple(scene.classes)
+    again = elbo_posterior(segmenter, scene.image, scene.classes, [100, 300], 2, sigma=1.5)
+    assert torch.equal(found.errors, again.errors)
 
 
 def test_calls_count_every_row(segmenter, scene):
@@ -100,5 +114,18 @@ def test_wrong_arguments_are_refused(segmenter, scene, wrong):
 
 def test_the_study_counts_evaluations_and_compares_with_attention(segmenter):
     found = elbo_study(segmenter, train_images=2, images=2, timesteps=(300,), numbers=(1, 2), sigmas=(0.0,))
-    assert found["calls"]["ELBO, 2 draws"] == 2 * found["calls"]["ELBO, 1 draw"] > found["calls"]["attention"]
-    assert set(found["effects"]) >= {"ELBO against nothing found", "most samples minus one", "attention minus ELBO"}
+    words = np.mean([len(sample.classes) for sample in open_dataset("voc", "", "val", 2)])
+    assert found["calls"] == pytest.approx({"ELBO, 1 draw": words + 1, "ELBO, 2 draws": 2 * (words + 1), "attention": words})
+    value = {name: row["value"] for name, row in found["rows"].items()}
+    pairs = {"most samples minus one": "ELBO, 1 draw", "smoothed minus raw": "ELBO, 2 draws, sigma 0"}
+    for effect, other in pairs.items():
+        assert found["effects"][effect]["value"] == pytest.approx(value["ELBO, 2 draws"] - value[other])
+    assert found["effects"]["attention minus ELBO"]["value"] == pytest.approx(value["attention"] - value["ELBO, 2 draws"])
+    assert np.mean([one["attention"] for one in found["classes"].values()]) == pytest.approx(value["attention"])
+
+
+def test_the_studys_smaller_numbers_of_draws_are_the_first_of_the_larger(segmenter):
+    arguments = {"train_images": 2, "images": 2, "timesteps": (300,), "sigmas": ()}
+    both = elbo_study(segmenter, numbers=(1, 2), **arguments)["rows"]
+    alone = elbo_study(segmenter, numbers=(1,), **arguments)["rows"]["ELBO, 1 draw"]
+    assert both["ELBO, 1 draw"] == alone and both["ELBO, 2 draws"]["value"] != alone["value"]

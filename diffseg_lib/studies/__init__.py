@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from ..evaluation import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, mean_and_sd, miou
+from ..datasets import Dataset, Sample, open_dataset
+from ..evaluation import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, mean_and_sd, miou, tally
 from ..locations import data_dir
+from ..scoremaps import upsample
 
 Counts = dict[str, list[Tally]]  # variant to a tally an image
 
@@ -165,6 +169,59 @@ def measure(train: Sequence[Counts], test: Sequence[Counts], classes: int, seeds
     return Measured(rows, confusions, tuple(seeds))
 
 
-def merge(parts: Iterable[Counts]) -> Counts:
-    """One mapping of all the variants of several."""
-    return {name: tallies for part in parts for name, tallies in part.items()}
+def count_maps(dataset: Dataset, maps: Callable[[Sample, list[str]], Mapping[str, Tensor]], final_norm: str = "after") -> Counts:
+    """Tallies of every variant on every image, the classes present given.
+
+    Args:
+        dataset: to go through.
+        maps: from a sample and the words of its classes to maps by variant, k h w.
+        final_norm: as of :func:`diffseg_lib.scoremaps.upsample`.
+    """
+    found: Counts = {}
+    for sample in dataset:
+        labels = [dataset.names.index(name) for name in sample.classes]
+        for name, one in maps(sample, dataset.words(sample.classes)).items():
+            scores = upsample(one, sample.truth.shape, final_norm).cpu().numpy()
+            found.setdefault(name, []).append(tally(sample.truth, scores, labels, len(dataset.names)))
+    return found
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train and test of a study, and what was counted on each, one mapping a seed."""
+
+    train: Dataset
+    test: Dataset
+    counts: Mapping[str, list[Counts]]
+    seeds: tuple[int, ...]
+
+    def measured(self, on: str = "test") -> Measured:
+        """On "test", or, to choose by, on "train" itself; thresholds are train's in both."""
+        return measure(self.counts["train"], self.counts[on], len(self.test.names), self.seeds)
+
+
+def count_splits(
+    source: tuple[str, str | Path, str],
+    sizes: tuple[int, int],
+    seeds: Sequence[int],
+    count: Callable[[Dataset, int], Counts],
+    store: Store | None,
+    key: Mapping[str, Any],
+) -> Splits:
+    """Count the train split and another, for every seed, part by part.
+
+    Args:
+        source: data set, root and the other split.
+        sizes: images of train and of the other split.
+        seeds: of the noise.
+        count: from a data set and a seed to its counts.
+        store: keeps the parts.
+        key: that names the study and its settings.
+    """
+    name, root, split = source
+    opened = {"train": open_dataset(name, root, "train", sizes[0]), "test": open_dataset(name, root, split, sizes[1])}
+    store = store or Store()
+    counts = {
+        part: [store.counts({**key, "data": one.fingerprint(), "seed": seed}, partial(count, one, seed)) for seed in seeds] for part, one in opened.items()
+    }
+    return Splits(opened["train"], opened["test"], counts, tuple(seeds))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from ..backbone import PAPER_WEIGHTS
-from ..datasets import Dataset, Sample, open_dataset
-from ..evaluation import tally
-from ..scoremaps import complete, complete_sides, fuse, upsample
+from ..datasets import Sample
+from ..scoremaps import complete, complete_sides, fuse
 from ..segmenter import DiffSegmenter
-from . import Counts, Store, measure
+from . import Store, count_maps, count_splits
 
 EQUAL = dict.fromkeys(PAPER_WEIGHTS, 0.25)
 PROMPTS: Mapping[str, Mapping[str, Any]] = {
@@ -70,17 +70,6 @@ def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], row
     return {name: found[name] for name in rows}
 
 
-def count_variants(segmenter: DiffSegmenter, dataset: Dataset) -> Counts:
-    """Every row's tally of every image, the classes present given."""
-    found: Counts = {}
-    for sample in dataset:
-        labels = [dataset.names.index(name) for name in sample.classes]
-        for name, maps in variants(segmenter, sample, dataset.words(sample.classes)).items():
-            scores = upsample(maps, sample.truth.shape, segmenter.config.final_norm).numpy()
-            found.setdefault(name, []).append(tally(sample.truth, scores, labels, len(dataset.names)))
-    return found
-
-
 def ablation_study(
     segmenter: DiffSegmenter,
     dataset: str = "voc",
@@ -100,15 +89,15 @@ def ablation_study(
         seeds: of the noise.
         store: keeps the parts.
     """
-    store = store or Store()
-    splits = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
-    counts: dict[str, list[Counts]] = {"train": [], "test": []}
-    for part, opened in splits.items():
-        for seed in seeds:
-            key = {"study": "ablation", "data": opened.fingerprint(), "rows": dict(ROWS), "prompts": dict(PROMPTS), "seed": seed}
-            seeded = segmenter.with_config(seed=seed)
-            counts[part].append(store.counts(key, lambda o=opened, s=seeded: count_variants(s, o)))  # type: ignore[misc]
-    measured = measure(counts["train"], counts["test"], len(splits["test"].names), seeds)
+    splits = count_splits(
+        (dataset, root, split),
+        (train_images, images),
+        seeds,
+        lambda opened, seed: count_maps(opened, partial(variants, segmenter.with_config(seed=seed)), segmenter.config.final_norm),
+        store,
+        {"study": "ablation", "rows": dict(ROWS), "prompts": dict(PROMPTS)},
+    )
+    measured = splits.measured()
     full = {short: next(name for name in ROWS if name.startswith(short)) for pair in EFFECTS.values() for short in pair}
     return {
         "rows": measured.rows,
@@ -117,6 +106,6 @@ def ablation_study(
         "weights": {"chosen": {str(d): w for d, w in segmenter.weights.items()}, "paper": {str(d): w for d, w in PAPER_WEIGHTS.items()}},
         "timestep": segmenter.timesteps[0],
         "seeds": list(seeds),
-        "images": images,
+        "images": len(splits.test),
         "dataset": dataset,
     }

@@ -151,7 +151,7 @@ def words_study(
         "quality": filter_quality(opened["test"], vocabulary),
         **_details(measured, opened["test"]),
         "seeds": [segmenter.config.seed],
-        "images": images,
+        "images": len(opened["test"]),
         "dataset": dataset,
     }
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Dataset, open_dataset
+from ..datasets import Dataset
 from ..elbo import ElboMethod, Posterior, error_draws, smooth
 from ..evaluation import iou, tally
 from ..methods import attention_scores
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
-from . import Counts, Measured, Store, measure
+from . import Counts, Measured, Store, count_splits
 
 ATTENTION = "attention"
 
@@ -69,16 +69,16 @@ def elbo_study(
         ``rows`` by number of draws and for attention; ``calls``: UNet evaluations an image, by row;
         ``effects``; ``classes``: IoU of each class by the baseline with all draws and by attention.
     """
-    store = store or Store()
-    opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
-    parts = {}
-    for part, one in opened.items():
-        key: dict[str, Any] = {"study": "elbo", "data": one.fingerprint(), "steps": list(timesteps), "numbers": list(numbers), "sigmas": list(sigmas)}
-        key |= {"seed": segmenter.config.seed}
-        parts[part] = store.counts(key, lambda o=one: _count(segmenter, o, timesteps, numbers, sigmas))  # type: ignore[misc]
-    names, seed = opened["test"].names, segmenter.config.seed
-    measured = measure([parts["train"]], [parts["test"]], len(names), [seed])
-    most, words = draws_name(max(numbers)), float(np.mean([len(sample.classes) for sample in opened["test"]]))
+    splits = count_splits(
+        (dataset, root, split),
+        (train_images, images),
+        [segmenter.config.seed],
+        lambda opened, _: _count(segmenter, opened, timesteps, numbers, sigmas),
+        store,
+        {"study": "elbo", "steps": list(timesteps), "numbers": list(numbers), "sigmas": list(sigmas)},
+    )
+    measured = splits.measured()
+    most, words = draws_name(max(numbers)), float(np.mean([len(sample.classes) for sample in splits.test]))
     return {
         "rows": measured.rows,
         "calls": {draws_name(n): n * (words + 1) for n in numbers} | {ATTENTION: words * len(segmenter.timesteps)},
@@ -88,12 +88,12 @@ def elbo_study(
             "attention minus ELBO": measured.effect(ATTENTION, most),
             "smoothed minus raw": measured.effect(most, f"{most}, sigma 0") if 0 in sigmas else None,
         },
-        "classes": _by_class(measured, names, most),
+        "classes": _by_class(measured, splits.test.names, most),
         "most": most,
         "numbers": list(numbers),
         "timesteps": list(timesteps),
-        "seeds": [seed],
-        "images": images,
+        "seeds": list(splits.seeds),
+        "images": len(splits.test),
         "dataset": dataset,
     }
 

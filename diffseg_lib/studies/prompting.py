@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets import Dataset, open_dataset
-from ..evaluation import tally
-from ..scoremaps import upsample
+from ..datasets import Dataset
 from ..segmenter import DiffSegmenter
-from . import Counts, Store, measure
+from . import Store, count_maps, count_splits
 from .ablation import PROMPTS
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -31,16 +29,6 @@ def completed_maps(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[
         one = segmenter.with_config(**changes)
         embeddings, spans = one.embed(one.prompts(words, image))
         found[name] = one.score(one.attend(latents, noise, one.timesteps[0], embeddings, spans))[1]
-    return found
-
-
-def _count(segmenter: DiffSegmenter, dataset: Dataset, kinds: Mapping[str, Mapping[str, Any]]) -> Counts:
-    found: Counts = {}
-    for sample in dataset:
-        labels = [dataset.names.index(name) for name in sample.classes]
-        for name, maps in completed_maps(segmenter, sample.image, dataset.words(sample.classes), kinds).items():
-            scores = upsample(maps, sample.truth.shape, segmenter.config.final_norm).numpy()
-            found.setdefault(name, []).append(tally(sample.truth, scores, labels, len(dataset.names)))
     return found
 
 
@@ -69,25 +57,25 @@ def prompt_study(
         ``rows`` by kind and by "plus=2" and so on; ``effects`` of every kind against the plain prompt;
         ``modified``: the share of prompts in which a modifier was found.
     """
-    store, segmenter = store or Store(), segmenter.with_config(seed=seed, caption="none", modifiers=False)
+    segmenter = segmenter.with_config(seed=seed, caption="none", modifiers=False)
     kinds = {**KINDS, **{f"plus={e:g}": {"caption": "none", "modifiers": False, "plus": float(e)} for e in exponents}}
-    opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
-    counts = {
-        part: store.counts(
-            {"study": "prompts", "data": one.fingerprint(), "kinds": kinds, "seed": seed},
-            lambda o=one: _count(segmenter, o, kinds),  # type: ignore[misc]
-        )
-        for part, one in opened.items()
-    }
-    measured = measure([counts["train"]], [counts["test"]], len(opened["test"].names), [seed])
+    splits = count_splits(
+        (dataset, root, split),
+        (train_images, images),
+        [seed],
+        lambda opened, _: count_maps(opened, lambda sample, words: completed_maps(segmenter, sample.image, words, kinds), segmenter.config.final_norm),
+        store,
+        {"study": "prompts", "kinds": kinds},
+    )
+    measured = splits.measured()
     return {
         "rows": measured.rows,
         "effects": {f"{name} minus plain": measured.effect(name, "plain") for name in kinds if name != "plain"}
         | {"adjectives fused minus written": measured.effect("adjectives fused", "adjectives written")},
         "exponents": list(exponents),
-        "modified": {name: _modified(segmenter.with_config(**KINDS[name]), opened["test"]) for name in ("BLIP", "adjectives fused")},
+        "modified": {name: _modified(segmenter.with_config(**KINDS[name]), splits.test) for name in ("BLIP", "adjectives fused")},
         "seeds": [seed],
-        "images": images,
+        "images": len(splits.test),
         "dataset": dataset,
     }
 

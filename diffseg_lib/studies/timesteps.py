@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..datasets import Dataset, open_dataset
-from ..evaluation import Tally, tally
-from ..scoremaps import upsample
+from ..datasets import Sample
 from ..segmenter import DiffSegmenter
-from . import Counts, Measured, Store, measure
+from . import Measured, Store, count_maps, count_splits
 
 PAPER_TIMESTEPS = (1, 50, 100, 150)
 AVERAGE = "mean of " + " ".join(str(t) for t in PAPER_TIMESTEPS)
@@ -30,21 +29,6 @@ def completed_at(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[st
     noise = segmenter.noise(image, latents)
     embeddings, spans = segmenter.embed(segmenter.prompts(words, image))
     return {t: segmenter.score(segmenter.attend(latents, noise, t, embeddings, spans))[1] for t in timesteps}
-
-
-def _count(dataset: Dataset, segmenter: DiffSegmenter, timesteps: Sequence[int], together: Sequence[int]) -> Counts:
-    found: dict[str, list[Tally]] = {}
-    for sample in dataset:
-        words = dataset.words(sample.classes)
-        labels = [dataset.names.index(name) for name in sample.classes]
-        maps = completed_at(segmenter, sample.image, words, sorted({*timesteps, *together}))
-        variants = {f"t={t}": maps[t] for t in timesteps}
-        if together:
-            variants["mean of " + " ".join(str(t) for t in together)] = torch.stack([maps[t] for t in together]).mean(0)
-        for name, one in variants.items():
-            scores = upsample(one, sample.truth.shape, segmenter.config.final_norm).numpy()
-            found.setdefault(name, []).append(tally(sample.truth, scores, labels, len(dataset.names)))
-    return found
 
 
 def timestep_study(
@@ -72,18 +56,20 @@ def timestep_study(
         ``rows`` by "t=100" and so on; ``best``: the best single timestep of the train split; ``effects``:
         the paper's t=100 against its neighbours and the extremes, and the mean of four against t=100.
     """
-    store = store or Store()
-    together = PAPER_TIMESTEPS
-    splits = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
-    counts: dict[str, list[Counts]] = {"train": [], "test": []}
-    for part, opened in splits.items():
-        for seed in seeds:
-            key = {"study": "timesteps", "data": opened.fingerprint(), "timesteps": list(timesteps), "seed": seed}
-            seeded = segmenter.with_config(seed=seed)
-            counts[part].append(store.counts(key, lambda o=opened, s=seeded: _count(o, s, timesteps, together)))  # type: ignore[misc]
-    classes = len(splits["test"].names)
-    measured = measure(counts["train"], counts["test"], classes, seeds)
-    on_train = measure(counts["train"], counts["train"], classes, seeds).rows
+
+    def maps(seeded: DiffSegmenter, sample: Sample, words: Sequence[str]) -> dict[str, torch.Tensor]:
+        found = completed_at(seeded, sample.image, words, sorted({*timesteps, *PAPER_TIMESTEPS}))
+        return {f"t={t}": found[t] for t in timesteps} | {AVERAGE: torch.stack([found[t] for t in PAPER_TIMESTEPS]).mean(0)}
+
+    splits = count_splits(
+        (dataset, root, split),
+        (train_images, images),
+        seeds,
+        lambda opened, seed: count_maps(opened, partial(maps, segmenter.with_config(seed=seed)), segmenter.config.final_norm),
+        store,
+        {"study": "timesteps", "timesteps": list(timesteps)},
+    )
+    measured, on_train = splits.measured(), splits.measured("train").rows
     singles = [f"t={t}" for t in timesteps]
     best = max(singles, key=lambda name: on_train[name]["value"])
     return {
@@ -93,7 +79,7 @@ def timestep_study(
         "timesteps": list(timesteps),
         "snr": [float(signal_to_noise(segmenter.backbone.alphas)[t]) for t in timesteps],
         "seeds": list(seeds),
-        "images": images,
+        "images": len(splits.test),
         "dataset": dataset,
     }
 
@@ -119,17 +105,13 @@ def noise_study(
 ) -> dict[str, Any]:
     """Mean IoU of maps averaged over 1, 2, ... noise draws at one timestep: ``rows`` by number of draws, and ``effects``."""
 
-    def counted(opened: Dataset) -> Counts:
-        found: Counts = {}
-        for sample in opened:
-            words, labels = opened.words(sample.classes), [opened.names.index(name) for name in sample.classes]
-            total = torch.zeros(())
-            for draw in range(draws):
-                total = total + completed_at(segmenter.with_config(seed=segmenter.config.seed + draw), sample.image, words, [timestep])[timestep]
-                scores = upsample(total / (draw + 1), sample.truth.shape).numpy()
-                found.setdefault(f"{draw + 1}", []).append(tally(sample.truth, scores, labels, len(opened.names)))
-        return found
+    def maps(sample: Sample, words: Sequence[str]) -> dict[str, torch.Tensor]:
+        seeds = range(segmenter.config.seed, segmenter.config.seed + draws)
+        drawn = [completed_at(segmenter.with_config(seed=seed), sample.image, words, [timestep])[timestep] for seed in seeds]
+        return {str(n): torch.stack(drawn[:n]).mean(0) for n in range(1, draws + 1)}
 
-    train, test = open_dataset(dataset, root, "train", train_images), open_dataset(dataset, root, split, images)
-    measured = measure([counted(train)], [counted(test)], len(test.names), [segmenter.config.seed])
-    return {"rows": measured.rows, "effects": {f"{draws} draws minus 1": measured.effect(str(draws), "1")}, "timestep": timestep, "images": images}
+    count = partial(count_maps, maps=maps, final_norm=segmenter.config.final_norm)
+    splits = count_splits((dataset, root, split), (train_images, images), [segmenter.config.seed], lambda opened, _: count(opened), None, {})
+    measured = splits.measured()
+    effects = {f"{draws} draws minus 1": measured.effect(str(draws), "1")}
+    return {"rows": measured.rows, "effects": effects, "timestep": timestep, "images": len(splits.test)}
