@@ -117,6 +117,14 @@ def test_trainaug_reads_the_augmented_masks(tmp_path):
     assert open_dataset("voc", tmp_path, "trainaug").load("a").classes == ("person",)
 
 
+def test_the_indices_of_a_palette_mask_count_not_its_colours(tmp_path):
+    place = voc_tree(tmp_path, {"a": MASK})
+    image = Image.fromarray(MASK)
+    image.putpalette([7] * 768)
+    image.save(place / "SegmentationClass" / "a.png")
+    assert np.array_equal(open_dataset("voc", tmp_path).load("a").truth, MASK)
+
+
 def test_a_mask_saved_as_colours_is_decoded_exactly(tmp_path):
     place = voc_tree(tmp_path, {"a": MASK})
     Image.fromarray(voc_colours()[MASK]).save(place / "SegmentationClass" / "a.png")
@@ -177,6 +185,7 @@ def test_a_labels_file_tells_the_order_and_masks_outweigh_it(tmp_path, order, na
     labels.write_text("1: sky\n2: tree\n")
     with pytest.raises(DataError, match="neither the alphabetical nor the original"):
         open_dataset("context", tmp_path)
+    assert open_dataset("context", tmp_path, order=asked).names == ("background", *other)  # the file is not asked then
 
 
 def test_classes_of_a_tree_state_their_order_and_are_held_to_it(tmp_path):
