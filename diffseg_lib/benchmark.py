@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import Dataset, Sample
+from .datasets import Dataset, LabelError, Sample
 from .evaluation import VOID, Tally, best_threshold, bootstrap_miou, confusions_at, iou, miou, sweep, tally
 from .methods import Method
 from .vocabulary import Vocabulary, precision_recall
@@ -67,7 +67,11 @@ def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabul
 
 
 def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None = None) -> Iterator[Row]:
-    """Score and count every image of a data set: a row an image, in its order. An empty filter is all background."""
+    """Score and count every image of a data set: a row an image, in its order. An empty filter is all background.
+
+    Raises:
+        LabelError: on a mask whose labels are no classes of the data set; the run stops there.
+    """
     for name in dataset.ids:
         started = time.perf_counter()
         try:
@@ -78,6 +82,8 @@ def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary 
                 scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
                 calls, scores = scored.calls, scored.scores
             counted = tally(sample.truth, scores, asked, len(dataset.names))
+        except LabelError:  # not one broken file but a wrong set or order of labels: stop
+            raise
         except (ValueError, OSError) as error:
             yield Row(name, "error", f"{type(error).__name__}: {' '.join(str(error).split())}", seconds=time.perf_counter() - started)
             continue

@@ -99,6 +99,19 @@ def test_a_broken_image_is_an_error_row_and_there_is_no_headline(data):
     assert found["miou"] is None and found["confusion"] is None and found["coverage"] == "PARTIAL 3/4" and list(found["errors"]) == [data.ids[1]]
 
 
+def test_labels_that_are_no_classes_stop_the_run(tree, data, tmp_path):
+    import shutil
+
+    from diffseg_lib.datasets import LabelError
+    from diffseg_lib.images import save_labels
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tree, copy)
+    save_labels(np.full((128, 128), 99, np.uint8), copy / "VOCdevkit/VOC2012/SegmentationClass" / f"{data.ids[2]}.png")
+    with pytest.raises(LabelError, match="another label order"):
+        list(count(open_dataset("voc", copy, "val"), Truth(data), "image"))
+
+
 def test_an_empty_filter_is_all_background_and_counted(data):
     class Nothing:
         def filter(self, image):
