@@ -49,11 +49,15 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class _Captions(Protocol):
+class Captions(Protocol):
+    """What the filter asks of a captioner; :class:`diffseg_lib.zoo.Captioner` gives it."""
+
     def caption(self, pictures: Sequence[np.ndarray]) -> list[str]: ...
 
 
-class _Judge(Protocol):
+class Judge(Protocol):
+    """What the filter asks of a judge of images and words; :class:`diffseg_lib.zoo.Clip` gives it."""
+
     def similarities(self, pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray: ...
     def texts(self, names: Sequence[str]) -> object: ...
 
@@ -117,8 +121,8 @@ class Vocabulary:
     """
 
     names: tuple[str, ...]
-    captioner: _Captions
-    clip: _Judge
+    captioner: Captions
+    clip: Judge
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=lambda: SYNONYMS)
     similarity: float = 0.8
     relative: float = 0.97

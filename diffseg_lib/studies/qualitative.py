@@ -38,7 +38,7 @@ BAND = 3  # px to each side of an edge
 def first_with(dataset: Dataset, numbers: Sequence[int] = (1, 2, 3, 4)) -> list[Sample]:
     """The first image with each of these numbers of classes, in the data set's order; a number that never occurs is left out.
 
-    As in :func:`diffseg_lib.pocket.scenes.photo_or_scene` the classes are the words to ask for, and the truth of the
+    As in ``pocket.scenes.photo_or_scene`` the classes are the words to ask for, and the truth of the
     i-th is i, from 1.
     """
     found: dict[int, Sample] = {}
