@@ -175,7 +175,7 @@ def count_maps(dataset: Dataset, maps: Callable[[Sample, list[str]], Mapping[str
     Args:
         dataset: to go through.
         maps: from a sample and the words of its classes to maps by variant, k h w.
-        final_norm: as of :func:`diffseg_lib.scoremaps.upsample`.
+        final_norm: as of :func:`~diffseg_lib.scoremaps.upsample`.
     """
     found: Counts = {}
     for sample in dataset:
