@@ -24,6 +24,7 @@ from .prompts import nearest
 
 HUB = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}  # profiles by hub id
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside them
+KEPT_PROMPTS = 256  # embeddings: 60 MB of a Stable Diffusion in float32
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
 
 
@@ -87,6 +88,7 @@ class Backbone:
     tokenizer: Any
     unet: Any
     alphas: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
+    _embedded: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -127,6 +129,14 @@ class Backbone:
         """Token embeddings, padded to the model's length."""
         ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
         return self.text_encoder(ids.to(self.device)).last_hidden_state
+
+    def embed_prompt(self, text: str) -> Float[Tensor, "1 l d"]:
+        """Token embeddings of one prompt, kept for the next time; encoded by itself, so that they depend on no other prompt."""
+        if text not in self._embedded:
+            while len(self._embedded) >= KEPT_PROMPTS:
+                del self._embedded[next(iter(self._embedded))]
+            self._embedded[text] = self.encode_prompts([text])
+        return self._embedded[text]
 
     def add_noise(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps."""

@@ -1,13 +1,15 @@
 """Recording attention while a UNet runs, and leaving the UNet as it was.
 
-The recorder stands beside each attention layer's own processor: the layer's output is computed by that
-processor, unchanged, and the maps are computed next to it, only for the layers and tokens asked for.
+The plain recorder stands beside each attention layer's own processor: the layer's output is computed by that
+processor, unchanged, and the maps are computed next to it, only for the layers and tokens asked for. The lean
+one takes both from the same probabilities, shares among the prompts what does not depend on words, and stops
+after the last layer that is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+SELF_ATTENTION = ("finest", "all", "matrix", "none")
+LEAN = ("once", "stem", "stop", "chunks", "rest")  # what a lean recording saves
+ROWS = 256  # of the n x n probabilities held at a time, so that they stay in a processor's cache
+LARGE = 2048  # pixels from which a resting matrix is packed
 
 
 @dataclass
@@ -24,12 +32,19 @@ class Recording:
     - cross: layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens: the mean over
       heads, b h w (with ``heads=True``: b heads h w), in the order in which the layers ran.
     - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side (or of all).
+    - matrix: instead of them, the sum over the finest layers of the mean over heads of A_self, b n n; layers: how many.
+      resting: the same, packed, while the coarser layers run.
     - size: height and width of the latents.
+
+    b is 1 where one row serves all prompts.
     """
 
     cross: dict[str, Tensor] = field(default_factory=dict)
     queries: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, Tensor] = field(default_factory=dict)
+    matrix: Tensor | None = None
+    resting: tuple[Tensor, Tensor] | None = None
+    layers: int = 0
     size: tuple[int, int] = (0, 0)
 
     def finest(self) -> tuple[list[Tensor], list[Tensor]]:
@@ -68,77 +83,287 @@ def _pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
     return levels
 
 
+class _Finished(Exception):
+    """Everything that was asked for is recorded."""
+
+
+@dataclass
+class _Order:
+    """What is to be recorded, and which layers see the same rows for every prompt."""
+
+    spans: Tensor | None
+    heads: bool
+    self_attention: str
+    sides: Collection[int] | None
+    first_only: bool
+    lean: Collection[str]
+    prompts: int = 0
+    last: str = ""
+    same: tuple[str, ...] = ()
+
+
 class _Recorder:
-    """An attention processor that runs another one and writes down what was attended to."""
+    """An attention processor that runs another one, or does its work, and writes down what was attended to."""
 
-    def __init__(self, name: str, inner: Any, recording: Recording, spans: Tensor | None, heads: bool, self_attention: str) -> None:
-        self.name, self.inner, self.recording = name, inner, recording
-        self.spans, self.heads, self.self_attention = spans, heads, self_attention
+    def __init__(self, name: str, inner: Any, recording: Recording, order: _Order) -> None:
+        self.name, self.inner, self.recording, self.order = name, inner, recording, order
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-        with torch.no_grad():
-            self._write(attn, hidden_states, encoder_hidden_states)
-        return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if "rest" in self.order.lean and not self._finest(hidden_states.shape[1]):
+            _rest(self.recording)
+        wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.order.same
+        if (wanted or same) and "once" in self.order.lean and attention_mask is None and _ordinary(attn, self.inner):
+            return self._both(attn, hidden_states, encoder_hidden_states, wanted, same)
+        if wanted:
+            self._beside(attn, hidden_states, encoder_hidden_states)
+        if self.name == self.order.last:
+            raise _Finished
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
-    def _write(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
-        count = hidden.shape[1]
-        if context is None:
-            h, w = self.recording.size
-            if self.self_attention == "all" or (self.self_attention == "finest" and count == h * w):
-                self.recording.queries[self.name] = rearrange(attn.to_q(hidden), "b n (e d) -> b e n d", e=attn.heads)
-                self.recording.keys[self.name] = rearrange(attn.to_k(hidden), "b n (e d) -> b e n d", e=attn.heads)
-            return
-        if self.spans is None:
-            return
-        sizes = [size for size in _pyramid(self.recording.size).values() if size[0] * size[1] == count]
-        if not sizes:
+    def _wanted(self, cross: bool, count: int) -> bool:
+        if not cross:
+            return self.order.self_attention == "all" or (self.order.self_attention in ("finest", "matrix") and self._finest(count))
+        if self.order.spans is None:
+            return False
+        sides = {size[0] * size[1]: divisor for divisor, size in _pyramid(self.recording.size).items()}
+        if count not in sides:
             raise ValueError(f"{self.name} attends from {count} pixels, which no halving of {self.recording.size} latents gives")
-        h, w = sizes[0]
-        query = rearrange(attn.to_q(hidden), "b n (e d) -> b e n d", e=attn.heads)
-        key = rearrange(attn.to_k(context), "b l (e d) -> b e l d", e=attn.heads)
-        spans = self.spans.to(query)
+        return self.order.sides is None or sides[count] in self.order.sides
+
+    def _finest(self, count: int) -> bool:
+        return count == self.recording.size[0] * self.recording.size[1]
+
+    @torch.no_grad()
+    def _beside(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
+        query, key = _heads(attn.to_q(hidden), attn.heads), _heads(attn.to_k(hidden if context is None else context), attn.heads)
+        if context is not None:
+            self._attend(query, key, None, attn.scale)
+        elif self.order.self_attention == "matrix":
+            self._accumulate(query, key, None, attn.scale)
+        else:
+            self._keep(query, key)
+
+    @torch.no_grad()
+    def _both(self, attn: Any, hidden: Tensor, context: Tensor | None, wanted: bool, same: bool) -> Tensor:
+        rows = hidden[:1] if same else hidden
+        source, last = rows if context is None else context, self.name == self.order.last
+        query, key = _heads(attn.to_q(rows), attn.heads), _heads(attn.to_k(source), attn.heads)
+        value = None if last else _heads(attn.to_v(source), attn.heads)
+        if context is not None and wanted:
+            output = self._attend(query, key, value, attn.scale)
+        elif wanted and self.order.self_attention == "matrix":
+            output = self._accumulate(query, key, value, attn.scale)
+        else:
+            if wanted:
+                self._keep(query, key)
+            output = None if value is None else scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
+        if output is None:
+            raise _Finished
+        joined = rearrange(output, "b e n d -> b n (e d)")
+        return attn.to_out[1](attn.to_out[0](joined)).expand(len(hidden), -1, -1)
+
+    def _keep(self, query: Tensor, key: Tensor) -> None:
+        kept = slice(0, 1) if self.order.first_only else slice(None)
+        self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
+        """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output."""
+        size = next(size for size in _pyramid(self.recording.size).values() if size[0] * size[1] == query.shape[2])
+        spans = self.order.spans.to(query) if self.order.spans is not None else query.new_empty(0)
         if spans.shape != (len(key), key.shape[2]):
             raise ValueError(f"spans of shape {tuple(spans.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
-        maps = []
-        for e in range(attn.heads):  # one head at a time: probabilities over all tokens are never kept
-            probabilities = (query[:, e] @ key[:, e].mT * attn.scale).softmax(-1)  # b n l
-            maps.append((probabilities @ spans[..., None])[..., 0])
-        stacked = rearrange(torch.stack(maps, 1), "b e (h w) -> b e h w", h=h, w=w)
-        self.recording.cross[self.name] = stacked if self.heads else stacked.mean(1)
+        scores, maps, outputs = query.new_empty(query.shape[1], query.shape[2], key.shape[2]), [], []
+        for row in range(len(key)):
+            one = query[row if len(query) > 1 else 0]
+            torch.baddbmm(scores, one, key[row].mT, beta=0, alpha=scale, out=scores)
+            torch.softmax(scores, -1, out=scores)  # heads n l
+            of_heads = scores @ spans[row]
+            maps.append(of_heads if self.order.heads else of_heads.mean(0))
+            if value is not None:
+                outputs.append(scores @ value[row])
+        self.recording.cross[self.name] = torch.stack(maps).unflatten(-1, size)
+        return torch.stack(outputs) if outputs else None
+
+    def _accumulate(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
+        """Self-attention, some rows of the n x n matrix at a time: adds its mean over heads, and the layer's output if there are values."""
+        b, heads, n, _ = query.shape
+        kept = 1 if self.order.first_only else self.order.prompts
+        total = _awake(self.recording, query, kept)
+        output = None if value is None else torch.empty_like(value)
+        of_head, mean = query.new_empty(2, ROWS, n)
+        for row in range(b):
+            if row >= kept:  # the others of a shared completion
+                if output is not None and value is not None:
+                    output[row] = scaled_dot_product_attention(query[row : row + 1], key[row : row + 1], value[row : row + 1])[0]
+                continue
+            target = total if b < self.order.prompts else total[row : row + 1]  # one row for all prompts, where nothing told them apart yet
+            turned = (key[row] * scale).mT
+            for start in range(0, n, ROWS):
+                rows = slice(start, min(start + ROWS, n))
+                for head in range(heads):
+                    scores, sums = of_head[: rows.stop - start], mean[: rows.stop - start]
+                    torch.mm(query[row, head, rows], turned[head], out=scores)
+                    torch.softmax(scores, -1, out=scores)
+                    sums.copy_(scores) if head == 0 else sums.add_(scores)
+                    if output is not None and value is not None:
+                        output[row, head, rows] = scores @ value[row, head]
+                target[:, rows].add_(mean[: rows.stop - start], alpha=1 / heads)
+        return output
+
+
+def _rest(recording: Recording) -> None:
+    """Pack the matrix into 16 bits a number while coarser layers, which take the most memory, run: its square root, by row."""
+    if recording.matrix is None or recording.matrix.shape[-1] < LARGE:
+        return
+    top = recording.matrix.amax(-1, keepdim=True)
+    packed = torch.empty(recording.matrix.shape, dtype=torch.int16, device=top.device)
+    for part, rows, largest in zip(packed.split(ROWS, 1), recording.matrix.split(ROWS, 1), top.split(ROWS, 1), strict=True):
+        part.copy_((rows / largest).sqrt_().mul_(32767).round_())
+    recording.matrix, recording.resting = None, (packed, top)
+
+
+def _awake(recording: Recording, like: Tensor, rows: int) -> Tensor:
+    """The matrix so far, unpacked; zeros for as many prompts if there is none."""
+    if recording.resting is not None:
+        packed, top = recording.resting
+        recording.matrix, recording.resting = like.new_empty(packed.shape), None
+        for rows_of, part, largest in zip(recording.matrix.split(ROWS, 1), packed.split(ROWS, 1), top.split(ROWS, 1), strict=True):
+            torch.mul(part.to(like.dtype).div_(32767).square_(), largest, out=rows_of)
+    if recording.matrix is None:
+        recording.matrix = like.new_zeros(rows, like.shape[2], like.shape[2])
+    recording.layers += 1
+    return recording.matrix
+
+
+def _heads(projected: Tensor, heads: int) -> Tensor:
+    return rearrange(projected, "b n (e d) -> b e n d", e=heads)
+
+
+def _ordinary(attn: Any, processor: Any) -> bool:
+    """Whether a layer is attention as in the textbook, so that its output may be taken from the probabilities that are recorded."""
+    extras = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "residual_connection", "added_kv_proj_dim", "fused_projections")
+    known = type(processor).__name__ in ("AttnProcessor2_0", "AttnProcessor")
+    return known and not any(getattr(attn, extra, None) for extra in extras) and getattr(attn, "rescale_output_factor", 1) == 1
+
+
+def _running_order(names: Collection[str]) -> list[str]:
+    """Layers in the order in which a UNet runs them: down, middle, up."""
+    stages = ("down", "mid", "up")
+    return sorted(names, key=lambda name: next((i for i, stage in enumerate(stages) if name.startswith(stage)), len(stages)))
 
 
 @contextmanager
-def record_attention(unet: nn.Module, spans: Float[Tensor, "b l"] | None, *, self_attention: str = "finest", heads: bool = False) -> Iterator[Recording]:
+def record_attention(
+    unet: nn.Module,
+    spans: Float[Tensor, "b l"] | None,
+    *,
+    self_attention: str = "finest",
+    heads: bool = False,
+    lean: Collection[str] = (),
+    sides: Collection[int] | None = None,
+    first_only: bool = False,
+) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block.
 
     Args:
         unet: a ``UNet2DConditionModel``; its processors are put back on leaving, whatever happens.
         spans: for each prompt the weight of each token in the recorded map (1/m at each of a class's
             m sub-tokens gives their mean); None records no cross-attention.
-        self_attention: keep queries and keys of the "finest" self-attention layers, of "all", or of "none".
+        self_attention: keep queries and keys of the "finest" self-attention layers, of "all", or of "none"; or,
+            for the finest, the "matrix" of their probabilities.
         heads: keep every head's cross map rather than their mean.
+        lean: savings, of :data:`LEAN`; maps equal the plain ones to rounding. "once": probabilities are computed once, for
+            the layer's output and for the recording. "stem": what comes before the first text is done once for all prompts
+            (where the latents are one row, expanded). "stop": the ``with`` block ends after the last layer that is read, so
+            the UNet's output is not to be had. "chunks": the finest feed-forward layers take a quarter of the pixels at a time.
+            "rest": a large matrix waits in 16 bits while the coarser layers run (an error of some 1e-5 of the maps' range).
+        sides: divisors of the latent's side whose cross maps are wanted; None: all.
+        first_only: keep self-attention of the first prompt alone.
 
     Raises:
         ValueError: if the model has no attention layers, or `spans` does not fit the prompts.
     """
-    if self_attention not in ("finest", "all", "none"):
-        raise ValueError(f"self_attention {self_attention!r}: expected 'finest', 'all' or 'none'")
-    recording = Recording()
+    if self_attention not in SELF_ATTENTION or not set(lean) <= set(LEAN):
+        raise ValueError(f"self_attention {self_attention!r}, lean {tuple(lean)}: expected one of {', '.join(SELF_ATTENTION)}, and any of {', '.join(LEAN)}")
     layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
     if not layers:
         raise ValueError(f"{type(unet).__name__} has no attention layers to record: expected a UNet2DConditionModel")
+    recording, order = Recording(), _Order(spans, heads, self_attention, sides, first_only, lean)
     before = {name: layer.processor for name, layer in layers.items()}
-
-    def note_size(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        sample = args[0] if args else kwargs["sample"]
-        recording.size = (sample.shape[-2], sample.shape[-1])
-
-    hook = unet.register_forward_pre_hook(note_size, with_kwargs=True)
-    try:
+    with ExitStack() as stack:
         for name, layer in layers.items():
-            layer.set_processor(_Recorder(name, before[name], recording, spans, heads, self_attention))
+            stack.callback(layer.set_processor, before[name])
+            layer.set_processor(_Recorder(name, before[name], recording, order))
+        _note_call(unet, recording, order, stack)
+        names = _running_order(layers)
+        if "stop" in lean:
+            order.last = _last_read(names, order)
+            stack.enter_context(suppress(_Finished))
+        if "stem" in lean:
+            _share_stem(unet, names[0], order, stack)
+        if "chunks" in lean:
+            _chunk_feed_forward(unet, stack)
         yield recording
-    finally:
-        hook.remove()
-        for name, layer in layers.items():
-            layer.set_processor(before[name])
+
+
+def _note_call(unet: nn.Module, recording: Recording, order: _Order, stack: ExitStack) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        recording.size, order.prompts = (sample.shape[-2], sample.shape[-1]), len(sample)
+
+    stack.callback(unet.register_forward_pre_hook(note, with_kwargs=True).remove)
+
+
+def _last_read(names: list[str], order: _Order) -> str:
+    """The layer after which nothing is read: the last cross-attention, or the last self-attention, which runs at the finest side too."""
+    if order.spans is not None and (order.sides is None or 1 in order.sides):
+        return names[-1]
+    return next((name for name in reversed(names) if name.endswith("attn1")), "") if order.self_attention != "none" else ""
+
+
+def _share_stem(unet: nn.Module, first: str, order: _Order, stack: ExitStack) -> None:
+    """Run what comes before the first text-dependent layer on one row, where the prompts share their latents."""
+    place, _, rest = first.partition(".transformer_blocks.")
+    if not rest:
+        return
+
+    def one_row(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        sample = args[0] if args else None
+        return ((sample[:1], *args[1:]), kwargs) if sample is not None and len(sample) > 1 and sample.stride(0) == 0 else None
+
+    def all_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        rows = len(kwargs["encoder_hidden_states"])
+        if len(args[0]) == rows:
+            return None
+        order.same = (first, first.replace("attn1", "attn2"))
+        return (_expand(args[0], rows), *args[1:]), kwargs
+
+    def all_skips(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        skips, rows = kwargs["res_hidden_states_tuple"], len(kwargs["hidden_states"])
+        return args, kwargs | {"res_hidden_states_tuple": tuple(_expand(skip, rows) for skip in skips)}
+
+    hooks = [(unet, one_row), (unet.get_submodule(place), all_rows), *((block, all_skips) for block in unet.get_submodule("up_blocks").children())]
+    for module, hook in hooks:
+        stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+
+def _expand(rows: Tensor, count: int) -> Tensor:
+    return rows.expand(count, *rows.shape[1:])
+
+
+def _chunk_feed_forward(unet: nn.Module, stack: ExitStack) -> None:
+    """Feed-forward layers of the finest side a quarter of the pixels at a time: their hidden width sets the peak of memory."""
+    last = f"up_blocks.{len(list(unet.get_submodule('up_blocks').children())) - 1}."
+    blocks = [m for name, m in unet.named_modules() if hasattr(m, "set_chunk_feed_forward") and name.startswith(("down_blocks.0.", last))]
+
+    def chunk(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        count = sample.shape[-2] * sample.shape[-1]
+        for block in blocks:
+            block.set_chunk_feed_forward(count // 4 if count % 4 == 0 else None, 1)
+
+    for block in blocks:
+        stack.callback(block.set_chunk_feed_forward, block._chunk_size, block._chunk_dim)
+    stack.callback(unet.register_forward_pre_hook(chunk, with_kwargs=True).remove)

@@ -14,13 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from .backbone import Backbone, Profile, load_backbone
-from .capture import Recording, record_attention
+from .capture import LEAN, Recording, record_attention
 from .images import Photo, areas, load_photo, to_photo, working_size
 from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words, write
-from .scoremaps import complete, constant_maps, fuse, label, upsample
+from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
 from .zoo import Captioner
 
 CAPTIONS = ("none", "complete", "phrase")
+LARGEST_MATRIX = 64 * 64  # pixels of the latents up to which an n x n matrix a class is kept: 64 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Config:
     the class with its own (Sec. 3.5). scale: "minmax" or
     "none" before fusion. final_norm: min-max "after" or "before" upsampling. iterations: of
     completion. timesteps, weights, threshold: None takes the profile's. class_batch: classes in one
-    UNet call. shared: complete every class by the first class's self-attention. seed: of the noise.
+    UNet call. shared: complete every class by the first class's self-attention. lean: compute nothing twice
+    and nothing that is not read (equal to the plain path to rounding). seed: of the noise.
     """
 
     template: str = "a photograph of a {class}"
@@ -50,6 +52,7 @@ class Config:
     threshold: float | None = None
     class_batch: int = 32
     shared: bool = False
+    lean: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -202,10 +205,10 @@ class DiffSegmenter:
 
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
-        embeddings = self.backbone.encode_prompts([p.text for p in prompts])
+        embeddings = torch.cat([self.backbone.embed_prompt(p.text) for p in prompts])
         spans = span_weights(prompts, embeddings.shape[1], self.config.span).to(embeddings)
         if self.config.plus:
-            embeddings = emphasise(embeddings, self.backbone.encode_prompts([""]), spans, self.config.plus)
+            embeddings = emphasise(embeddings, self.backbone.embed_prompt(""), spans, self.config.plus)
         if self.config.modifiers:
             spans = span_weights(prompts, embeddings.shape[1], self.config.span, modifiers=True).to(embeddings)
         return embeddings, spans
@@ -222,11 +225,22 @@ class DiffSegmenter:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return torch.randn(latents.shape, generator=generator).to(latents)
 
-    def attend(self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor, self_attention: str = "finest") -> Recording:
-        """One UNet call at one timestep, all prompts as one batch, attention recorded ("finest" or "all" self-attention)."""
-        with record_attention(self.backbone.unet, spans, self_attention=self_attention) as recording:
-            self.backbone.predict_noise(self.backbone.add_noise(latents, noise, timestep), timestep, embeddings)
+    def attend(
+        self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor, self_attention: str = "finest", **options: Any
+    ) -> Recording:
+        """One UNet call at one timestep, all prompts as one batch, attention recorded; `options` are those of :func:`record_attention`."""
+        noisy = self.backbone.add_noise(latents, noise, timestep)
+        with record_attention(self.backbone.unet, spans, self_attention=self_attention, **options) as recording:
+            self.backbone.predict_noise(noisy, timestep, embeddings)
         return recording
+
+    def _attend_lean(self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor, keep: bool, first: bool) -> Recording:
+        """:meth:`attend`, of what :meth:`score` reads alone (of all cross maps, if they are to be kept)."""
+        sides = None if keep else [divisor for divisor, weight in self.weights.items() if weight]
+        count = latents.shape[-2] * latents.shape[-1]
+        small = latents.device.type == "cpu" and self.backbone.dtype == torch.float32 and count <= LARGEST_MATRIX
+        which = "none" if not self.config.iterations or (self.config.shared and not first) else "matrix" if small else "finest"
+        return self.attend(latents, noise, timestep, embeddings, spans, which, lean=LEAN, sides=sides, first_only=self.config.shared)
 
     def score(self, recording: Recording, first: Recording | None = None) -> tuple[Tensor, Tensor]:
         """Fused (Eq. 5) and completed (Eq. 6, 7) maps of a recording: k h w each, float32.
@@ -236,8 +250,27 @@ class DiffSegmenter:
         cross = {d: maps.float() for d, maps in recording.by_side().items()}
         fused = fuse(cross, self.weights, recording.size, self.config.scale)
         source, rows = (first or recording, slice(0, 1)) if self.config.shared else (recording, slice(None))
+        if not self.config.iterations:
+            return fused, fused
+        if source.matrix is not None:
+            return fused, apply_attention(fused, source.matrix[rows], source.layers, self.config.iterations)
         queries, keys = ([t[rows] for t in group] for group in source.finest())
         return fused, complete(fused, queries, keys, self.config.iterations)
+
+    def _maps(self, latents: Tensor, noise: Tensor, embeddings: Tensor, spans: Tensor, keep: bool, class_batch: int) -> tuple[dict, dict, Tensor, Tensor]:
+        """Cross maps by side and by layer, fused and completed maps of all classes, so many of them in one UNet call."""
+        first: dict[int, Recording] = {}
+
+        def one(rows: Tensor, timestep: int) -> tuple[Mapping, Mapping, Tensor, Tensor]:  # lets go of all else that the call recorded
+            given = (latents, noise, timestep, embeddings[rows], spans[rows])
+            recording = self._attend_lean(*given, keep, timestep not in first) if self.config.lean else self.attend(*given)
+            fused, completed = self.score(recording, first.get(timestep))
+            if self.config.shared:
+                first.setdefault(timestep, recording)
+            return recording.by_side(), recording.cross, fused, completed
+
+        batches = torch.arange(len(embeddings)).split(class_batch)
+        return _gather([one(rows, timestep) for rows in batches for timestep in self.timesteps], len(self.timesteps))
 
     def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, keep: bool = False) -> Segmentation:
         """Segment an image by words.
@@ -250,6 +283,7 @@ class DiffSegmenter:
         Raises:
             ValueError: on classes that cannot be used, or a picture of the wrong kind.
             ImageError: on a file that cannot be read.
+            MemoryError, torch.OutOfMemoryError: if memory ran out even with half the classes in a call.
         """
         self.prompts(classes)  # refused before the picture is read
         photo = _photo(image)
@@ -257,20 +291,26 @@ class DiffSegmenter:
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
         embeddings, spans = self.embed(prompts)
-        parts, first = [], dict[int, Recording]()
-        for rows in torch.arange(len(prompts)).split(self.config.class_batch):
-            for timestep in self.timesteps:
-                recording = self.attend(latents, noise, timestep, embeddings[rows], spans[rows])
-                fused, completed = self.score(recording, first.get(timestep))
-                if self.config.shared:
-                    first.setdefault(timestep, recording)
-                parts.append((recording.by_side(), recording.cross, fused, completed))
-        cross, layers, fused, completed = _gather(parts, len(self.timesteps))
+        try:
+            cross, layers, fused, completed = self._maps(latents, noise, embeddings, spans, keep, self.config.class_batch)
+        except _OUT_OF_MEMORY as error:
+            if not _ran_out(error) or len(prompts) == 1:
+                raise
+            half = (min(self.config.class_batch, len(prompts)) + 1) // 2
+            photo = replace(photo, notes=(*photo.notes, f"out of memory with all classes at once: done {half} at a time"))
+            cross, layers, fused, completed = self._maps(latents, noise, embeddings, spans, keep, half)
         scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
         names = tuple(p.name for p in prompts)
         notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
         kept = Intermediates(latents, noise, self.timesteps, spans, cross, layers, fused, completed) if keep else None
         return Segmentation(label(scores, self.threshold).cpu().numpy(), scores.cpu().numpy(), names, self.threshold, notes, kept)
+
+
+_OUT_OF_MEMORY = (MemoryError, RuntimeError)  # torch.OutOfMemoryError is a RuntimeError; on the CPU it has no type of its own
+
+
+def _ran_out(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _photo(image: str | Path | Image.Image | np.ndarray) -> Photo:

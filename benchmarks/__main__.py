@@ -1,0 +1,175 @@
+"""``python -m benchmarks [--quick] --json FILE``: every ratio of the chapter on speed, measured here and now."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffseg_lib.backbone import Backbone
+from diffseg_lib.results import made, write_json
+
+from . import parts
+from .cases import OTHERS, OURS, STEPS, cases
+from .measure import peak_alone, ratios, rounds, spread
+from .models import full_size, pocket
+
+KEYS, SHARED = OTHERS
+NOT_RUN = "not run: no GPU here"
+
+
+def timed(backbone: Backbone, classes: Sequence[int], size: tuple[int, int], names: Sequence[str], repeats: int) -> dict[str, Any]:
+    """By number of classes: seconds of each case, and its ratio to the bare forward of the same batch."""
+    found = {}
+    for number in classes:
+        seconds = rounds(cases(backbone, number, size, tuple(names)), repeats)
+        found[str(number)] = {name: {"seconds": spread(seconds[name]), "ratio": ratios(seconds, name)} for name in names}
+    return found
+
+
+def against_released(backbone: Backbone, classes: Sequence[int], size: tuple[int, int], repeats: int) -> dict[str, Any]:
+    """By number of classes: how many times the released recipe's seconds ours takes, and how far the maps are apart, of their maximum."""
+    found = {}
+    for number in classes:
+        both = cases(backbone, number, size, ("released", OURS))
+        seconds = rounds(both, repeats, warm=False)
+        theirs, ours = both["released"](), both[OURS]()
+        found[str(number)] = {"speedup": ratios(seconds, "released", OURS), "seconds": {k: spread(v) for k, v in seconds.items()}}
+        found[str(number)]["difference"] = float((theirs - ours).abs().max() / theirs.abs().max())
+    return found
+
+
+def memory(model: str, classes: Sequence[int], size: tuple[int, int], names: Sequence[str], repeats: int) -> dict[str, Any]:
+    """By number of classes and case: MiB above the loaded model, each repeat a fresh process."""
+    found: dict[str, Any] = {}
+    for number in classes:
+        rows = {name: [peak_alone(model, name, number, size) for _ in range(repeats)] for name in names}
+        found[str(number)] = {name: spread([v for v in values if v is not None], 1) if None not in values else None for name, values in rows.items()}
+    return found
+
+
+def extra(memory_of: dict[str, Any], name: str, to: str = "bare") -> dict[str, float | None]:
+    """Median MiB of a case above another's, by number of classes."""
+    return {n: None if row[name] is None or row[to] is None else round(row[name]["median"] - row[to]["median"], 1) for n, row in memory_of.items()}
+
+
+def growth(backbone: Backbone, sizes: Sequence[tuple[int, int]], repeats: int) -> dict[str, Any]:
+    """Seconds and ratio at C = 1 by image size, width x height px."""
+    found = {}
+    for height, width in sizes:
+        shape = (height // backbone.latent_factor, width // backbone.latent_factor)
+        name = OURS if shape[0] * shape[1] <= 64 * 64 else KEYS
+        row = timed(backbone, [1], shape, ("bare", name), repeats)["1"]
+        found[f"{width} x {height}"] = row[name] | {"bare_seconds": row["bare"]["seconds"], "kept": "matrix" if name == OURS else "queries and keys"}
+    return found
+
+
+def images(repeats: int, numbers: Sequence[int] = (1, 4, 16)) -> dict[str, Any]:
+    """Seconds an image of the pocket model, whole method, by number of images in a row; prompts are encoded once."""
+    from diffseg_lib.pocket.world import compose, paint
+    from diffseg_lib.segmenter import DiffSegmenter
+
+    pictures = [paint(compose("test", i)) for i in range(max(numbers))]
+
+    def run(number: int) -> None:
+        segmenter = DiffSegmenter(parts.without_prompts(pocket()))
+        for picture in pictures[:number]:
+            segmenter.segment(picture, ["house", "fish"])
+
+    seconds = rounds({str(n): (lambda n=n: run(n)) for n in numbers}, repeats)
+    return {name: spread([value / int(name) for value in values], 4) for name, values in seconds.items()}
+
+
+def _said(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    started = time.perf_counter()
+    found = call(*arguments)
+    print(f"{what}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def pocket_tables(repeats: int) -> dict[str, Any]:
+    """The same ratios on the shipped models."""
+    size = (pocket().unet.config.sample_size,) * 2
+    names = ("bare", *STEPS, SHARED)
+    found = {"time": _said("pocket, time", timed, pocket(), [1, 4, 16], size, names, repeats)}
+    found["released"] = _said("pocket, released", against_released, pocket(), [1, 4], size, repeats)
+    found["stages"] = _said("pocket, stages", parts.stages, pocket(), 4, size, repeats)
+    found["images"] = _said("pocket, images", images, repeats)
+    found["gigaflops"] = parts.gigaflops(pocket(), size)
+    return found
+
+
+def full_tables(repeats: int) -> dict[str, Any]:
+    """At Stable Diffusion 1.5's size, 512 px, random weights, float32."""
+    size, backbone, few = (64, 64), full_size(parts=("unet", "vae", "text")), max(2, repeats // 2)
+    found: dict[str, Any] = {"time": _said("C = 1", timed, backbone, [1], size, ("bare", *STEPS, KEYS), repeats)}
+    found["time"] |= _said("C = 4", timed, backbone, [4], size, ("bare", *STEPS, SHARED), few)
+    found["time"] |= _said("C = 20", timed, backbone, [20], size, ("bare", OURS, SHARED), few)
+    found["stages"] = _said("stages", parts.stages, backbone, 1, size, few)
+    found["sizes"] = _said("sizes", growth, backbone, [(256, 256), (384, 512), (512, 512), (512, 768), (768, 768)], few)
+    found["released"] = _said("released", against_released, backbone, [1, 4], size, few)
+    found["gigaflops"] = {"forward": parts.gigaflops(), "completion from queries and keys": parts.completion_gigaflops()}
+    del backbone
+    found["precision"] = {one: _said(one, parts.precision, one, 1, size, few) for one in ("bfloat16", "float16")}
+    return found
+
+
+def full_memory(repeats: int) -> dict[str, Any]:
+    """Peaks above the loaded model at that size."""
+    found = _said("memory, C = 1", memory, "full", [1], (64, 64), ("bare", "plain", KEYS, OURS), repeats)
+    found |= _said("memory, C = 4 and 20", memory, "full", [4, 20], (64, 64), ("bare", OURS, SHARED), 1)
+    found["1"]["released"] = _said("memory, released", memory, "full", [1], (64, 64), ("released",), 1)["1"]["released"]
+    return found
+
+
+def headline(tables: dict[str, Any], peaks: dict[str, Any], repeats: int) -> dict[str, Any]:
+    """The figures that goals are set for."""
+    facts: dict[str, Any] = {"time_ratio": {n: row[OURS]["ratio"] for n, row in tables["time"].items()}}
+    facts["speedup_vs_released"] = {n: row["speedup"] for n, row in tables["released"].items()}
+    facts["extra_mib"] = extra(peaks, OURS) if peaks else {}
+    ours, theirs = facts["extra_mib"].get("1"), extra({"1": peaks["1"]}, "released")["1"] if peaks else None
+    facts["memory_vs_released"] = round(theirs / max(ours, 1.0), 1) if ours is not None and theirs is not None else None
+    dtype = "float32"
+    return facts | {"device": "cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name(), "dtype": dtype, "repeats": repeats}
+
+
+def run(quick: bool, repeats: int, accuracy_images: int) -> dict[str, Any]:
+    """Everything; quick is the pocket models alone, without memory and accuracy."""
+    facts: dict[str, Any] = {"quick": quick, "threads": torch.get_num_threads(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    small = pocket_tables(repeats)
+    if quick:
+        return headline(small, {}, repeats) | facts | {"model": "pocket", "pocket": small}
+    large = full_tables(repeats)
+    peaks = full_memory(max(2, repeats // 2))
+    facts |= {"model": "Stable Diffusion 1.5's size, random weights, 512 px", "full": large | {"memory": peaks}, "pocket": small}
+    facts["sharing"] = _said("accuracy of sharing", parts.sharing, accuracy_images)
+    facts["gpu"] = dict.fromkeys(("time and memory", "images per second against the floors", "batch sizes", "torch.compile"), NOT_RUN)
+    return headline(large, peaks, repeats) | facts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the pocket models alone, in about a minute")
+    parser.add_argument("--repeats", type=int, default=0, help="rounds (default: 6; quick 3)")
+    parser.add_argument("--images", type=int, default=200, help="for the accuracy of sharing one self-attention")
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    o = parser.parse_args(arguments)
+    started = time.perf_counter()
+    facts = run(o.quick, o.repeats or (3 if o.quick else 6), o.images)
+    command = "python -m benchmarks" + (" --quick" if o.quick else "") + (f" --repeats {o.repeats}" if o.repeats else "")
+    o.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(o.json, facts | {"command": f"{command} --json FILE"} | made(started))
+    for what in ("time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released"):
+        print(f"{what}: {facts[what]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
