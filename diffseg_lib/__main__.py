@@ -15,9 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from .runs import RunError
+
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from .backbone import Profile
     from .images import Photo
+    from .jobs import Job
+    from .runs import Row, Run
     from .segmenter import DiffSegmenter, Segmentation
 
 
@@ -60,39 +66,73 @@ def _profile(o: argparse.Namespace) -> Profile:
 
 
 def _evaluate(o: argparse.Namespace) -> int:
-    from .benchmark import choose_threshold, count, save, summarise
-    from .datasets import open_dataset
-    from .methods import make_method
-    from .segmenter import DiffSegmenter
-    from .vocabulary import Vocabulary
+    from .benchmark import choose_threshold, save, summarise
+    from .executors import cores, open_executor
+    from .jobs import Job, make_segmenter
+    from .methods import check_method
 
     started = time.perf_counter()
-    dataset = open_dataset(o.dataset, o.root, o.split, o.limit, o.order)
-    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, device=o.device, seed=o.seed)
-    method, profile = make_method(o.method, segmenter, o.model), segmenter.backbone.profile
-    vocabulary = None
-    if o.labels == "filter":
-        vocabulary = Vocabulary.load(dataset.prompts, profile.captioner, profile.clip, o.device, relative=profile.clip_relative)
-    if o.threshold == "train":
-        train = open_dataset(o.dataset, o.root, "train", o.train_limit, o.order)
-        tried = _watched(count(train, method, o.labels, vocabulary), len(train), "train")
-        threshold, chosen_on = choose_threshold(tried, len(train.names)), f"{len(train)} train images"
-    else:
+    check_method(o.method)
+    given = {key: getattr(o, key) for key in ("dataset", "root", "split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
+    for key in ("root", "model", "profile", "captioner", "clip"):  # a worker may stand in another folder
+        given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
+    threads = o.threads or max(1, cores() // max(1, o.workers))
+    job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, seed=o.seed, threads=threads)
+    dataset = job.open()
+    profile = make_segmenter(job).backbone.profile
+    if o.threshold != "train":
         threshold, chosen_on = fixed_threshold(o.threshold, profile, o.dataset, o.labels, o.method)
-    rows = list(_watched(count(dataset, method, o.labels, vocabulary), len(dataset), o.split))
-    asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe")}
-    summary = asked | {"profile": profile.name, "threshold_chosen_on": chosen_on, "fingerprint": dataset.fingerprint(), "split_images": dataset.expected}
-    summary |= summarise(rows, dataset.names, threshold, len(dataset))
+    with open_executor(o.workers, o.scheduler) as (executor, at_once):
+        place = (executor, at_once, o.chunk or (1 if at_once == 1 else 8))
+        if o.threshold == "train":
+            before = replace(job, split="train", limit=o.train_limit)
+            tried, train = _kept_rows(before, o.out, *place)[0], before.open()
+            threshold, chosen_on = choose_threshold(tried, len(train.names)), f"{len(train)} train images"
+        rows, run = _kept_rows(job, o.out, *place)
+    asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe", "dtype")} | {"threads": threads}
+    summary = asked | {
+        "profile": profile.name,
+        "threshold_chosen_on": chosen_on,
+        "fingerprint": dataset.fingerprint(),
+        "split_images": dataset.expected,
+        "listed": len(dataset),
+    }
+    summary |= summarise(rows, dataset.names, threshold, len(dataset) if o.limit else dataset.expected) | {"run": run.folder.name}
     summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), "versions": versions()}
-    save(rows, summary, dataset.names, o.out)
+    try:
+        save(rows, summary, dataset.names, o.out)
+    except OSError as error:
+        raise RunError(f"{o.out} cannot be written ({error}); the rows are kept in {run.folder}") from error
     return _report(summary)
 
 
-def _watched(rows: Any, total: int, what: str) -> Any:
-    """The rows as they come, with a bar of progress on a terminal."""
+def _kept_rows(job: Job, out: Path, executor: Executor, at_once: int, chunk: int) -> tuple[list[Row], Run]:
+    """A job's rows, those of an earlier start of the same run read again; a bar of progress while the others come, a line at the end."""
     from tqdm import tqdm
 
-    return tqdm(rows, what, total, disable=None, unit="image")
+    from .jobs import carry_out
+    from .runs import missing, open_run
+
+    run, ids = open_run(out / "runs", job.facts()), job.open().ids
+    left = missing(ids, run.rows())
+    errors, started = 0, time.perf_counter()
+    with tqdm(total=len(ids), initial=len(ids) - len(left), desc=job.split, unit="image", disable=None) as bar:
+
+        def tell(rows: Sequence[Row]) -> None:
+            nonlocal errors
+            errors += sum(row.status != "ok" for row in rows)
+            bar.update(len(rows))
+            bar.set_postfix(errors=errors)
+
+        try:
+            rows = carry_out(job, run, executor, at_once, chunk, tell)
+        except KeyboardInterrupt:
+            print(f"interrupted: {len(ids) - len(missing(ids, run.rows()))} of {len(ids)} images are kept; the same command goes on", file=sys.stderr)
+            raise
+    seconds = time.perf_counter() - started
+    rate = f", {len(left) / seconds:.2f} a second" if left else ""
+    print(f"{job.split}: {len(left)} images done now{rate}, {len(ids) - len(left)} kept from before, {errors} failed ({run.folder})", file=sys.stderr)
+    return rows, run
 
 
 def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, method: str) -> tuple[float, str]:
@@ -127,7 +167,8 @@ def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, met
 
 def _report(summary: dict[str, Any]) -> int:
     if summary["miou"] is None:
-        print(f"{summary['coverage']}: no headline figure; {len(summary['errors'])} images failed, see images.csv", file=sys.stderr)
+        listed = f"; the split's list has {summary['listed']} images" if summary["listed"] != summary["expected_images"] else ""
+        print(f"{summary['coverage']}: no headline figure; {len(summary['errors'])} images failed, see images.csv{listed}", file=sys.stderr)
         for name, text in list(summary["errors"].items())[:5]:
             print(f"  {name}: {text}", file=sys.stderr)
         return 1
@@ -214,7 +255,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--order", choices=["alphabetical", "original"], default="", help="of Context's labels, where the tree does not tell")
     evaluate.add_argument("--seed", type=int, default=0, help="of the noise")
     evaluate.add_argument("--device", default="cpu")
-    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR")
+    evaluate.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the diffusion model")
+    evaluate.add_argument("--threads", type=int, default=0, metavar="N", help="of each process (default: the cores, shared among local workers)")
+    evaluate.add_argument("--workers", type=int, default=0, metavar="N", help="processes of a local Dask cluster (default: none, this process)")
+    evaluate.add_argument("--scheduler", default="", metavar="ADDRESS", help="of a running Dask scheduler")
+    evaluate.add_argument("--chunk", type=int, default=0, metavar="N", help="images a call (default: 1 here, 8 on workers)")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the results; rows are kept in DIR/runs, and the same command goes on")
     evaluate.set_defaults(run=_evaluate)
     for command in (segment, evaluate):
         command.add_argument("--captioner", default="", metavar="PATH", help="BLIP, for recipes that caption and for the filter (default: the profile's)")
@@ -223,10 +269,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it went well, 2 with one line on standard error if the input was wrong."""
+    """Run a command.
+
+    Returns:
+        0 if it went well; 1 if some images failed and there is no headline figure; 2 if the input was wrong; 3 if a
+        run could not be kept or read; 130 if it was interrupted. Above 0 standard error says why.
+    """
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except RunError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 3
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -10,36 +10,20 @@ import csv
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .datasets import Dataset, LabelError, Sample
-from .evaluation import VOID, Tally, best_threshold, bootstrap_miou, confusions_at, iou, miou, sweep, tally
-from .methods import Method
+from .evaluation import VOID, best_threshold, bootstrap_miou, confusions_at, iou, miou, sweep, tally
+from .methods import Method, Scored
+from .runs import Row
+from .segmenter import ran_out_of_memory
 from .vocabulary import Vocabulary, precision_recall
 
 LABELS = ("image", "filter", "all")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One image of a run. counted is None where `error` says why."""
-
-    id: str
-    status: str
-    error: str = ""
-    height: int = 0
-    width: int = 0
-    valid_pixels: int = 0
-    present: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-    why: Mapping[str, str] = field(default_factory=dict)
-    unet_calls: int = 0
-    seconds: float = 0.0
-    counted: Tally | None = None
 
 
 def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabulary | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
@@ -66,30 +50,36 @@ def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabul
     return tuple(places), {dataset.names[place]: one.why for place, one in zip(places, kept, strict=True)}
 
 
-def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None = None) -> Iterator[Row]:
-    """Score and count every image of a data set: a row an image, in its order. An empty filter is all background.
+def count_one(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None, name: str) -> Row:
+    """Score and count one image; an error row if it cannot be read or scored. An empty filter is all background.
 
     Raises:
-        LabelError: on a mask whose labels are no classes of the data set; the run stops there.
+        LabelError: on a mask whose labels are no classes of the data set: not one broken file but a wrong set or order.
     """
-    for name in dataset.ids:
-        started = time.perf_counter()
-        try:
-            sample = dataset.load(name)
-            asked, why = labels_of(dataset, sample, labels, vocabulary)
-            calls, scores = 0, np.zeros((0, *sample.truth.shape), np.float32)
-            if asked:
-                scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
-                calls, scores = scored.calls, scored.scores
-            counted = tally(sample.truth, scores, asked, len(dataset.names))
-        except LabelError:  # not one broken file but a wrong set or order of labels: stop
+    started = time.perf_counter()
+    try:
+        sample = dataset.load(name)
+        asked, why = labels_of(dataset, sample, labels, vocabulary)
+        scored = Scored(np.zeros((0, *sample.truth.shape), np.float32))
+        if asked:
+            scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
+        counted = tally(sample.truth, scored.scores, asked, len(dataset.names))
+    except LabelError:
+        raise
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
             raise
-        except (ValueError, OSError) as error:
-            yield Row(name, "error", f"{type(error).__name__}: {' '.join(str(error).split())}", seconds=time.perf_counter() - started)
-            continue
-        h, w = sample.truth.shape
-        names = tuple(dataset.names[i] for i in asked)
-        yield Row(name, "ok", "", h, w, int((sample.truth != VOID).sum()), tuple(sample.classes), names, why, calls, time.perf_counter() - started, counted)
+        return Row(name, "error", type(error).__name__, " ".join(str(error).split()), seconds=time.perf_counter() - started)
+    h, w = sample.truth.shape
+    names, valid = tuple(dataset.names[i] for i in asked), int((sample.truth != VOID).sum())
+    facts = {"height": h, "width": w, "valid_pixels": valid, "present": tuple(sample.classes), "asked": names, "why": why}
+    notes = (*sample.notes, *scored.notes)
+    return Row(name, "ok", **facts, notes=notes, unet_calls=scored.calls, seconds=time.perf_counter() - started, counted=counted)
+
+
+def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None = None) -> Iterator[Row]:
+    """:func:`count_one` for every image of a data set, in its order."""
+    return (count_one(dataset, method, labels, vocabulary, name) for name in dataset.ids)
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:
@@ -112,8 +102,9 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
     facts: dict[str, Any] = {
         "images": len(done),
         "expected_images": expected,
-        "errors": {row.id: row.error for row in rows if row.counted is None},
+        "errors": {row.id: f"{row.error_type}: {row.error}" for row in rows if row.counted is None},
         "coverage": "full" if len(done) == expected else f"PARTIAL {len(done)}/{expected}",
+        "pictures_converted": sum(bool(row.notes) for row in done),
         "threshold": threshold,
         "empty_labels": sum(not row.asked for row in done),
         "label_precision": precision,
@@ -167,7 +158,7 @@ def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], 
         sheet = csv.writer(file)
         sheet.writerow([*(key for key in Row.__dataclass_fields__ if key != "counted"), "miou"])
         for row in rows:
-            facts = asdict(row) | {"present": "|".join(row.present), "asked": "|".join(row.asked), "why": json.dumps(row.why, ensure_ascii=False)}
+            facts = asdict(row) | {key: "|".join(getattr(row, key)) for key in ("present", "asked", "notes")} | {"why": json.dumps(row.why, ensure_ascii=False)}
             facts["seconds"] = round(row.seconds, 4)
             value = own_miou(row, summary["threshold"], len(names))
             sheet.writerow([*(value for key, value in facts.items() if key != "counted"), "" if np.isnan(value) else round(value, 2)])

@@ -1,8 +1,8 @@
-"""The book's machinery: ``python -m diffseg_lib.book run | build | refresh | check``.
+"""The book's machinery: ``python -m diffseg_lib.book run | build | refresh | check | sweep``.
 
 ``run`` executes notebooks with papermill into ``build/notebooks``; ``build`` makes the site from what was
 executed, and never executes a second time; ``refresh`` keeps quick, normalised outputs in ``notebooks/``;
-``check`` tells if those are stale or break the contract of the chapters. What is current, by a hash of
+``check`` tells if those are stale or break the contract of the chapters; ``sweep`` executes one with many parameter sets. What is current, by a hash of
 notebook, library, parameters and weights, is not done again.
 """
 
@@ -26,10 +26,12 @@ from typing import Any
 import nbformat
 import yaml
 
+from .executors import finished, open_executor
 from .locations import data_dir, models_dir, repository_root
 from .notebooks import LIBRARY, breaches, code_cells, inputs_hash, normalise, with_prose
 from .prompts import nearest
 from .results import build_dir, weights_hash
+from .sweeps import metrics_of, points, table
 
 NOT_PAGES = ("README.md", "CHANGELOG.md")  # of the pages at the top: not of the site
 
@@ -360,6 +362,68 @@ def build(notebooks: Path, site: Path, *, force: bool = False) -> Path:
     return page
 
 
+# -- sweep ---------------------------------------------------------------------------------------
+
+
+def sweep(
+    path: Path,
+    grid: Any,
+    out: Path,
+    *,
+    workers: int = 0,
+    scheduler: str = "",
+    force: bool = False,
+    timeout: float = 1800,
+    tick: Callable[[], Any] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Execute a notebook with every parameter set of a grid; what is current is not done again.
+
+    Each set has a folder of its own, named by its hash: the executed notebook, its log and its JSON. The table of all sets
+    is written to ``sweep.csv``, after every one that is done.
+
+    Args:
+        path: the notebook.
+        grid: as of :func:`diffseg_lib.sweeps.points`.
+        out: folder of the sweep.
+        workers, scheduler: as of :func:`diffseg_lib.executors.open_executor`.
+        force: execute what is current too.
+        timeout: seconds a notebook.
+        tick: called after every set.
+
+    Returns:
+        A row a set: its parameters, ``state``, ``seconds``, ``message``, the numbers it measured, and its ``folder``.
+
+    Raises:
+        ValueError: on a parameter that the notebook does not have, or of another type; before anything runs.
+    """
+    jobs = []
+    for given in points(grid):
+        if "out" in given:
+            raise ValueError("the grid may not set 'out': each set gets a folder of its own")
+        parameters = parameters_for(path, {}, given, {})
+        name = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+        jobs.append((given, parameters | {"out": str((out / name).absolute())}, (out / name).absolute()))
+    rows: dict[int, dict[str, Any]] = {}
+    out.mkdir(parents=True, exist_ok=True)
+    with open_executor(workers, scheduler) as (executor, at_once):
+        calls = ((path.absolute(), parameters, folder, force, timeout, i) for i, (_, parameters, folder) in enumerate(jobs))
+        for (*_, i), future in finished(executor, _one_of_a_sweep, calls, at_once):
+            error = future.exception()
+            outcome = future.result() if error is None else Outcome(path.stem, "failed", 0.0, f"{type(error).__name__}: {error}")
+            given, _, folder = jobs[i]
+            told = {"state": outcome.state, "seconds": round(outcome.seconds, 1), "message": outcome.message}
+            rows[i] = given | told | metrics_of(folder / f"{path.stem}.json") | {"folder": folder.name}
+            partial = out / "sweep.csv.partial"
+            table([rows[j] for j in sorted(rows)]).to_csv(partial, index=False)
+            partial.replace(out / "sweep.csv")
+            tick()
+    return [rows[i] for i in sorted(rows)]
+
+
+def _one_of_a_sweep(path: Path, parameters: Mapping[str, Any], folder: Path, force: bool, timeout: float, number: int) -> Outcome:
+    return run_notebook(path, parameters, folder, force=force, timeout=timeout)
+
+
 # -- outputs in git ------------------------------------------------------------------------------
 
 
@@ -416,6 +480,25 @@ def _build(o: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(o: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    [path] = _find([o.notebook])
+    grid_file = Path(o.grid)
+    if not grid_file.is_file():
+        raise ValueError(f"no grid {o.grid}: expected a YAML file such as 'seed: [0, 1, 2]'")
+    grid, out = yaml.safe_load(grid_file.read_text()), o.out or build_dir() / "sweeps" / f"{path.stem}-{grid_file.stem}"
+    with tqdm(total=len(points(grid)), unit="set", file=sys.stderr, disable=None) as bar:
+        rows = sweep(path, grid, out, workers=o.workers, scheduler=o.scheduler, force=o.force, timeout=o.timeout, tick=bar.update)
+    print(table(rows).drop(columns=["message"]).to_string(index=False))
+    failed = [row for row in rows if row["state"] == "failed"]
+    for row in failed:
+        print(f"{row['folder']}: {row['message']}", file=sys.stderr)
+    skipped = sum(row["state"] == "skipped" for row in rows)
+    print(f"{len(rows) - len(failed) - skipped} passed, {len(failed)} failed, {skipped} current; {out / 'sweep.csv'}")
+    return int(bool(failed))
+
+
 def _refresh(o: argparse.Namespace) -> int:
     return int(report(refresh(_find(o.notebooks), force=o.force, timeout=o.timeout)) > 0)
 
@@ -445,7 +528,16 @@ def _parser() -> argparse.ArgumentParser:
     one["build"].add_argument("--notebooks", type=Path, default=build_dir() / "notebooks", metavar="DIR", help="of executed notebooks")
     one["build"].add_argument("--committed", action="store_true", help="show the outputs kept in git")
     one["build"].add_argument("--out", type=Path, default=build_dir() / "site", metavar="DIR")
-    for name, command in (("run", _run), ("build", _build), ("refresh", _refresh), ("check", _check)):
+    swept = commands.add_parser("sweep", help="one notebook with many parameter sets")
+    swept.add_argument("notebook", help="its name or path")
+    swept.add_argument("grid", help="a YAML file: parameters and the lists of their values, or a list of parameter sets")
+    swept.add_argument("--workers", type=int, default=0, metavar="N", help="processes of a local Dask cluster (default: none, this process)")
+    swept.add_argument("--scheduler", default="", metavar="ADDRESS", help="of a running Dask scheduler")
+    swept.add_argument("--timeout", type=float, default=1800, help="seconds a notebook (default: 1800)")
+    swept.add_argument("--force", action="store_true", help="even what is current")
+    swept.add_argument("--out", type=Path, metavar="DIR", help="(default: build/sweeps/NOTEBOOK-GRID)")
+    one["sweep"] = swept
+    for name, command in (("sweep", _sweep), ("run", _run), ("build", _build), ("refresh", _refresh), ("check", _check)):
         one[name].set_defaults(do=command)
     return parser
 

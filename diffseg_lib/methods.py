@@ -18,10 +18,11 @@ from .segmenter import DiffSegmenter
 
 @dataclass(frozen=True)
 class Scored:
-    """scores: k H W in [0, 1], float32; calls: UNet evaluations, one a prompt and noise draw (0: none)."""
+    """scores: k H W in [0, 1], float32; calls: UNet evaluations, one a prompt and noise draw (0: none); notes: of the picture."""
 
     scores: np.ndarray
     calls: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Method(Protocol):
@@ -43,7 +44,7 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
     maps = {"diffsegmenter": kept.completed, "cross": kept.fused, "daam": sum_layers(kept.layers, (kept.fused.shape[1], kept.fused.shape[2]))}
     calls = len(classes) * len(segmenter.timesteps)
     norm = segmenter.config.final_norm
-    return {name: Scored(upsample(one, image.shape[:2], norm).cpu().numpy(), calls) for name, one in maps.items()}
+    return {name: Scored(upsample(one, image.shape[:2], norm).cpu().numpy(), calls, found.notes) for name, one in maps.items()}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Attention:
     kind: str = "diffsegmenter"
 
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored:
+        if self.kind == "diffsegmenter":  # reads fewer layers than the other maps do
+            found = self.segmenter.segment(image, classes)
+            return Scored(found.scores, len(classes) * len(self.segmenter.timesteps), found.notes)
         return attention_scores(self.segmenter, image, classes)[self.kind]
 
 
@@ -96,6 +100,15 @@ def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method
     Raises:
         ValueError: on an unknown name.
     """
+    return METHODS[check_method(name)](segmenter, source)
+
+
+def check_method(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: if it is none of :data:`METHODS`.
+    """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}: expected {', '.join(METHODS)}; {nearest(name, list(METHODS))}")
-    return METHODS[name](segmenter, source)
+    return name

@@ -82,7 +82,7 @@ def modules_used(source: str, root: Path) -> dict[str, Path]:
     while waiting:
         text, package = waiting.pop()
         for module, name in _imported(text, package):
-            if module.split(".")[0] != LIBRARY:
+            if module.split(".")[0] not in (LIBRARY, "benchmarks"):
                 continue
             parents = [".".join(module.split(".")[: i + 1]) for i in range(module.count(".") + 1)]
             inner = [f"{module}.{name}"] + ([late[name]] if module == LIBRARY and name in late else [])

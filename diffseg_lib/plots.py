@@ -263,6 +263,62 @@ def forest(ax: Axes, runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None],
     return ax
 
 
+def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, Any]]], xlabel: str = "time, bare UNet forward = 1") -> Sequence[Axes]:
+    """A dot and its range for every case, a panel a group; the line at 1 is what they are compared with.
+
+    Args:
+        axes: one a group.
+        groups: name to cases, each with ``median`` and ``range``.
+        xlabel: of every panel.
+    """
+    for ax, (name, cases) in zip(axes, groups.items(), strict=True):
+        places = range(len(cases))
+        low, middle, high = ([case["range"][0] for case in cases.values()], [c["median"] for c in cases.values()], [c["range"][1] for c in cases.values()])
+        ax.axvline(1, color="#999999", linewidth=1)
+        ax.hlines(places, low, high, color=INK, linewidth=1.2)
+        ax.plot(middle, places, "o", color=INK, markersize=5)
+        for place, value, end in zip(places, middle, high, strict=True):
+            ax.annotate(f"{value:.2f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.set_yticks(places, list(cases))
+        ax.invert_yaxis()
+        ax.margins(x=0.15)
+        ax.set_xlabel(xlabel)
+        ax.set_title(name)
+    for ax in list(axes)[1:]:
+        if list(groups.values())[0].keys() == groups[ax.get_title()].keys():
+            ax.set_yticklabels([])
+    return axes
+
+
+def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
+    """One stacked bar a model, each stage's share of its time; stages of no time are left out of the legend.
+
+    Args:
+        ax: to draw on.
+        bars_of: name of a model to seconds by stage; what recording saves (below 0) is drawn as nothing.
+    """
+    import seaborn as sns
+
+    names = list(next(iter(bars_of.values())))
+    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    for place, (_, parts) in enumerate(bars_of.items()):
+        kept = {name: max(value, 0.0) for name, value in parts.items()}
+        total, left = sum(kept.values()), 0.0
+        for name, value in kept.items():
+            share = value / total
+            ax.barh(place, share, left=left, color=colours[name], edgecolor="white", linewidth=0.8, label=name if place == 0 else None)
+            if share > 0.05:
+                ax.text(left + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=8, color="white")
+            left += share
+    ax.set_yticks(range(len(bars_of)), list(bars_of))
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1)
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.set_xlabel("share of one image's time")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False, fontsize=8)
+    return ax
+
+
 def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
     """The welcome picture, a column a test scene: the scene, one word's fused and completed maps, all labels (axes: 4 x scenes)."""
     from .pocket.scenes import photo_or_scene

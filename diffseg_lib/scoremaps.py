@@ -79,8 +79,8 @@ def fuse(cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, floa
 
 def complete(
     maps: Float[Tensor, "k h w"],
-    queries: Sequence[Float[Tensor, "b _ n _"]],
-    keys: Sequence[Float[Tensor, "b _ n _"]],
+    queries: Sequence[Float[Tensor, "_ _ n _"]],
+    keys: Sequence[Float[Tensor, "_ _ n _"]],
     iterations: int = 1,
 ) -> Float[Tensor, "k h w"]:
     """Complete maps along self-attention, Eq. (6) (7), without ever building an n x n matrix.
@@ -91,8 +91,8 @@ def complete(
 
     Args:
         maps: fused maps, one a class.
-        queries, keys: of the finest self-attention layers, b heads n d, n = h*w; b = k (each class
-            completed by its own row of the batch) or b = 1 (one row shared by all classes).
+        queries, keys: of the finest self-attention layers, b heads n d, n = h*w; of each layer b = k (each
+            class completed by its own row of the batch) or b = 1 (one row shared by all classes).
         iterations: how often A is applied (the paper: once).
 
     Returns:
@@ -141,7 +141,7 @@ def apply_attention(maps: Float[Tensor, "k h w"], matrix: Float[Tensor, "b n n"]
 
 
 def complete_sides(
-    maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "b _ _ _"]], Sequence[Float[Tensor, "b _ _ _"]]]]
+    maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "_ _ _ _"]], Sequence[Float[Tensor, "_ _ _ _"]]]]
 ) -> Float[Tensor, "k h w"]:
     """Completion by the self-attention of every side (A_self_all of Table 4, Wang et al. 2023), each layer at its own.
 

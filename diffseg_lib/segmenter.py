@@ -20,6 +20,7 @@ from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unkn
 from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
 from .zoo import Captioner
 
+DTYPES = ("float32", "bfloat16", "float16")
 CAPTIONS = ("none", "complete", "phrase")
 LARGEST_MATRIX = 64 * 64  # pixels of the latents up to which an n x n matrix a class is kept: 64 MiB in float32
 
@@ -143,10 +144,25 @@ class DiffSegmenter:
             raise ValueError(f"caption={self.config.caption!r} needs a captioner: DiffSegmenter(backbone, config, Captioner.load(...)), or from_profile")
 
     @classmethod
-    def from_profile(cls, profile: str | Path | Profile = "pocket", recipe: str | None = None, *, device: str = "cpu", **changes: Any) -> DiffSegmenter:
-        """Load a profile's model; `recipe` is "paper", "released" or None (ours), `changes` are fields of :class:`Config`."""
+    def from_profile(
+        cls, profile: str | Path | Profile = "pocket", recipe: str | None = None, *, device: str = "cpu", dtype: str = "float32", **changes: Any
+    ) -> DiffSegmenter:
+        """Load a profile's model.
+
+        Args:
+            profile: as of :func:`diffseg_lib.backbone.load_backbone`.
+            recipe: "paper", "released" or None (ours).
+            device: "cpu", "cuda", ...
+            dtype: of weights and activations: "float32", "bfloat16" or "float16".
+            changes: fields of :class:`Config`.
+
+        Raises:
+            ValueError: on another dtype, and as :func:`~diffseg_lib.backbone.load_backbone` does.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r}: expected {', '.join(DTYPES)}")
         config = configure(recipe, **changes) if recipe else Config(**changes)
-        backbone = load_backbone(profile, device=device)
+        backbone = load_backbone(profile, device=device, dtype=getattr(torch, dtype))
         return cls(backbone, config, None if config.caption == "none" else Captioner.load(backbone.profile.captioner, device))
 
     def with_config(self, **changes: Any) -> DiffSegmenter:
@@ -294,7 +310,7 @@ class DiffSegmenter:
         try:
             cross, layers, fused, completed = self._maps(latents, noise, embeddings, spans, keep, self.config.class_batch)
         except _OUT_OF_MEMORY as error:
-            if not _ran_out(error) or len(prompts) == 1:
+            if not ran_out_of_memory(error) or len(prompts) == 1:
                 raise
             half = (min(self.config.class_batch, len(prompts)) + 1) // 2
             photo = replace(photo, notes=(*photo.notes, f"out of memory with all classes at once: done {half} at a time"))
@@ -306,10 +322,11 @@ class DiffSegmenter:
         return Segmentation(label(scores, self.threshold).cpu().numpy(), scores.cpu().numpy(), names, self.threshold, notes, kept)
 
 
-_OUT_OF_MEMORY = (MemoryError, RuntimeError)  # torch.OutOfMemoryError is a RuntimeError; on the CPU it has no type of its own
+_OUT_OF_MEMORY = (MemoryError, RuntimeError)
 
 
-def _ran_out(error: Exception) -> bool:
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there was not enough memory; on the CPU torch has no type for it."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error)
 
 

@@ -22,7 +22,7 @@ from .prompts import adjectives, write
 
 
 def load_pretrained(model: str, processor: str, source: str | Path, pocket: str, device: str = "cpu", **options: Any) -> tuple[Any, Any]:
-    """A model of transformers and its processor, by the names of their classes, float32, in evaluation mode.
+    """A model of transformers and its processor, by the names of their classes, float32, in evaluation mode; weights as safetensors alone.
 
     Args:
         model, processor: class names, e.g. "CLIPModel", "CLIPProcessor".
@@ -39,7 +39,7 @@ def load_pretrained(model: str, processor: str, source: str | Path, pocket: str,
     where = models_dir() / pocket if str(source) == "pocket" else source
     try:
         with quietly():
-            loaded = getattr(transformers, model).from_pretrained(where, dtype=torch.float32, local_files_only=True, **options)
+            loaded = getattr(transformers, model).from_pretrained(where, dtype=torch.float32, local_files_only=True, use_safetensors=True, **options)
             prepared = getattr(transformers, processor).from_pretrained(where, local_files_only=True)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(

@@ -103,6 +103,17 @@ def test_transformers_and_diffusers_load_lazily(name):
 
 
 @pytest.mark.parametrize("name", list(TREES))
+def test_nothing_that_is_loaded_can_run_code(name):
+    assert not packages(imports(name)) & {"pickle", "dill", "joblib", "marshal", "shelve"}
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("torch.load", "pd.read_pickle", "eval", "exec"), called
+            options = {keyword.arg: keyword.value for keyword in node.keywords}
+            assert "trust_remote_code" not in options and not getattr(options.get("allow_pickle"), "value", False)
+
+
+@pytest.mark.parametrize("name", list(TREES))
 def test_no_star_imports_and_no_grab_bag_names(name):
     assert not any(i.endswith(".*") for i in imports(name))
     assert name.split(".")[-1] not in ("utils", "helpers", "common", "misc")

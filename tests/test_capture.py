@@ -6,7 +6,8 @@ import pytest
 import torch
 from einops import rearrange
 
-from diffseg_lib.capture import record_attention
+from diffseg_lib.capture import LEAN, record_attention
+from diffseg_lib.scoremaps import apply_attention, complete, self_attention
 
 SIZES = [(16, 16), (16, 24), (32, 8)]
 
@@ -143,5 +144,127 @@ def test_all_sides_are_kept_on_request_and_grouped_by_side(backbone):
 
 
 def test_an_unknown_choice_of_self_attention_is_refused(backbone):
-    with pytest.raises(ValueError, match="expected 'finest', 'all' or 'none'"), record_attention(backbone.unet, None, self_attention="most"):
+    with pytest.raises(ValueError, match="expected one of finest, all, matrix, none"), record_attention(backbone.unet, None, self_attention="most"):
         pass
+    with pytest.raises(ValueError, match="any of once, stem"), record_attention(backbone.unet, None, lean=("fast",)):
+        pass
+
+
+def lean_call(backbone, weights, size=(16, 24), lean=(), **options):
+    with record_attention(backbone.unet, weights, lean=lean, **options) as recording:
+        call(backbone, size)
+    return recording
+
+
+@pytest.mark.parametrize("lean", [("once",), ("stem",), ("once", "stem"), ("stop",), ("once", "stop"), ("chunks",), LEAN])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_lean_recording_is_the_plain_one(backbone, size, lean):
+    weights = torch.rand(2, 24, generator=torch.Generator().manual_seed(1))
+    plain, found = lean_call(backbone, weights, size), lean_call(backbone, weights, size, lean)
+    assert list(found.cross) == list(plain.cross) and list(found.queries) == list(plain.queries)
+    for name in plain.cross:
+        torch.testing.assert_close(found.cross[name], plain.cross[name], atol=1e-6, rtol=1e-4)
+    maps = torch.rand(2, *size, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(complete(maps, *found.finest()), complete(maps, *plain.finest()), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lean", [(), ("once",), ("once", "stem"), LEAN])
+@pytest.mark.parametrize("heads", [False, True])
+def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, lean, heads):
+    plain = lean_call(backbone, spans())
+    found = lean_call(backbone, spans(), lean=lean, self_attention="matrix", heads=heads)
+    assert found.layers == len(plain.queries) and not found.queries
+    expected = self_attention([q.expand(2, -1, -1, -1) for q in plain.queries.values()], list(plain.keys.values()))
+    torch.testing.assert_close(found.matrix / found.layers, expected, atol=1e-7, rtol=1e-4)
+    torch.testing.assert_close(found.matrix.sum(-1) / found.layers, torch.ones(2, 16 * 24))
+    maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
+    for iterations in (1, 2):
+        expected = complete(maps, *plain.finest(), iterations)
+        torch.testing.assert_close(apply_attention(maps, found.matrix, found.layers, iterations), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(backbone, monkeypatch):
+    awake = lean_call(backbone, spans(), lean=LEAN, self_attention="matrix")
+    monkeypatch.setattr("diffseg_lib.capture.LARGE", 1)
+    monkeypatch.setattr("diffseg_lib.capture.ROWS", 100)  # a last part that is not full
+    rested = lean_call(backbone, spans(), lean=LEAN, self_attention="matrix")
+    assert rested.resting is None and not torch.equal(rested.matrix, awake.matrix)
+    maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
+    first, second = (apply_attention(maps, one.matrix, one.layers) for one in (awake, rested))
+    torch.testing.assert_close(second, first, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("which", ["matrix", "finest"])
+def test_one_prompt_alone_is_kept_on_request(backbone, which):
+    every = lean_call(backbone, spans(), lean=LEAN, self_attention=which)
+    one = lean_call(backbone, spans(), lean=LEAN, self_attention=which, first_only=True)
+    if which == "matrix":
+        assert one.matrix.shape[0] == 1
+        torch.testing.assert_close(one.matrix, every.matrix[:1])
+    else:
+        assert all(query.shape[0] == 1 for query in one.queries.values())
+        assert all(torch.equal(one.keys[name], every.keys[name][:1]) for name in one.keys)
+
+
+def test_a_lean_recording_reads_only_the_sides_asked_for_and_leaves_no_trace(backbone):
+    before, hooks = processors(backbone.unet), [len(m._forward_pre_hooks) for m in backbone.unet.modules()]
+    plain = call(backbone)
+    found = lean_call(backbone, spans(), (16, 16), LEAN, sides=[2], self_attention="matrix")
+    assert set(found.by_side()) == {2} and found.layers == 3
+    assert all(now is before[name] for name, now in processors(backbone.unet).items())
+    assert [len(m._forward_pre_hooks) for m in backbone.unet.modules()] == hooks
+    assert all(m._chunk_size is None for m in backbone.unet.modules() if hasattr(m, "_chunk_size"))
+    assert torch.equal(call(backbone), plain)
+
+
+def test_the_stop_comes_after_the_last_layer_that_is_read(backbone):
+    calls = []
+    hook = backbone.unet.conv_out.register_forward_hook(lambda *_: calls.append("end"))
+    try:
+        for weights, options in ((spans(), {}), (spans(), {"sides": [8]}), (None, {})):
+            lean_call(backbone, weights, (16, 16), ("stop",), **options)
+        assert calls == []
+        lean_call(backbone, spans(), (16, 16), ("once", "stem", "chunks"))
+        assert calls == ["end"]
+    finally:
+        hook.remove()
+
+
+def test_the_stem_is_done_once_and_only_where_the_latents_are_one_row(backbone):
+    rows = []
+    hook = backbone.unet.conv_in.register_forward_hook(lambda module, args, output: rows.append(len(output)))
+    try:
+        lean_call(backbone, spans(), (16, 16), LEAN)
+        two = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+        words = backbone.encode_prompts(["a photograph of a house", "a photograph of a red fish"])
+        with record_attention(backbone.unet, spans()) as plain:
+            backbone.predict_noise(two, 100, words)
+        with record_attention(backbone.unet, spans(), lean=LEAN) as found:
+            backbone.predict_noise(two, 100, words)
+        assert rows == [1, 2, 2]
+        for name in plain.cross:
+            torch.testing.assert_close(found.cross[name], plain.cross[name], atol=1e-6, rtol=1e-4)
+    finally:
+        hook.remove()
+
+
+def test_a_layer_that_is_not_plain_attention_is_recorded_beside_its_own_processor(backbone):
+    class Other:
+        def __init__(self, inner):
+            self.inner, self.calls = inner, 0
+
+        def __call__(self, *args, **kwargs):
+            self.calls += 1
+            return self.inner(*args, **kwargs)
+
+    layer = dict(backbone.unet.named_modules())["down_blocks.1.attentions.0.transformer_blocks.0.attn2"]
+    plain, inner = lean_call(backbone, spans(), (16, 16)), layer.processor
+    other = Other(inner)
+    layer.set_processor(other)
+    try:
+        found = lean_call(backbone, spans(), (16, 16), LEAN)
+        assert other.calls == 1 and layer.processor is other
+    finally:
+        layer.set_processor(inner)
+    for name in plain.cross:
+        torch.testing.assert_close(found.cross[name], plain.cross[name], atol=1e-6, rtol=1e-4)

@@ -187,7 +187,71 @@ def test_pictures_come_as_paths_pil_or_arrays(segmenter, picture, tmp_path):
 def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypatch):
     import diffseg_lib.segmenter as module
 
-    monkeypatch.setattr(module, "complete", lambda maps, *rest: torch.cat([torch.full_like(maps[:1], 0.2), maps[1:]]))
+    monkeypatch.setattr(module, "apply_attention", lambda maps, *rest: torch.cat([torch.full_like(maps[:1], 0.2), maps[1:]]))
     found = segmenter.segment(picture, CLASSES)
     assert not found.scores[0].any() and not (found.labels == 1).any()
     assert found.notes == ("the map of house is constant",)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"shared": True},
+        {"class_batch": 2},
+        {"timesteps": (50, 100)},
+        {"weights": {2: 1.0}},
+        {"iterations": 2},
+        {"iterations": 0},
+        {"shared": True, "class_batch": 1},
+    ],
+)
+@pytest.mark.parametrize("largest", [64 * 64, 0])
+def test_the_lean_way_gives_what_the_plain_one_gives(segmenter, picture, monkeypatch, changes, largest):
+    monkeypatch.setattr("diffseg_lib.segmenter.LARGEST_MATRIX", largest)  # 0: queries and keys are kept
+    lean, plain = (segmenter.with_config(lean=way, **changes) for way in (True, False))
+    for keep in (False, True):
+        found, expected = (one.segment(picture, ["house", "fish", "red fish"], keep=keep) for one in (lean, plain))
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+        if keep:
+            assert set(found.intermediates.layers) == set(expected.intermediates.layers)
+
+
+def test_prompts_are_encoded_once_and_by_themselves(segmenter, picture, monkeypatch):
+    asked = []
+    fresh = replace(segmenter, backbone=replace(segmenter.backbone, _embedded={}))
+    inner = type(fresh.backbone).encode_prompts
+    monkeypatch.setattr(type(fresh.backbone), "encode_prompts", lambda self, texts: asked.append(list(texts)) or inner(self, texts))
+    first = fresh.segment(picture, ["house", "fish"]).scores
+    again = fresh.segment(picture, ["fish", "house"]).scores
+    assert asked == [["a photograph of a house"], ["a photograph of a fish"], [""]]
+    np.testing.assert_allclose(again[::-1], first, atol=1e-5)
+
+
+def test_out_of_memory_halves_the_classes_of_a_call_once(segmenter, picture, monkeypatch):
+    calls, inner = [], type(segmenter)._attend_lean
+
+    def limited(self, latents, noise, timestep, embeddings, *rest):
+        calls.append(len(embeddings))
+        if len(embeddings) > most:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return inner(self, latents, noise, timestep, embeddings, *rest)
+
+    expected = segmenter.segment(picture, ["house", "fish", "red fish"])
+    monkeypatch.setattr(type(segmenter), "_attend_lean", limited)
+    most = 2
+    found = segmenter.segment(picture, ["house", "fish", "red fish"])
+    assert calls == [3, 2, 1] and "2 at a time" in found.notes[-1]
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    most = 1
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        segmenter.segment(picture, ["house", "fish", "red fish"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16"])
+def test_half_precision_runs_and_stays_near(pipeline_folder, segmenter, picture, dtype):
+    found = DiffSegmenter.from_profile(pipeline_folder, dtype=dtype).segment(picture, ["house", "fish"])
+    assert found.scores.dtype == np.float32
+    np.testing.assert_allclose(found.scores, segmenter.segment(picture, ["house", "fish"]).scores, atol=0.2)
+    with pytest.raises(ValueError, match="float32, bfloat16, float16"):
+        DiffSegmenter.from_profile(pipeline_folder, dtype="half")

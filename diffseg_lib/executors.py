@@ -1,0 +1,81 @@
+"""Where work is done: here, or on Dask's workers, behind the standard ``concurrent.futures.Executor``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from typing import Any
+
+RETRIES = 3  # of a chunk whose worker was lost
+CONNECT = 30  # seconds that a scheduler may take to answer
+
+
+class InProcess(Executor):
+    """Does the work when it is submitted, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """The work, done."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_executor(workers: int = 0, scheduler: str = "") -> Iterator[tuple[Executor, int]]:
+    """An executor and how many calls it can work at once.
+
+    Args:
+        workers: of a Dask cluster on this machine, a process of one task each; 0: no cluster, this process.
+        scheduler: address of a Dask scheduler that is running already, e.g. "tcp://host:8786".
+
+    Raises:
+        ValueError: on both, or where Dask is not installed or the scheduler does not answer.
+    """
+    if workers < 0 or (workers and scheduler):
+        raise ValueError(f"workers {workers}, scheduler {scheduler!r}: expected a number of workers, or an address, or neither")
+    if not workers and not scheduler:
+        yield InProcess(), 1
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ValueError("Dask is not installed: pip install 'diffseg-lib[scale]', or leave --workers and --scheduler out") from error
+    if scheduler:
+        try:
+            with Client(scheduler, timeout=CONNECT) as client:
+                yield client.get_executor(pure=False, retries=RETRIES), max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        except (OSError, TimeoutError) as error:
+            raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({error}): start one with 'dask scheduler'") from error
+        return
+    with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50) as cluster, Client(cluster) as client:
+        yield client.get_executor(pure=False, retries=RETRIES), workers
+
+
+def finished(executor: Executor, call: Callable[..., Any], chunks: Iterable[tuple[Any, ...]], window: int) -> Iterator[tuple[tuple[Any, ...], Future[Any]]]:
+    """Chunks with their futures, as they are done; no more than `window` are under way at a time.
+
+    Args:
+        executor: does the work.
+        call: of a chunk's values.
+        chunks: arguments of each call, taken only when there is room.
+        window: calls under way.
+    """
+    waiting: dict[Future[Any], tuple[Any, ...]] = {}
+    left = iter(chunks)
+    while True:
+        while len(waiting) < window and (chunk := next(left, None)) is not None:
+            waiting[executor.submit(call, *chunk)] = chunk
+        if not waiting:
+            return
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            yield waiting.pop(future), future

@@ -1,0 +1,228 @@
+"""One evaluation as a value that any process can carry out: a :class:`Job` and ids in, rows out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .backbone import Profile, load_profile
+from .benchmark import count_one
+from .datasets import Dataset, LabelError, open_dataset
+from .executors import InProcess, finished
+from .methods import Method, make_method
+from .results import weights_hash
+from .runs import Row, Run, missing
+from .segmenter import DiffSegmenter
+from .vocabulary import Vocabulary
+
+PART, PAUSE = 32, 10.0  # rows of a part at most, seconds between parts at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is evaluated, all in plain values.
+
+    dataset, root, split, limit, order: as of :func:`diffseg_lib.datasets.open_dataset`; labels: of
+    :data:`diffseg_lib.benchmark.LABELS`; method, model: as of :func:`diffseg_lib.methods.make_method`; profile: a name or
+    folder; captioner, clip: in place of the profile's; recipe: "" for ours; device; dtype: "float32", "bfloat16" or
+    "float16"; seed: of the noise; threads: of torch (the last bits of a score depend on their number).
+    """
+
+    dataset: str
+    root: str = ""
+    split: str = "val"
+    limit: int = 0
+    order: str = ""
+    labels: str = "filter"
+    method: str = "diffsegmenter"
+    model: str = ""
+    profile: str = "pocket"
+    captioner: str = ""
+    clip: str = ""
+    recipe: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+    seed: int = 0
+    threads: int = 1
+
+    def open(self) -> Dataset:
+        """Its data set."""
+        return _dataset(self.dataset, self.root, self.split, self.limit, self.order)
+
+    def resolved_profile(self) -> Profile:
+        """The profile with the captioner and the CLIP asked for."""
+        found = load_profile(self.profile)
+        return replace(found, captioner=self.captioner or found.captioner, clip=self.clip or found.clip)
+
+    def facts(self) -> dict[str, Any]:
+        """All that its rows depend on: settings, models by content or id, data by fingerprint, the library by version and source."""
+        profile, dataset = self.resolved_profile(), self.open()
+        skipped = ("root", "limit", "order", "model", "captioner", "clip")
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        segmenter = make_segmenter(self)
+        sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip, "model": self.model}
+        return own | {
+            "config": asdict(replace(segmenter.config, timesteps=segmenter.timesteps, weights=dict(segmenter.weights), threshold=None)),
+            "clip_relative": profile.clip_relative,
+            "models": {name: _known(source) for name, source in sources.items() if source},
+            "data": dataset.fingerprint(),
+            "names": list(dataset.names),
+            "prompts": list(dataset.prompts),
+            "library": f"{__version__} {source_hash()}",
+        }
+
+
+def _known(source: str) -> str:
+    from .locations import models_dir
+
+    folder = {"pocket": models_dir()}.get(source, Path(source))
+    return weights_hash(folder)
+
+
+@lru_cache(maxsize=1)
+def source_hash() -> str:
+    """Of the library's own source: rows of two versions of it are never one run."""
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(here.rglob("*.py")):
+        digest.update(path.relative_to(here).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, root: str, split: str, limit: int, order: str) -> Dataset:
+    return open_dataset(name, root, split, limit, order)
+
+
+def make_segmenter(job: Job) -> DiffSegmenter:
+    """The diffusion model of a job, loaded once a process."""
+    return _segmenter(
+        Job("", profile=job.profile, captioner=job.captioner, clip=job.clip, recipe=job.recipe, device=job.device, dtype=job.dtype, seed=job.seed)
+    )
+
+
+@lru_cache(maxsize=1)
+def _segmenter(job: Job) -> DiffSegmenter:
+    return DiffSegmenter.from_profile(job.resolved_profile(), job.recipe or None, device=job.device, dtype=job.dtype, seed=job.seed)
+
+
+@lru_cache(maxsize=1)
+def _tools(job: Job, prompts: tuple[str, ...]) -> tuple[Method, Vocabulary | None]:
+    """Method and filter of a job whose split does not matter, loaded once a process."""
+    segmenter = make_segmenter(job)
+    profile = segmenter.backbone.profile
+    wanted = job.labels == "filter"
+    vocabulary = Vocabulary.load(prompts, profile.captioner, profile.clip, job.device, relative=profile.clip_relative) if wanted else None
+    return make_method(job.method, segmenter, job.model), vocabulary
+
+
+def count_ids(job: Job, ids: Sequence[str]) -> list[Row]:
+    """A row for each id: what a worker does. Models and data are opened once a process, images where they are scored.
+
+    Raises:
+        LabelError: on a mask whose labels are no classes of the data set.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    try:
+        dataset = job.open()
+        method, vocabulary = _tools(replace(job, split="", limit=0), dataset.prompts)
+        return [count_one(dataset, method, job.labels, vocabulary, name) for name in ids]
+    finally:
+        torch.set_num_threads(before)
+
+
+def carry_out(
+    job: Job, run: Run, executor: Executor | None = None, at_once: int = 1, chunk: int = 1, tell: Callable[[Sequence[Row]], Any] = lambda rows: None
+) -> list[Row]:
+    """Compute what a run lacks, keep it part by part, and return all its rows in the data set's order.
+
+    Args:
+        job: what to do.
+        run: its store.
+        executor: where; None: here.
+        at_once: calls that the executor works at once.
+        chunk: images a call.
+        tell: called with new rows.
+
+    Raises:
+        LabelError: on masks whose labels are no classes; all such ids are listed.
+        RunError: if rows cannot be kept, or disagree.
+    """
+    executor, ids = executor or InProcess(), job.open().ids
+    fresh: list[Row] = []
+    known: dict[Path, list[Row]] = {}
+    written = time.monotonic()
+    work = ((job, names) for names in _chunks(run, ids, chunk, known))
+    try:
+        for (_, names), future in finished(executor, count_ids, work, 2 * at_once if at_once > 1 else 1):
+            rows = _rows_of(future.result, names)
+            fresh += rows
+            tell(rows)
+            if len(fresh) >= PART or time.monotonic() - written > PAUSE:
+                run.add(fresh)
+                fresh, written = [], time.monotonic()
+    except LabelError as error:
+        raise _all_wrong(job.open(), error) from error
+    finally:
+        run.add(fresh)
+    rows_now = run.rows(known)
+    return [rows_now[name] for name in ids if name in rows_now]
+
+
+def _rows_of(result: Callable[[], list[Row]], names: Sequence[str]) -> list[Row]:
+    """A chunk's rows; error rows where its workers were lost again and again."""
+    try:
+        return result()
+    except Exception as error:
+        if not type(error).__module__.startswith("distributed"):
+            raise
+        return [Row(name, "error", type(error).__name__, " ".join(str(error).split())) for name in names]
+
+
+def _chunks(run: Run, ids: Sequence[str], size: int, known: dict[Path, list[Row]]) -> Iterator[list[str]]:
+    """What a run lacks, so many ids at a time; what another process keeps meanwhile is left out.
+
+    Each process begins at a place of its own, so that two of them share the work rather than repeat it.
+    """
+    started = run.rows(known)
+    left = missing(ids, started)
+    begin = hash_of_process() % len(left) if left else 0
+    left, looked, done = left[begin:] + left[:begin], time.monotonic(), started
+    while left:
+        if time.monotonic() - looked > PAUSE:
+            done, looked = run.rows(known), time.monotonic()
+        names, left = left[:size], left[size:]
+        names = [name for name in names if name not in done or done[name].status != "ok"]
+        if names:
+            yield names
+
+
+def hash_of_process() -> int:
+    """A number that two processes, on whatever machines, hardly share."""
+    import os
+    import platform
+
+    return int(hashlib.sha256(f"{platform.node()} {os.getpid()}".encode()).hexdigest()[:8], 16)
+
+
+def _all_wrong(dataset: Dataset, first: LabelError) -> LabelError:
+    """The error with every image that has it."""
+    wrong = []
+    for name in dataset.ids:
+        try:
+            dataset.load(name)
+        except LabelError:
+            wrong.append(name)
+        except (ValueError, OSError):
+            continue
+    shown = ", ".join(wrong[:10]) + (", ..." if len(wrong) > 10 else "")
+    return LabelError(f"{first}; so it is in {len(wrong)} of {len(dataset)} images: {shown}")

@@ -1,0 +1,87 @@
+"""The benchmark measures what it says: its re-enactment is right, its ratios are of one round, its figures are counted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import parts
+from benchmarks.__main__ import extra, main
+from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
+from benchmarks.measure import peak_of, ratios, rounds, spread
+from benchmarks.models import inputs, unet_config
+from benchmarks.released import released_maps
+from diffseg_lib.backbone import PAPER_WEIGHTS
+
+
+def tiny_inputs(backbone, classes, size=(16, 16)):
+    return inputs(backbone, classes, size)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)])
+@pytest.mark.parametrize("way", [*STEPS, next(iter(OTHERS))])
+def test_every_step_gives_the_released_recipes_maps(backbone, way, size):
+    given = inputs(backbone, 2, size)
+    theirs = released_maps(backbone, given, 100, PAPER_WEIGHTS)
+    ours = segment(backbone, given, {**STEPS, **OTHERS}[way])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_the_released_recipe_leaves_the_model_as_it_was(backbone):
+    before = backbone.unet.attn_processors
+    released_maps(backbone, inputs(backbone, 1, (16, 16)), 100, PAPER_WEIGHTS)
+    assert all(backbone.unet.attn_processors[name] is one for name, one in before.items())
+
+
+def test_one_self_attention_for_all_is_the_first_class_and_another_for_the_rest(backbone):
+    given = inputs(backbone, 2, (16, 16))
+    own, shared = (segment(backbone, given, way) for way in (STEPS[OURS], OTHERS["one self-attention for all classes"]))
+    torch.testing.assert_close(shared[0], own[0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(shared[1], own[1], atol=1e-5)
+
+
+def test_the_forward_of_stable_diffusion_is_803_gigaflops():
+    from diffusers import UNet2DConditionModel
+
+    assert parts.gigaflops() == pytest.approx(803, abs=1)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config())
+    assert sum(p.numel() for p in unet.parameters()) == 859_520_964
+    assert len(unet.attn_processors) == 32
+    assert parts.completion_gigaflops() == pytest.approx(54, abs=0.5)
+
+
+def test_rounds_turn_the_order_and_leave_the_first_out():
+    calls: list[str] = []
+    seconds = rounds({name: (lambda name=name: calls.append(name)) for name in "abc"}, 2)
+    assert "".join(calls) == "cababcbca" and {len(v) for v in seconds.values()} == {2}
+    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "range": [1.0, 3.0], "repeats": 3}
+    assert ratios({"bare": [1.0, 2.0], "x": [2.0, 2.0]}, "x")["range"] == [1.0, 2.0]
+
+
+def test_the_peak_of_memory_is_seen():
+    peak = peak_of(lambda: torch.ones(64 * 2**20 // 4).sum())
+    assert peak is None or 60 < peak < 100
+
+
+def test_what_could_not_be_measured_is_none():
+    assert extra({"1": {"bare": {"median": 10.0}, "x": {"median": 15.5}}, "4": {"bare": {"median": 1.0}, "x": None}}, "x") == {"1": 5.5, "4": None}
+
+
+def test_quick_writes_the_keys_that_goals_are_set_for(tmp_path, monkeypatch):
+    import benchmarks.__main__ as module
+
+    monkeypatch.setattr(module, "STEPS", {OURS: STEPS[OURS]})
+    assert main(["--quick", "--repeats", "1", "--json", str(tmp_path / "speed.json")]) == 0
+    facts = json.loads((tmp_path / "speed.json").read_text())
+    assert {"time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released", "device", "dtype", "repeats"} <= set(facts)
+    assert set(facts["time_ratio"]) == {"1", "4", "16"} and facts["quick"] and facts["repeats"] == 1
+    assert set(facts["pocket"]["stages"]) == {"VAE", "text", "UNet", "capture", "completion", "upsampling", "metric"}
+
+
+def test_cases_are_ready_to_call(backbone):
+    assert list(cases(backbone, 1, (8, 8), ("bare", OURS))) == ["bare", OURS]
+    with pytest.raises(KeyError):
+        cases(backbone, 1, (8, 8), ("nothing",))
