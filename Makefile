@@ -9,7 +9,7 @@ LOCK := $(shell { pwd; cat requirements.lock; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(LOCK)
 
 # Chapters that are also run with other parameters than their defaults.
-OTHERS := 02_elbo 06_prompts 07_timesteps 08_words 09_benchmark 10_ablation 11_qualitative
+OTHERS := 02_elbo 06_prompts 07_timesteps 08_words 09_benchmark 10_ablation 11_qualitative 13_speed 14_scale
 
 .PHONY: book test check lint unit notebooks site refresh clean
 

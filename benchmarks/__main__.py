@@ -16,12 +16,11 @@ import torch
 from diffseg_lib.backbone import Backbone
 from diffseg_lib.results import made, write_json
 
-from . import parts
-from .cases import OTHERS, OURS, STEPS, cases
+from . import gpu, parts
+from .cases import KEYS, OURS, SHARED, STEPS, cases
 from .measure import peak_alone, ratios, rounds, spread
 from .models import full_size, pocket
 
-KEYS, SHARED = OTHERS
 NOT_RUN = "not run: no GPU here"
 
 
@@ -150,7 +149,9 @@ def run(quick: bool, repeats: int, accuracy_images: int) -> dict[str, Any]:
     peaks = full_memory(max(2, repeats // 2))
     facts |= {"model": "Stable Diffusion 1.5's size, random weights, 512 px", "full": large | {"memory": peaks}, "pocket": small}
     facts["sharing"] = _said("accuracy of sharing", parts.sharing, accuracy_images)
-    facts["gpu"] = dict.fromkeys(("time and memory", "images per second against the floors", "batch sizes", "torch.compile"), NOT_RUN)
+    facts["gpu"] = dict.fromkeys(gpu.TABLES, NOT_RUN)
+    if torch.cuda.is_available():
+        facts["gpu"] = _said("GPU", gpu.tables, full_size("cuda", torch.float16), (64, 64), repeats)
     return headline(large, peaks, repeats) | facts
 
 

@@ -42,6 +42,7 @@ STEPS: Mapping[str, Way] = {
 }
 OURS = "+ matrix rests packed (all: ours)"
 OTHERS: Mapping[str, Way] = {"lean, queries and keys kept": Way("finest", LEAN), "one self-attention for all classes": Way("matrix", LEAN, True)}
+KEYS, SHARED = OTHERS
 
 
 def bare(backbone: Backbone, given: Mapping[str, Tensor]) -> Tensor:

@@ -224,13 +224,18 @@ def _rest(recording: Recording) -> None:
     recording.matrix, recording.resting = None, (packed, top)
 
 
+def _unpack(recording: Recording) -> None:
+    if recording.resting is None:
+        return
+    packed, top = recording.resting
+    recording.matrix, recording.resting = top.new_empty(packed.shape), None
+    for rows, part, largest in zip(recording.matrix.split(ROWS, 1), packed.split(ROWS, 1), top.split(ROWS, 1), strict=True):
+        torch.mul(part.to(top.dtype).div_(32767).square_(), largest, out=rows)
+
+
 def _awake(recording: Recording, like: Tensor, rows: int) -> Tensor:
-    """The matrix so far, unpacked; zeros for as many prompts if there is none."""
-    if recording.resting is not None:
-        packed, top = recording.resting
-        recording.matrix, recording.resting = like.new_empty(packed.shape), None
-        for rows_of, part, largest in zip(recording.matrix.split(ROWS, 1), packed.split(ROWS, 1), top.split(ROWS, 1), strict=True):
-            torch.mul(part.to(like.dtype).div_(32767).square_(), largest, out=rows_of)
+    """The matrix so far, with one more layer to come; zeros for as many prompts if there is none."""
+    _unpack(recording)
     if recording.matrix is None:
         recording.matrix = like.new_zeros(rows, like.shape[2], like.shape[2])
     recording.layers += 1
@@ -297,6 +302,7 @@ def record_attention(
             stack.callback(layer.set_processor, before[name])
             layer.set_processor(_Recorder(name, before[name], recording, order))
         _note_call(unet, recording, order, stack)
+        stack.callback(_unpack, recording)
         names = _running_order(layers)
         if "stop" in lean:
             order.last = _last_read(names, order)

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import parts
+from benchmarks import gpu, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
 from benchmarks.measure import peak_of, ratios, rounds, spread
@@ -85,3 +85,18 @@ def test_cases_are_ready_to_call(backbone):
     assert list(cases(backbone, 1, (8, 8), ("bare", OURS))) == ["bare", OURS]
     with pytest.raises(KeyError):
         cases(backbone, 1, (8, 8), ("nothing",))
+
+
+def test_the_tables_of_a_card_run_anywhere(backbone, monkeypatch):
+    best = gpu.floors("cpu", torch.float32, side=64, mib=1, repeats=1)
+    assert best["teraflops"] > 0 and best["gigabytes"] > 0
+    found = gpu.time_and_memory(backbone, [1, 2], (8, 8), 1)
+    assert set(found) == {"1", "2"} and found["2"]["time_ratio"]["median"] > 0
+    rates = gpu.batches(backbone, [2], (8, 8), best, 1)["2"]
+    assert rates["share"] == pytest.approx(rates["rows_per_second"]["median"] / rates["most"], rel=0.05)
+    assert gpu.compiled(backbone, (8, 8), 1, compile_=lambda unet: unet)["median"] > 0
+
+    def broken(unet):
+        raise OSError("no compiler")
+
+    assert gpu.compiled(backbone, (8, 8), 1, compile_=broken) == "not run: OSError: no compiler"

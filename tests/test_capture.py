@@ -192,6 +192,13 @@ def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(b
     maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
     first, second = (apply_attention(maps, one.matrix, one.layers) for one in (awake, rested))
     torch.testing.assert_close(second, first, atol=5e-5, rtol=0)
+    with pytest.raises(ZeroDivisionError), record_attention(backbone.unet, spans(), self_attention="matrix", lean=("once", "rest")) as cut:
+        hook = backbone.unet.mid_block.register_forward_hook(lambda *_: 1 / 0)
+        try:
+            call(backbone)
+        finally:
+            hook.remove()
+    assert cut.resting is None and cut.layers == 1 and cut.matrix is not None  # whatever ends it, the matrix is unpacked
 
 
 @pytest.mark.parametrize("which", ["matrix", "finest"])
