@@ -35,7 +35,7 @@ def _segment(o: argparse.Namespace) -> int:
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(f"photos of the same name would overwrite each other: {', '.join(twice)}; segment them into folders of their own")
-    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, device=o.device, seed=o.seed, threshold=o.threshold)
+    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, device=o.device, dtype=o.dtype, seed=o.seed, threshold=o.threshold)
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
     failed = 0
     for path in o.photos:
@@ -66,15 +66,16 @@ def _profile(o: argparse.Namespace) -> Profile:
 
 
 def _evaluate(o: argparse.Namespace) -> int:
-    from .benchmark import choose_threshold, save, summarise
+    from .benchmark import check_labels, choose_threshold, save, summarise
     from .executors import cores, open_executor
     from .jobs import Job, make_segmenter
     from .methods import check_method
 
     started = time.perf_counter()
     check_method(o.method)
+    check_labels(o.labels)
     given = {key: getattr(o, key) for key in ("dataset", "root", "split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
-    for key in ("root", "model", "profile", "captioner", "clip"):  # a worker may stand in another folder
+    for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
     threads = o.threads or max(1, cores() // max(1, o.workers))
     job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, seed=o.seed, threads=threads)
@@ -244,7 +245,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--dataset", choices=["voc", "context", "object"], required=True)
     evaluate.add_argument("--root", default="", metavar="DIR", help="of the tree (default: the pocket world's, in the cache)")
     evaluate.add_argument("--split", default="val")
-    evaluate.add_argument("--labels", choices=["image", "filter", "all"], default="filter", help="classes asked for: those present, the filter's, all")
+    evaluate.add_argument(
+        "--labels",
+        default="filter",
+        metavar="image|filter|all|FILE.json",
+        help="classes asked for: those present, the filter's, all, or a file's that maps image ids to class names",
+    )
     evaluate.add_argument("--method", default="diffsegmenter", help="diffsegmenter, cross, daam, elbo, denseclip or groupvit")
     evaluate.add_argument("--model", default="", metavar="PATH", help="of denseclip or groupvit (default: the profile's CLIP)")
     evaluate.add_argument("--profile", default="pocket", help="pocket, sd15 or the folder of a StableDiffusionPipeline")
@@ -255,7 +261,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--order", choices=["alphabetical", "original"], default="", help="of Context's labels, where the tree does not tell")
     evaluate.add_argument("--seed", type=int, default=0, help="of the noise")
     evaluate.add_argument("--device", default="cpu")
-    evaluate.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the diffusion model")
     evaluate.add_argument("--threads", type=int, default=0, metavar="N", help="of each process (default: the cores, shared among local workers)")
     evaluate.add_argument("--workers", type=int, default=0, metavar="N", help="processes of a local Dask cluster (default: none, this process)")
     evaluate.add_argument("--scheduler", default="", metavar="ADDRESS", help="of a running Dask scheduler")
@@ -263,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the results; rows are kept in DIR/runs, and the same command goes on")
     evaluate.set_defaults(run=_evaluate)
     for command in (segment, evaluate):
+        command.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the diffusion model")
         command.add_argument("--captioner", default="", metavar="PATH", help="BLIP, for recipes that caption and for the filter (default: the profile's)")
         command.add_argument("--clip", default="", metavar="PATH", help="CLIP, for the filter (default: the profile's)")
     return parser

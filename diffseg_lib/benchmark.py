@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,39 @@ import numpy as np
 from .datasets import Dataset, LabelError, Sample
 from .evaluation import VOID, best_threshold, bootstrap_miou, confusions_at, iou, miou, sweep, tally
 from .methods import Method, Scored
+from .prompts import nearest
 from .runs import Row
 from .segmenter import ran_out_of_memory
 from .vocabulary import Vocabulary, precision_recall
 
 LABELS = ("image", "filter", "all")
+
+
+def check_labels(labels: str) -> str:
+    """The choice itself.
+
+    Raises:
+        ValueError: if it is none of :data:`LABELS` and no JSON file.
+    """
+    if labels not in LABELS and not (labels.endswith(".json") and Path(labels).is_file()):
+        raise ValueError(f"labels {labels!r}: expected {', '.join(LABELS)}, or an existing JSON file that maps image ids to class names")
+    return labels
+
+
+@lru_cache(maxsize=2)
+def read_labels(path: str) -> Mapping[str, tuple[str, ...]]:
+    """Frozen labels: image id to class names, as a filter once chose them.
+
+    Raises:
+        ValueError: on a file that is no such mapping.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in found.values()):
+            raise ValueError("it is something else")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} ({error}): expected a JSON object from image ids to lists of class names") from error
+    return {Path(name).stem: tuple(dict.fromkeys(names)) for name, names in found.items()}
 
 
 def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabulary | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
@@ -33,21 +62,30 @@ def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabul
         dataset: of the names.
         sample: the image.
         labels: "image", the classes present (image-level labels, Table 2); "filter", what the vocabulary
-            keeps (zero-shot, Table 1); "all" the data set's classes.
+            keeps (zero-shot, Table 1); "all" the data set's classes; or a JSON file from image ids (a file's
+            name will do) to names, the data set's own or the words it prompts with.
         vocabulary: for "filter", over the data set's prompt words.
 
     Raises:
-        ValueError: on other `labels`, or a filter without a vocabulary.
+        ValueError: on other `labels`, a filter without a vocabulary, or a file that lacks the image or has unknown names.
     """
     if labels == "image":
         return tuple(dataset.names.index(name) for name in sample.classes), {}
     if labels == "all":
         return tuple(range(1, len(dataset.names))), {}
-    if labels != "filter" or vocabulary is None:
-        raise ValueError(f"labels {labels!r}: expected {', '.join(LABELS)}, and a vocabulary for filter")
-    kept = vocabulary.filter(sample.image).kept
-    places = [dataset.prompts.index(one.name) + 1 for one in kept]
-    return tuple(places), {dataset.names[place]: one.why for place, one in zip(places, kept, strict=True)}
+    places = {word: i + 1 for i, word in enumerate(dataset.prompts)} | {name: i for i, name in enumerate(dataset.names) if i}
+    if labels == "filter" and vocabulary is not None:
+        kept = vocabulary.filter(sample.image).kept
+        return tuple(places[one.name] for one in kept), {dataset.names[places[one.name]]: one.why for one in kept}
+    if labels == "filter":
+        raise ValueError("labels 'filter' need a vocabulary")
+    frozen = read_labels(check_labels(labels))
+    if sample.id not in frozen:
+        raise ValueError(f"{labels} has no entry for image {sample.id}: expected one for each of {len(dataset)} images, it has {len(frozen)}")
+    unknown = [name for name in frozen[sample.id] if name not in places]
+    if unknown:
+        raise ValueError(f"{labels} gives image {sample.id} the class {unknown[0]!r}, which is none of {dataset.name}'s: {nearest(unknown[0], list(places))}")
+    return tuple(sorted({places[name] for name in frozen[sample.id]})), {}
 
 
 def count_one(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None, name: str) -> Row:

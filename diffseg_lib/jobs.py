@@ -32,7 +32,7 @@ class Job:
     """What is evaluated, all in plain values.
 
     dataset, root, split, limit, order: as of :func:`diffseg_lib.datasets.open_dataset`; labels: of
-    :data:`diffseg_lib.benchmark.LABELS`; method, model: as of :func:`diffseg_lib.methods.make_method`; profile: a name or
+    :data:`diffseg_lib.benchmark.LABELS` or a JSON file; method, model: as of :func:`diffseg_lib.methods.make_method`; profile: a name or
     folder; captioner, clip: in place of the profile's; recipe: "" for ours; device; dtype: "float32", "bfloat16" or
     "float16"; seed: of the noise; threads: of torch (the last bits of a score depend on their number).
     """
@@ -68,6 +68,8 @@ class Job:
         profile, dataset = self.resolved_profile(), self.open()
         skipped = ("root", "limit", "order", "model", "captioner", "clip")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        if self.labels.endswith(".json"):
+            own["labels"] = hashlib.sha256(Path(self.labels).read_bytes()).hexdigest()[:12]
         segmenter = make_segmenter(self)
         sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip, "model": self.model}
         return own | {

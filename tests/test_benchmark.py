@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,8 +128,42 @@ def test_labels_image_all_and_wrong(data):
     sample = data.load(data.ids[0])
     assert [data.names[i] for i in labels_of(data, sample, "image")[0]] == list(sample.classes)
     assert labels_of(data, sample, "all")[0] == tuple(range(1, 17))
-    with pytest.raises(ValueError, match="a vocabulary for filter"):
+    with pytest.raises(ValueError, match="need a vocabulary"):
         labels_of(data, sample, "filter")
+    with pytest.raises(ValueError, match="or an existing JSON file"):
+        labels_of(data, sample, "some")
+
+
+def test_frozen_labels_are_read_from_a_file(data, tree, tmp_path):
+    frozen = tmp_path / "labels.json"
+    frozen.write_text(json.dumps({f"{name}.jpg": list(data.load(name).classes) for name in data.ids}))
+    for sample in data:  # ids or names of files, true labels here
+        assert labels_of(data, sample, str(frozen))[0] == tuple(sorted(labels_of(data, sample, "image")[0]))
+    common = ["evaluate", "--dataset", "voc", "--root", str(tree), "--threshold", ".3", "--threads", "1"]
+    summaries = []
+    for labels in (str(frozen), "image"):
+        assert main([*common, "--labels", labels, "--out", str(tmp_path / Path(labels).stem)]) == 0
+        summaries.append(json.loads((tmp_path / Path(labels).stem / "summary.json").read_text()))
+    assert summaries[0]["confusion"] == summaries[1]["confusion"] and summaries[0]["run"] != summaries[1]["run"]
+
+
+def test_frozen_labels_that_do_not_fit_are_told(data, tmp_path):
+    sample = data.load(data.ids[0])
+    for content, said in (
+        ({}, f"no entry for image {sample.id}"),
+        ({sample.id: ["hous"]}, "did you mean house"),
+        ([1], "expected a JSON object"),
+        ({"a": "house"}, "expected a JSON object"),
+    ):
+        path = _written(tmp_path / f"{abs(hash(str(content)))}.json", content)
+        with pytest.raises(ValueError, match=said):
+            labels_of(data, sample, str(path))
+    assert labels_of(data, sample, str(_written(tmp_path / "empty.json", {sample.id: []})))[0] == ()
+
+
+def _written(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content))
+    return path
 
 
 def test_filtered_labels_say_why(data):
