@@ -1,6 +1,7 @@
 """Backbones: what the method asks of a diffusion model, and how one is loaded.
 
-A *profile* is a model and the numbers that were chosen for it: timesteps, fusion weights, threshold,
+:class:`Backbone` is Stable Diffusion 1.x and 2.x; other families are subclasses of it, found in :data:`FAMILIES` by
+what the loaded UNet is, not by its name. A *profile* is a model and the numbers that were chosen for it: timesteps, fusion weights, threshold,
 the size it likes. It is named ("pocket", "sd15") or is the folder of a pipeline, whose
 ``profile.json`` holds the numbers if there is one.
 """
@@ -8,10 +9,11 @@ the size it likes. It is named ("pocket", "sd15") or is the folder of a pipeline
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,18 @@ from torch import Tensor
 from .locations import models_dir
 from .prompts import nearest
 
-HUB = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}  # profiles by hub id
+HUB = {  # profiles by hub id
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd21": "stabilityai/stable-diffusion-2-1-base",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside them
+PREDICTIONS = ("epsilon", "v_prediction")
 KEPT_PROMPTS = 256  # embeddings: 60 MB of a Stable Diffusion in float32
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
+
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")  # organisation/model
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class Profile:
     the model's own);
     words: the vocabulary the model was trained on (empty: open); captioner, clip: sources of the BLIP and
     the CLIP beside it; clip_relative: share of the best class's CLIP score that keeps a class (see
-    :mod:`diffseg_lib.vocabulary`); chosen_on: where the numbers are from.
+    :mod:`diffseg_lib.vocabulary`); chosen_on: where the numbers are from; revision: of the hub's files
+    ("": the newest on this machine).
     """
 
     name: str
@@ -51,16 +62,19 @@ class Profile:
     clip: str = CLIP
     clip_relative: float = 0.97
     chosen_on: str = "the paper's values"
+    revision: str = ""
 
 
 def load_profile(name: str | Path = "pocket") -> Profile:
-    """Find a profile by name, or read the folder of a pipeline.
+    """Find a profile by name, by hub id (organisation/model), or read the folder of a pipeline.
 
     Raises:
         ValueError: on a name that is neither known nor a folder.
     """
     if str(name) in HUB:
         return Profile(str(name), HUB[str(name)])
+    if _HUB_ID.match(str(name)) and not Path(name).is_dir():
+        return Profile(str(name), str(name))
     folder = models_dir() / "diffusion" if str(name) == "pocket" else Path(name)
     if str(name) != "pocket" and not folder.is_dir():
         raise ValueError(f"unknown profile {str(name)!r}: expected pocket, {', '.join(HUB)} or an existing folder; {nearest(str(name), ['pocket', *HUB])}")
@@ -80,7 +94,10 @@ def load_profile(name: str | Path = "pocket") -> Profile:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen latent diffusion model, and the four things the method asks of it."""
+    """A frozen latent diffusion model, and the four things the method asks of it: Stable Diffusion 1.x and 2.x.
+
+    prediction: what the UNet's output is, "epsilon" or "v_prediction" (Salimans and Ho 2022).
+    """
 
     profile: Profile
     vae: Any
@@ -88,6 +105,7 @@ class Backbone:
     tokenizer: Any
     unet: Any
     alphas: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
+    prediction: str = "epsilon"
     _embedded: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -97,6 +115,11 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a padded prompt."""
+        return int(self.tokenizer.model_max_length)
 
     @property
     def latent_factor(self) -> int:
@@ -116,13 +139,13 @@ class Backbone:
     @torch.no_grad()
     def encode_image(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 c h w"]:
         """z = E(x0): the posterior's mean, scaled. `image` in [-1, 1], sides multiples of `multiple`."""
-        latents = self.vae.encode(image.to(self.device, self.dtype)).latent_dist.mean
-        return latents * self.vae.config.scaling_factor
+        latents = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist.mean
+        return (latents * self.vae.config.scaling_factor).to(self.dtype)
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Pictures in [-1, 1] from scaled latents."""
-        return self.vae.decode(latents.to(self.device, self.dtype) / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+        return self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample.clamp(-1, 1)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Float[Tensor, "b l d"]:
@@ -152,8 +175,18 @@ class Backbone:
 
     @torch.no_grad()
     def predict_noise(self, noisy: Float[Tensor, "_ c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
-        """One UNet call, the conditional half only. One noisy latent serves every prompt of the batch."""
+        """One UNet call, the conditional half only. One noisy latent serves every prompt of the batch.
+
+        A UNet that predicts v = sqrt(abar_t) eps - sqrt(1 - abar_t) z is asked for eps = sqrt(abar_t) v + sqrt(1 - abar_t) z_t.
+        """
         batch = noisy.to(self.device, self.dtype).expand(len(embeddings), -1, -1, -1)
+        output = self._denoise(batch, timestep, embeddings)
+        if self.prediction == "epsilon":
+            return output
+        kept = self.alphas[timestep].to(output)
+        return kept.sqrt() * output + (1 - kept).sqrt() * batch
+
+    def _denoise(self, batch: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
         return self.unet(batch, timestep, encoder_hidden_states=embeddings).sample
 
 
@@ -166,14 +199,76 @@ _FILES = {  # of a pipeline's folder; any of the names will do
 }
 
 
+@dataclass(frozen=True)
+class Family:
+    """A kind of model: what it is called, how its UNet's settings tell it, the second text encoder that it has or not, and its adapter."""
+
+    name: str
+    fits: Callable[[Mapping[str, Any]], bool]
+    second: bool
+    make: Callable[[], type[Backbone]]
+    weights: Mapping[int, float]
+    told: str  # where the weights are from
+
+
+def _sdxl() -> type[Backbone]:
+    from .sdxl import SdxlBackbone
+
+    return SdxlBackbone
+
+
+FAMILIES = (
+    Family(
+        "Stable Diffusion 1.x and 2.x (text_encoder, unet without added conditioning)",
+        lambda config: config.get("addition_embed_type") is None and config.get("encoder_hid_dim_type") is None and config["in_channels"] == 4,
+        False,
+        lambda: Backbone,
+        PAPER_WEIGHTS,
+        "the paper's values",
+    ),
+    Family(
+        "Stable Diffusion XL (text_encoder and text_encoder_2, unet with text_time conditioning)",
+        lambda config: config.get("addition_embed_type") == "text_time" and config.get("cross_attention_dim") is not None and config["in_channels"] == 4,
+        True,
+        _sdxl,
+        {4: 0.5, 2: 0.5},
+        "equal weights of the two sides at which it attends: not tuned, the paper has no SDXL",
+    ),
+)
+
+
 def _check_folder(folder: Path) -> None:
-    for part, wanted in _FILES.items():
+    other = [name for name in ("transformer", "prior", "decoder") if (folder / name).is_dir()]
+    if other and not (folder / "unet").is_dir():
+        config = folder / other[0] / "config.json"
+        kind = json.loads(config.read_text()).get("_class_name", other[0]) if config.is_file() else other[0]
+        raise ValueError(f"{folder} holds a {kind}, which is not supported: expected {_supported()}")
+    second = {f"{part}_2": wanted for part, wanted in _FILES.items() if part in ("text_encoder", "tokenizer") and (folder / f"{part}_2").is_dir()}
+    for part, wanted in (_FILES | second).items():
         for names in wanted:
             if not any((folder / part / name).is_file() for name in names):
                 raise FileNotFoundError(
                     f"{folder / part / names[0]} is missing: expected a StableDiffusionPipeline's folder as save_pretrained writes it, "
                     "in safetensors; the pocket one comes with the repository (restore data/pocket/models, or set DIFFSEG_DATA)"
                 )
+
+
+def _supported() -> str:
+    return "; or ".join(family.name for family in FAMILIES)
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a UNet by its settings.
+
+    Raises:
+        ValueError: if it is none that is supported; it says what was found.
+    """
+    for family in FAMILIES:
+        if family.fits(config):
+            return family
+    keys = ("_class_name", "in_channels", "cross_attention_dim", "addition_embed_type", "encoder_hid_dim_type")
+    found = ", ".join(f"{key} {config.get(key)!r}" for key in keys)
+    raise ValueError(f"a UNet with {found} is not supported: expected {_supported()}")
 
 
 @contextmanager
@@ -196,31 +291,38 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     """Load a profile's model, weights from safetensors only, nothing downloaded.
 
     Args:
-        profile: "pocket", "sd15", the folder of a ``StableDiffusionPipeline``, or a :class:`Profile`.
+        profile: "pocket", "sd15", a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, or
+            a :class:`Profile`.
         device: "cpu", "cuda", ...
         dtype: float32 on the CPU.
 
     Raises:
-        ValueError: on an unknown profile.
+        ValueError: on an unknown profile, or a model that is none of :data:`FAMILIES`.
         FileNotFoundError: if a part of the model is missing; the message names it.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # in a notebook without widgets
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
     from safetensors import SafetensorError
 
     found = profile if isinstance(profile, Profile) else load_profile(profile)
-    if found.source not in HUB.values():
+    if not _HUB_ID.match(found.source) or Path(found.source).is_dir():
         _check_folder(Path(found.source))
-    safe: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    where: dict[str, Any] = {"local_files_only": True} | ({"revision": found.revision} if found.revision else {})
+    safe = where | {"use_safetensors": True}
     try:
         with quietly():
+            family = family_of(UNet2DConditionModel.load_config(found.source, subfolder="unet", **where))
+            scheduler = DDIMScheduler.from_pretrained(found.source, subfolder="scheduler", **where)
             vae = AutoencoderKL.from_pretrained(found.source, subfolder="vae", torch_dtype=dtype, **safe)
             unet = UNet2DConditionModel.from_pretrained(found.source, subfolder="unet", torch_dtype=dtype, **safe)
             text = CLIPTextModel.from_pretrained(found.source, subfolder="text_encoder", dtype=dtype, **safe)
-            tokenizer = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer", local_files_only=True)
-            scheduler = DDIMScheduler.from_pretrained(found.source, subfolder="scheduler", local_files_only=True)
+            tokenizer = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer", **where)
+            more = {}
+            if family.second:
+                more["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(found.source, subfolder="text_encoder_2", dtype=dtype, **safe)
+                more["tokenizer_2"] = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer_2", **where)
     except SafetensorError as error:
         raise ValueError(f"a weight file of profile {found.name!r} ({found.source}) is damaged ({error}): restore it") from error
     except OSError as error:
@@ -228,6 +330,13 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
             f"the weights of profile {found.name!r} ({found.source}) are not on this machine: "
             "download them once with diffusers, online, or give the folder they are in as the profile"
         ) from error
-    for model in (vae, unet, text):
+    prediction = scheduler.config.prediction_type
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"{found.source} predicts {prediction!r}: expected {' or '.join(PREDICTIONS)}")
+    if family.second and dtype == torch.float16 and vae.config.force_upcast:
+        vae = vae.float()  # its activations overflow in half precision
+    for model in (vae, unet, text, *([more["text_encoder_2"]] if more else [])):
         model.requires_grad_(False).eval().to(device)
-    return Backbone(found, vae, text, tokenizer, unet, scheduler.alphas_cumprod.float())
+    if found.weights == PAPER_WEIGHTS != family.weights:
+        found = replace(found, weights=dict(family.weights), chosen_on=family.told)
+    return family.make()(found, vae, text, tokenizer, unet, scheduler.alphas_cumprod.float(), prediction, **more)

@@ -34,7 +34,8 @@ class Recording:
     - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side (or of all).
     - matrix: instead of them, the sum over the finest layers of the mean over heads of A_self, b n n; layers: how many.
       resting: the same, packed, while the coarser layers run.
-    - size: height and width of the latents.
+    - size: height and width of the latents; finest_size: of the finest side at which the model attends to itself,
+      which is the latents' own in Stable Diffusion 1.x and 2.x and half of it in XL.
 
     b is 1 where one row serves all prompts.
     """
@@ -46,10 +47,11 @@ class Recording:
     resting: tuple[Tensor, Tensor] | None = None
     layers: int = 0
     size: tuple[int, int] = (0, 0)
+    finest_size: tuple[int, int] = (0, 0)
 
     def finest(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Queries and keys of the self-attention layers at the latents' own side."""
-        return self.self_attention().get(self.size, ([], []))
+        """Queries and keys of the self-attention layers at the finest side."""
+        return self.self_attention().get(self.finest_size, ([], []))
 
     def self_attention(self) -> dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]]:
         """Queries and keys of the recorded layers, by the height and width they attend at."""
@@ -111,6 +113,8 @@ class _Recorder:
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
+        if self.recording.finest_size == (0, 0):  # a UNet goes from fine to coarse, so the first layer is of the finest
+            self.recording.finest_size = self._size(hidden_states.shape[1])
         if "rest" in self.order.lean and not self._finest(hidden_states.shape[1]):
             _rest(self.recording)
         wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.order.same
@@ -127,13 +131,17 @@ class _Recorder:
             return self.order.self_attention == "all" or (self.order.self_attention in ("finest", "matrix") and self._finest(count))
         if self.order.spans is None:
             return False
-        sides = {size[0] * size[1]: divisor for divisor, size in _pyramid(self.recording.size).items()}
-        if count not in sides:
-            raise ValueError(f"{self.name} attends from {count} pixels, which no halving of {self.recording.size} latents gives")
-        return self.order.sides is None or sides[count] in self.order.sides
+        size = self._size(count)
+        return self.order.sides is None or any(size == _pyramid(self.recording.size).get(divisor) for divisor in self.order.sides)
 
     def _finest(self, count: int) -> bool:
-        return count == self.recording.size[0] * self.recording.size[1]
+        return count == self.recording.finest_size[0] * self.recording.finest_size[1]
+
+    def _size(self, count: int) -> tuple[int, int]:
+        for size in _pyramid(self.recording.size).values():
+            if size[0] * size[1] == count:
+                return size
+        raise ValueError(f"{self.name} attends from {count} pixels, which no halving of {self.recording.size} latents gives")
 
     @torch.no_grad()
     def _beside(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
@@ -170,7 +178,7 @@ class _Recorder:
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
         """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output."""
-        size = next(size for size in _pyramid(self.recording.size).values() if size[0] * size[1] == query.shape[2])
+        size = self._size(query.shape[2])
         spans = self.order.spans.to(query) if self.order.spans is not None else query.new_empty(0)
         if spans.shape != (len(key), key.shape[2]):
             raise ValueError(f"spans of shape {tuple(spans.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
@@ -305,12 +313,12 @@ def record_attention(
         stack.callback(_unpack, recording)
         names = _running_order(layers)
         if "stop" in lean:
-            order.last = _last_read(names, order)
+            order.last = _last_read(names, len(list(unet.get_submodule("down_blocks").children())), order)
             stack.enter_context(suppress(_Finished))
         if "stem" in lean:
             _share_stem(unet, names[0], order, stack)
         if "chunks" in lean:
-            _chunk_feed_forward(unet, stack)
+            _chunk_feed_forward(unet, names[0], stack)
         yield recording
 
 
@@ -322,11 +330,23 @@ def _note_call(unet: nn.Module, recording: Recording, order: _Order, stack: Exit
     stack.callback(unet.register_forward_pre_hook(note, with_kwargs=True).remove)
 
 
-def _last_read(names: list[str], order: _Order) -> str:
-    """The layer after which nothing is read: the last cross-attention, or the last self-attention, which runs at the finest side too."""
-    if order.spans is not None and (order.sides is None or 1 in order.sides):
-        return names[-1]
-    return next((name for name in reversed(names) if name.endswith("attn1")), "") if order.self_attention != "none" else ""
+def _divisor_of(name: str, levels: int) -> int:
+    """The divisor of the latents' side at which a layer of a UNet of so many levels runs."""
+    stage, number = name.split(".")[:2]
+    return 2 ** {"down_blocks": lambda: int(number), "up_blocks": lambda: levels - 1 - int(number)}.get(stage, lambda: levels - 1)()
+
+
+def _last_read(names: list[str], levels: int, order: _Order) -> str:
+    """The layer after which nothing is read: the last cross-attention of a side that is wanted, or the last finest self-attention."""
+    divisors = {name: _divisor_of(name, levels) for name in names}
+    finest = min(divisors.values())
+
+    def read(name: str) -> bool:
+        if name.endswith("attn1"):
+            return order.self_attention == "all" or (order.self_attention != "none" and divisors[name] == finest)
+        return order.spans is not None and (order.sides is None or divisors[name] in order.sides)
+
+    return next((name for name in reversed(names) if read(name)), "")
 
 
 def _share_stem(unet: nn.Module, first: str, order: _Order, stack: ExitStack) -> None:
@@ -359,16 +379,17 @@ def _expand(rows: Tensor, count: int) -> Tensor:
     return rows.expand(count, *rows.shape[1:])
 
 
-def _chunk_feed_forward(unet: nn.Module, stack: ExitStack) -> None:
+def _chunk_feed_forward(unet: nn.Module, first: str, stack: ExitStack) -> None:
     """Feed-forward layers of the finest side a quarter of the pixels at a time: their hidden width sets the peak of memory."""
-    last = f"up_blocks.{len(list(unet.get_submodule('up_blocks').children())) - 1}."
-    blocks = [m for name, m in unet.named_modules() if hasattr(m, "set_chunk_feed_forward") and name.startswith(("down_blocks.0.", last))]
+    levels = len(list(unet.get_submodule("down_blocks").children()))
+    finest = _divisor_of(first, levels)
+    blocks = [m for name, m in unet.named_modules() if hasattr(m, "set_chunk_feed_forward") and _divisor_of(name, levels) == finest]
 
     def chunk(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
-        count = sample.shape[-2] * sample.shape[-1]
+        h, w = _pyramid((sample.shape[-2], sample.shape[-1]))[finest]
         for block in blocks:
-            block.set_chunk_feed_forward(count // 4 if count % 4 == 0 else None, 1)
+            block.set_chunk_feed_forward(h * w // 4 if h * w % 4 == 0 else None, 1)
 
     for block in blocks:
         stack.callback(block.set_chunk_feed_forward, block._chunk_size, block._chunk_dim)

@@ -222,11 +222,13 @@ class DiffSegmenter:
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
         embeddings = torch.cat([self.backbone.embed_prompt(p.text) for p in prompts])
-        spans = span_weights(prompts, embeddings.shape[1], self.config.span).to(embeddings)
-        if self.config.plus:
-            embeddings = emphasise(embeddings, self.backbone.embed_prompt(""), spans, self.config.plus)
+        tokens = self.backbone.tokens
+        spans = span_weights(prompts, tokens, self.config.span).to(embeddings)
+        if self.config.plus:  # rows of an embedding that are no tokens stay as they are
+            plain, empty = embeddings[:, :tokens], self.backbone.embed_prompt("")[:, :tokens]
+            embeddings = torch.cat([emphasise(plain, empty, spans, self.config.plus), embeddings[:, tokens:]], dim=1)
         if self.config.modifiers:
-            spans = span_weights(prompts, embeddings.shape[1], self.config.span, modifiers=True).to(embeddings)
+            spans = span_weights(prompts, tokens, self.config.span, modifiers=True).to(embeddings)
         return embeddings, spans
 
     def encode(self, pixels: np.ndarray) -> Tensor:
@@ -264,7 +266,7 @@ class DiffSegmenter:
         With ``shared``, completion uses the first row of `first` (this recording, if None) for all.
         """
         cross = {d: maps.float() for d, maps in recording.by_side().items()}
-        fused = fuse(cross, self.weights, recording.size, self.config.scale)
+        fused = fuse(cross, self.weights, recording.finest_size, self.config.scale)
         source, rows = (first or recording, slice(0, 1)) if self.config.shared else (recording, slice(None))
         if not self.config.iterations:
             return fused, fused

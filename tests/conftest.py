@@ -31,6 +31,16 @@ def tiny_tokenizer():
     return CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=merges, model_max_length=24)
 
 
+def _sharpen(unet):
+    """Queries and keys large enough that attention is not uniform."""
+    import torch
+
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                weight.mul_(4)
+
+
 def tiny_pipeline():
     """Random weights; attention at four sides, sharpened so that its maps differ; 64 px pictures, 16 x 16 latents."""
     import torch
@@ -57,10 +67,7 @@ def tiny_pipeline():
         cross_attention_dim=16,
         norm_num_groups=4,
     )
-    with torch.no_grad():
-        for name, weight in unet.named_parameters():
-            if "to_q" in name or "to_k" in name:
-                weight.mul_(4)
+    _sharpen(unet)
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -76,6 +83,70 @@ def tiny_pipeline():
     )
     schedule = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
     return StableDiffusionPipeline(vae, text, tokenizer, unet, schedule, None, None, requires_safety_checker=False)
+
+
+def _text(tokenizer, cls, width, **changes):
+    from transformers import CLIPTextConfig
+
+    facts = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 24}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return cls(CLIPTextConfig(vocab_size=len(tokenizer), **facts, **ids, **changes))
+
+
+def tiny_sd2(prediction: str):
+    """Stable Diffusion 2.x in small: linear projections, a head width for all levels, and what its UNet predicts."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    base = tiny_pipeline()
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel.from_config(
+        dict(base.unet.config) | {"use_linear_projection": True, "cross_attention_dim": 24, "attention_head_dim": (1, 2, 2, 2)}
+    )
+    _sharpen(unet)
+    text = _text(base.tokenizer, CLIPTextModel, 24, hidden_act="gelu")
+    schedule = DDIMScheduler.from_config(base.scheduler.config, prediction_type=prediction)
+    return StableDiffusionPipeline(base.vae, text, base.tokenizer, unet, schedule, None, None, requires_safety_checker=False)
+
+
+def tiny_sdxl():
+    """Stable Diffusion XL in small: two text encoders, added conditions, attention at two of three levels, several layers in a block."""
+    import torch
+    from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    base = tiny_pipeline()
+    torch.manual_seed(2)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16, 16),
+        layers_per_block=2,
+        transformer_layers_per_block=(1, 2, 3),
+        attention_head_dim=(1, 2, 2),
+        cross_attention_dim=16 + 24,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=20 + 6 * 8,
+        norm_num_groups=4,
+    )
+    _sharpen(unet)
+    first, second = _text(base.tokenizer, CLIPTextModel, 16), _text(base.tokenizer, CLIPTextModelWithProjection, 24, projection_dim=20)
+    second_tokenizer = tiny_tokenizer()
+    second_tokenizer.pad_token = "a"  # the real one pads with another token too
+    return StableDiffusionXLPipeline(base.vae, first, second, base.tokenizer, second_tokenizer, unet, base.scheduler, add_watermarker=False)
+
+
+@pytest.fixture(scope="session")
+def family_folders(tmp_path_factory: pytest.TempPathFactory, pipeline_folder: Path) -> dict[str, Path]:
+    """A tiny random pipeline of every supported family on disk, by name."""
+    root, made = tmp_path_factory.mktemp("families"), {"sd21": tiny_sd2("epsilon"), "sd21-v": tiny_sd2("v_prediction"), "sdxl": tiny_sdxl()}
+    for name, pipeline in made.items():
+        pipeline.save_pretrained(root / name, safe_serialization=True)
+    return {"sd15": pipeline_folder} | {name: root / name for name in made}
 
 
 @pytest.fixture(scope="session")

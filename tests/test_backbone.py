@@ -38,7 +38,7 @@ def test_a_damaged_profile_is_named(copy, text):
 
 
 def test_an_unknown_profile_gets_the_nearest_name():
-    with pytest.raises(ValueError, match=r"unknown profile 'pockt': expected pocket, sd15 or an existing folder; did you mean pocket\?"):
+    with pytest.raises(ValueError, match=r"unknown profile 'pockt': expected pocket, sd15, sd21, sdxl or an existing folder; did you mean pocket\?"):
         load_profile("pockt")
 
 
