@@ -1,5 +1,6 @@
-"""The command line: ``python -m diffseg_lib segment PHOTO ... --classes WORD ... --out DIR``, and
-``python -m diffseg_lib evaluate --dataset voc --root DIR --method diffsegmenter --out DIR``."""
+"""The command line: ``python -m diffseg_lib segment PHOTO ... --classes WORD ... --out DIR``,
+``python -m diffseg_lib evaluate --dataset voc --root DIR --method diffsegmenter --out DIR``, and
+``python -m diffseg_lib check --profile sd15 --data-root DIR``."""
 
 from __future__ import annotations
 
@@ -28,17 +29,20 @@ if TYPE_CHECKING:
 
 
 def _segment(o: argparse.Namespace) -> int:
-    from .images import ImageError, load_photo
+    from .images import ImageError, load_photo, pictures_in
     from .segmenter import DiffSegmenter
 
-    stems = [photo.stem for photo in o.photos]
+    photos = pictures_in(o.photos)
+    stems = [photo.stem for photo in photos]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(f"photos of the same name would overwrite each other: {', '.join(twice)}; segment them into folders of their own")
     segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, device=o.device, dtype=o.dtype, seed=o.seed, threshold=o.threshold)
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
+    if segmenter.backbone.profile.words:
+        print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
     failed = 0
-    for path in o.photos:
+    for path in photos:
         started = time.perf_counter()
         try:
             photo = load_photo(path)
@@ -47,10 +51,10 @@ def _segment(o: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             failed += 1
             continue
-        folder = o.out / path.stem if len(o.photos) > 1 else o.out
+        folder = o.out / path.stem if len(photos) > 1 or o.photos[0].is_dir() else o.out
         save(found, photo, folder)
         facts = {"photo": path.name} | describe(segmenter, found) | {"recipe": o.recipe or "default", "versions": versions()}
-        facts["notes"] = [*photo.notes, *found.notes]
+        facts["notes"] = [*photo.notes, *found.notes, *segmenter.size_note(photo.pixels)]
         facts["seconds"] = round(time.perf_counter() - started, 3)
         (folder / "result.json").write_text(json.dumps(facts, indent=1) + "\n")
         shares = ", ".join(f"{name} {share:.1%}" for name, share in found.areas.items())
@@ -105,6 +109,18 @@ def _evaluate(o: argparse.Namespace) -> int:
     except OSError as error:
         raise RunError(f"{o.out} cannot be written ({error}); the rows are kept in {run.folder}") from error
     return _report(summary)
+
+
+def _check(o: argparse.Namespace) -> int:
+    from .readiness import check
+
+    found = check(_profile(o), o.data_root, o.dataset, o.images)
+    width = max(len(one.what) for one in found)
+    for one in found:
+        print(f"{one.what:{width}}  {one.state:7}  {' '.join(one.detail.split())}")
+    wrong = sum(one.state != "ready" for one in found)
+    print(f"{len(found) - wrong} ready, {wrong} to be seen to")
+    return int(bool(wrong))
 
 
 def _kept_rows(job: Job, out: Path, executor: Executor, at_once: int, chunk: int) -> tuple[list[Row], Run]:
@@ -197,18 +213,19 @@ def describe(segmenter: DiffSegmenter, found: Segmentation) -> dict[str, Any]:
 
 
 def save(found: Segmentation, photo: Photo, folder: Path) -> None:
-    """Write labels.png, overlay.png, scores.npz and, if they were kept, intermediates.npz.
+    """Write labels.png, overlay.png, segments.json (COCO's runs), scores.npz and, if they were kept, intermediates.npz.
 
     ``scores``: k H W in [0, 1]. Of the intermediates ``latents`` and ``noise`` are 1 c h w; ``timestep``
     holds one or several; ``tokens`` is k l, each prompt token's weight in its class's map (span mean);
     ``cross_<side>`` is k s_h s_w, the mean over that side's layers and heads, named by its height s_h;
     ``fused`` and ``completed`` are k h w. With several timesteps all maps are means over them.
     """
-    from .images import overlay, save_labels
+    from .images import coco_segments, overlay, save_labels
 
     folder.mkdir(parents=True, exist_ok=True)
     save_labels(found.labels, folder / "labels.png")
     Image.fromarray(overlay(photo.pixels, found.labels)).save(folder / "overlay.png")
+    (folder / "segments.json").write_text(json.dumps(coco_segments(found.labels, found.classes), indent=1) + "\n")
     np.savez_compressed(folder / "scores.npz", scores=found.scores)
     if found.intermediates is not None:
         kept = found.intermediates
@@ -231,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m diffseg_lib", description="Training-free open-vocabulary segmentation.")
     commands = parser.add_subparsers(dest="command", required=True)
     segment = commands.add_parser("segment", help="segment photos by words")
-    segment.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    segment.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="pictures, or folders of them")
     segment.add_argument("--classes", nargs="+", required=True, metavar="WORD", help="what to look for; quote names of several words")
     segment.add_argument("--profile", default="pocket", help="pocket, sd15 or the folder of a StableDiffusionPipeline")
     segment.add_argument("--recipe", choices=["paper", "released"], help="switches as the paper or the released code has them (default: ours)")
@@ -267,10 +284,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--chunk", type=int, default=0, metavar="N", help="images a call (default: 1 here, 8 on workers)")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the results; rows are kept in DIR/runs, and the same command goes on")
     evaluate.set_defaults(run=_evaluate)
-    for command in (segment, evaluate):
-        command.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the diffusion model")
+    check = commands.add_parser("check", help="look at models and data, and say what is ready and what is wrong")
+    check.add_argument("--profile", default="pocket", help="as of evaluate")
+    check.add_argument("--data-root", default="", metavar="DIR", help="with VOCdevkit, annotations or coco in it (default: no data is looked at)")
+    check.add_argument("--dataset", nargs="*", choices=["voc", "context", "object"], default=[], help="(default: those whose folders are there)")
+    check.add_argument("--images", type=int, default=50, metavar="N", help="of each split that are read; 0 is all (default: 50)")
+    check.set_defaults(run=_check)
+    for command in (segment, evaluate, check):
         command.add_argument("--captioner", default="", metavar="PATH", help="BLIP, for recipes that caption and for the filter (default: the profile's)")
         command.add_argument("--clip", default="", metavar="PATH", help="CLIP, for the filter (default: the profile's)")
+    for command in (segment, evaluate):
+        command.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the diffusion model")
     return parser
 
 

@@ -38,6 +38,11 @@ PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")  # organisation/model
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a source reads like organisation/model."""
+    return bool(_HUB_ID.match(source))
+
+
 @dataclass(frozen=True)
 class Profile:
     """A model and the numbers chosen for it.
@@ -73,7 +78,7 @@ def load_profile(name: str | Path = "pocket") -> Profile:
     """
     if str(name) in HUB:
         return Profile(str(name), HUB[str(name)])
-    if _HUB_ID.match(str(name)) and not Path(name).is_dir():
+    if is_hub_id(str(name)) and not Path(name).is_dir():
         return Profile(str(name), str(name))
     folder = models_dir() / "diffusion" if str(name) == "pocket" else Path(name)
     if str(name) != "pocket" and not folder.is_dir():
@@ -237,7 +242,13 @@ FAMILIES = (
 )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """That a pipeline's folder has its files.
+
+    Raises:
+        FileNotFoundError: if one is missing; it is named.
+        ValueError: on a model of another architecture.
+    """
     other = [name for name in ("transformer", "prior", "decoder") if (folder / name).is_dir()]
     if other and not (folder / "unet").is_dir():
         config = folder / other[0] / "config.json"
@@ -307,8 +318,8 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     from safetensors import SafetensorError
 
     found = profile if isinstance(profile, Profile) else load_profile(profile)
-    if not _HUB_ID.match(found.source) or Path(found.source).is_dir():
-        _check_folder(Path(found.source))
+    if not is_hub_id(found.source) or Path(found.source).is_dir():
+        check_folder(Path(found.source))
     where: dict[str, Any] = {"local_files_only": True} | ({"revision": found.revision} if found.revision else {})
     safe = where | {"use_safetensors": True}
     try:

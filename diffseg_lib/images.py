@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -139,3 +140,40 @@ def areas(labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """The share of the image that each class takes, background included."""
     counts = np.bincount(labels.reshape(-1), minlength=len(classes) + 1) / labels.size
     return {name: round(float(share), 6) for name, share in zip(["background", *classes], counts, strict=True)}
+
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # by which a folder's pictures are known
+
+
+def pictures_in(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are given; a folder is its pictures, by name.
+
+    Raises:
+        ImageError: on a folder without pictures.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(one for one in path.iterdir() if one.suffix.lower() in PICTURES) if path.is_dir() else [path]
+        if not inside:
+            raise ImageError(f"{path} has no picture in it: expected files ending in {', '.join(PICTURES)}")
+        found += inside
+    return found
+
+
+def coco_segments(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Labels as COCO's annotations: a segment a class that was found, its mask as compressed runs, box x y width height, area in px.
+
+    Args:
+        labels: H W, 0 background, i the i-th class.
+        classes: names.
+    """
+    from pycocotools import mask as runs
+
+    found: list[dict[str, Any]] = []
+    for i, name in enumerate(classes, start=1):
+        coded = runs.encode(np.asfortranarray((labels == i).astype(np.uint8)))
+        if area := int(runs.area(coded)):
+            segmentation = {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode("ascii")}
+            box = [float(value) for value in runs.toBbox(coded)]
+            found.append({"id": len(found) + 1, "category_id": i, "category": name, "segmentation": segmentation, "bbox": box, "area": area, "iscrowd": 0})
+    return found

@@ -237,6 +237,16 @@ class DiffSegmenter:
         resized = np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BICUBIC))
         return self.backbone.encode_image(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None].float() / 127.5 - 1)
 
+    def size_note(self, pixels: np.ndarray) -> tuple[str, ...]:
+        """What is to be said where a picture's size and the one that the model works at are far apart."""
+        height, width = pixels.shape[:2]
+        h, w = working_size(height, width, self.backbone.size, self.backbone.multiple)
+        times = max(height / h, width / w, h / height, w / width)
+        if times < 1.5:
+            return ()
+        loss = "smaller things than some pixels of that are lost" if height > h else "it has less detail than the model expects"
+        return (f"resized as a whole from {width} x {height} to {w} x {h} px, the size the model works at: {loss}; labels are of the photo's own size",)
+
     def noise(self, pixels: np.ndarray, latents: Tensor) -> Tensor:
         """Noise seeded by (seed, picture): the same picture gets the same noise on any machine or shard."""
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + self.config.seed.to_bytes(8, "little")).digest()

@@ -26,7 +26,7 @@ def segment(pipeline_folder, out, photos, *options, classes=("house", "red fish"
 def test_one_photo(pipeline_folder, photo, tmp_path):
     out = tmp_path / "out"
     assert segment(pipeline_folder, out, [photo], "--seed", "3", "--threshold", "0.6") == 0
-    assert {p.name for p in out.iterdir()} == {"labels.png", "overlay.png", "scores.npz", "result.json"}
+    assert {p.name for p in out.iterdir()} == {"labels.png", "overlay.png", "segments.json", "scores.npz", "result.json"}
     scores = np.load(out / "scores.npz")["scores"]
     assert scores.shape == (2, 48, 80) and scores.min() >= 0 and scores.max() <= 1
     with Image.open(out / "labels.png") as image:
@@ -139,3 +139,50 @@ def test_the_process_returns_the_code(tmp_path):
     command = [sys.executable, "-m", "diffseg_lib", "segment", "x.png", "--classes", "fish", "--profile", "nowhere", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: unknown profile 'nowhere'") and "Traceback" not in done.stderr
+
+
+def test_a_folder_is_segmented_picture_by_picture(pipeline_folder, picture, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("b.png", "a.JPG"):
+        Image.fromarray(picture).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    command = ["segment", str(folder), "--classes", "house", "--profile", str(pipeline_folder), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    (tmp_path / "none").mkdir()
+    assert main([*command[:1], str(tmp_path / "none"), *command[2:]]) == 2
+    assert "has no picture in it" in capsys.readouterr().err
+
+
+def test_segments_are_cocos_and_draw_the_labels_again(pipeline_folder, picture, tmp_path):
+    from pycocotools import mask as runs
+
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    classes = ["house", "red fish", "ein großes Haus"]
+    assert main(["segment", str(tmp_path / "photo.png"), "--classes", *classes, "--profile", str(pipeline_folder), "--out", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "labels.png") as image:
+        labels = np.asarray(image)
+    drawn = np.zeros_like(labels)
+    for one in json.loads((tmp_path / "out" / "segments.json").read_text()):
+        inside = runs.decode(one["segmentation"]).astype(bool)
+        assert one["area"] == inside.sum() and one["category"] == classes[one["category_id"] - 1]
+        drawn[inside] = one["category_id"]
+    assert np.array_equal(drawn, labels)
+
+
+@pytest.mark.parametrize("size, said", [((900, 700), "smaller things"), ((20, 24), "less detail"), ((64, 80), "")])
+def test_a_picture_of_a_far_size_is_resized_and_said(pipeline_folder, tmp_path, size, said):
+    noise = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "photo.png")
+    assert main(["segment", str(tmp_path / "photo.png"), "--classes", "house", "--profile", str(pipeline_folder), "--out", str(tmp_path / "out")]) == 0
+    facts = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert facts["size"] == list(size) and (said in " ".join(facts["notes"]) if said else facts["notes"] == [])
+
+
+def test_the_pocket_models_say_that_they_know_only_their_world(tmp_path, capsys):
+    photo = "data/pocket/samples/house-fish-umbrella.jpg"
+    from diffseg_lib.locations import repository_root
+
+    assert main(["segment", str(repository_root() / photo), "--classes", "house", "--out", str(tmp_path)]) == 0
+    assert "know only the world they were trained on" in capsys.readouterr().err
