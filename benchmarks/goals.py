@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from diffseg_lib.locations import data_dir
 
 from .parts import gigaflops
 
@@ -20,6 +23,11 @@ class Goal:
     wanted: str
     figure: float | None
     met: bool | None
+
+
+def committed() -> dict[str, Any]:
+    """The kept run at Stable Diffusion's size: ``data/results/speed.json``."""
+    return json.loads((data_dir() / "results" / "speed.json").read_text())
 
 
 def goals(facts: Mapping[str, Any]) -> list[Goal]:

@@ -20,6 +20,8 @@ from .cases import TIMESTEP, bare
 from .measure import spread
 from .models import full_size, inputs, unet_config
 
+HALF_ON_CPU = "not run: processors without float16 arithmetic take minutes a forward"
+
 
 def _clocked(call: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
@@ -94,6 +96,8 @@ def precision(dtype: str, classes: int, size: tuple[int, int], repeats: int) -> 
     from .cases import OURS, cases
     from .measure import ratios, rounds
 
+    if dtype == "float16" and not torch.cuda.is_available():
+        return HALF_ON_CPU
     try:
         seconds = rounds(cases(full_size(dtype=getattr(torch, dtype)), classes, size, ("bare", OURS)), repeats)
     except (RuntimeError, MemoryError) as error:

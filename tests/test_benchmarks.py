@@ -10,6 +10,7 @@ import torch
 from benchmarks import gpu, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
+from benchmarks.goals import committed, goals, hours, vae_gigaflops
 from benchmarks.measure import peak_of, ratios, rounds, spread
 from benchmarks.models import inputs, unet_config
 from benchmarks.released import released_maps
@@ -100,3 +101,22 @@ def test_the_tables_of_a_card_run_anywhere(backbone, monkeypatch):
         raise OSError("no compiler")
 
     assert gpu.compiled(backbone, (8, 8), 1, compile_=broken) == "not run: OSError: no compiler"
+
+
+def test_goals_are_judged_by_their_figures():
+    one = {"median": 1.02}
+    facts = {"time_ratio": {"1": one, "4": {"median": 0.99}}, "extra_mib": {"1": 70.0}, "speedup_vs_released": {"1": {"median": 6.5}, "4": {"median": 7.0}}}
+    found = [(goal.what.split(",")[0], goal.figure, goal.met) for goal in goals(facts | {"memory_vs_released": None})]
+    assert [met for _, _, met in found] == [True, False, True, True, False, True, True, None]
+
+
+def test_the_committed_run_has_every_table_and_says_how_it_was_made():
+    facts = committed()
+    assert {"time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released", "device", "dtype", "repeats", "command", "commit", "versions"} <= set(facts)
+    assert set(facts["time_ratio"]) == {"1", "4", "20"} and set(facts["gpu"]) == set(gpu.TABLES) and not facts["quick"]
+    assert all(row["difference"] < 1e-4 for row in facts["full"]["released"].values())
+
+
+def test_costs_follow_from_counts():
+    assert hours(100, 2, 1.0, 100, 0.5, devices=4) == pytest.approx(hours(100, 2, 1.0, 100, 0.5) / 4)
+    assert hours(3600, 1, 1.0, 1, 1.0) == pytest.approx((parts.gigaflops() + vae_gigaflops()) / 1e3)
