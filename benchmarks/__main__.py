@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import sys
@@ -21,14 +22,15 @@ from .cases import KEYS, OURS, SHARED, STEPS, cases
 from .measure import peak_alone, ratios, rounds, spread
 from .models import full_size, pocket
 
+TABLES = ("time", "released", "sizes", "stages", "precision", "memory", "pocket", "sharing")
 NOT_RUN = "not run: no GPU here"
 
 
-def timed(backbone: Backbone, classes: Sequence[int], size: tuple[int, int], names: Sequence[str], repeats: int) -> dict[str, Any]:
+def timed(backbone: Backbone, classes: Sequence[int], size: tuple[int, int], names: Sequence[str], repeats: int, warm: bool = True) -> dict[str, Any]:
     """By number of classes: seconds of each case, and its ratio to the bare forward of the same batch."""
     found = {}
     for number in classes:
-        seconds = rounds(cases(backbone, number, size, tuple(names)), repeats)
+        seconds = rounds(cases(backbone, number, size, tuple(names)), repeats, warm)
         found[str(number)] = {name: {"seconds": spread(seconds[name]), "ratio": ratios(seconds, name)} for name in names}
     return found
 
@@ -105,19 +107,30 @@ def pocket_tables(repeats: int) -> dict[str, Any]:
     return found
 
 
-def full_tables(repeats: int) -> dict[str, Any]:
-    """At Stable Diffusion 1.5's size, 512 px, random weights, float32."""
-    size, backbone, few = (64, 64), full_size(parts=("unet", "vae", "text")), max(2, repeats // 2)
-    found: dict[str, Any] = {"time": _said("C = 1", timed, backbone, [1], size, ("bare", *STEPS, KEYS), repeats)}
-    found["time"] |= _said("C = 4", timed, backbone, [4], size, ("bare", *STEPS, SHARED), few)
-    found["time"] |= _said("C = 20", timed, backbone, [20], size, ("bare", OURS, SHARED), few)
-    found["stages"] = _said("stages", parts.stages, backbone, 1, size, few)
-    found["sizes"] = _said("sizes", growth, backbone, [(256, 256), (384, 512), (512, 512), (512, 768), (768, 768)], few)
-    found["released"] = _said("released", against_released, backbone, [1, 4], size, few)
+def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, Any]) -> None:
+    """At Stable Diffusion 1.5's size, 512 px, random weights, float32; the tables wanted are put into `found`."""
+    size, few, least = (64, 64), max(2, repeats // 2), max(2, repeats // 3)
+    if any(wanted(name) for name in ("time", "stages", "sizes", "released")):
+        backbone = full_size(parts=("unet", "vae", "text"))
+        if wanted("time"):
+            found["time"] = _said("C = 1", timed, backbone, [1], size, ("bare", *STEPS, KEYS), repeats)
+        if wanted("released"):
+            found["released"] = _said("released, C = 1", against_released, backbone, [1], size, few)
+        if wanted("time"):
+            found["time"] |= _said("C = 4", timed, backbone, [4], size, ("bare", *STEPS, SHARED), least)
+        if wanted("sizes"):
+            found["sizes"] = _said("sizes", growth, backbone, [(256, 256), (384, 512), (512, 512), (512, 768), (768, 768)], least)
+        if wanted("time"):
+            found["time"] |= _said("C = 20", timed, backbone, [20], size, ("bare", OURS), least, False)
+        if wanted("released"):
+            found["released"] |= _said("released, C = 4", against_released, backbone, [4], size, least)
+        if wanted("stages"):
+            found["stages"] = _said("stages", parts.stages, backbone, 1, size, few)
+    if wanted("precision"):
+        found["precision"] = {one: _said(one, parts.precision, one, 1, size, few) for one in ("bfloat16", "float16")}
+    if wanted("memory"):
+        found["memory"] = full_memory(few)
     found["gigaflops"] = {"forward": parts.gigaflops(), "completion from queries and keys": parts.completion_gigaflops()}
-    del backbone
-    found["precision"] = {one: _said(one, parts.precision, one, 1, size, few) for one in ("bfloat16", "float16")}
-    return found
 
 
 def full_memory(repeats: int) -> dict[str, Any]:
@@ -139,20 +152,36 @@ def headline(tables: dict[str, Any], peaks: dict[str, Any], repeats: int) -> dic
     return facts | {"device": "cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name(), "dtype": dtype, "repeats": repeats}
 
 
-def run(quick: bool, repeats: int, accuracy_images: int) -> dict[str, Any]:
-    """Everything; quick is the pocket models alone, without memory and accuracy."""
+def run(quick: bool, repeats: int, accuracy_images: int, only: Sequence[str] = (), before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Everything; quick is the pocket models alone, without memory and accuracy.
+
+    Args:
+        quick: the pocket models alone.
+        repeats: rounds of the first table.
+        accuracy_images: for the accuracy of sharing one self-attention.
+        only: of :data:`TABLES`; the others are taken from `before`. None: all.
+        before: an earlier run.
+    """
     facts: dict[str, Any] = {"quick": quick, "threads": torch.get_num_threads(), "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
-    small = pocket_tables(repeats)
     if quick:
+        small = pocket_tables(repeats)
         return headline(small, {}, repeats) | facts | {"model": "pocket", "pocket": small}
-    large = full_tables(repeats)
-    peaks = full_memory(max(2, repeats // 2))
-    facts |= {"model": "Stable Diffusion 1.5's size, random weights, 512 px", "full": large | {"memory": peaks}, "pocket": small}
-    facts["sharing"] = _said("accuracy of sharing", parts.sharing, accuracy_images)
+
+    def wanted(table: str) -> bool:
+        return not only or table in only
+
+    before = before or {}
+    full = dict(before.get("full", {}))
+    facts |= {"model": "Stable Diffusion 1.5's size, random weights, 512 px", "full": full, "pocket": before.get("pocket"), "sharing": before.get("sharing")}
+    full_tables(repeats, wanted, full)
+    if wanted("pocket"):
+        facts["pocket"] = pocket_tables(repeats)
+    if wanted("sharing"):
+        facts["sharing"] = _said("accuracy of sharing", parts.sharing, accuracy_images)
     facts["gpu"] = dict.fromkeys(gpu.TABLES, NOT_RUN)
     if torch.cuda.is_available():
         facts["gpu"] = _said("GPU", gpu.tables, full_size("cuda", torch.float16), (64, 64), repeats)
-    return headline(large, peaks, repeats) | facts
+    return headline(full, full["memory"], repeats) | facts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,13 +189,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="the pocket models alone, in about a minute")
     parser.add_argument("--repeats", type=int, default=0, help="rounds (default: 6; quick 3)")
     parser.add_argument("--images", type=int, default=200, help="for the accuracy of sharing one self-attention")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=[], help="measure these tables again and keep the others of FILE")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     o = parser.parse_args(arguments)
     started = time.perf_counter()
-    facts = run(o.quick, o.repeats or (3 if o.quick else 6), o.images)
+    before = json.loads(o.json.read_text()) if o.only else None
+    facts = run(o.quick, o.repeats or (3 if o.quick else 6), o.images, o.only, before)
+    how = made(started)
+    if before:
+        how["seconds"] += before["seconds"]
     command = "python -m benchmarks" + (" --quick" if o.quick else "") + (f" --repeats {o.repeats}" if o.repeats else "")
     o.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(o.json, facts | {"command": f"{command} --json FILE"} | made(started))
+    write_json(o.json, facts | {"command": f"{command} --json FILE"} | how)
     for what in ("time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released"):
         print(f"{what}: {facts[what]}")
     return 0

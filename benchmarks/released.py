@@ -1,7 +1,7 @@
 """The released recipe, re-enacted to be compared with: correct, and as costly as it is.
 
-Both guidance halves, one class at a time, every head's probabilities of all layers kept, the n x n matrix of
-the finest layers built and multiplied. Written after its description; the authors' code has no licence and none of it is here.
+Both guidance halves, one class at a time, every head's probabilities of all layers kept, those of the finest layers
+laid side by side for both halves (twice what is held, at the peak), then averaged and multiplied. Written after its description; the authors' code has no licence and none of it is here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def released_maps(backbone: Backbone, given: Mapping[str, Tensor], timestep: int
         finally:
             backbone.unet.set_attn_processor(before)
         sides: dict[int, list[Tensor]] = {}
-        matrices = []
+        finest = []
         for cross, both in kept:
             probabilities = both[len(both) // 2 :]  # the conditional half
             count = probabilities.shape[1]
@@ -54,8 +54,8 @@ def released_maps(backbone: Backbone, given: Mapping[str, Tensor], timestep: int
             if cross:
                 sides.setdefault(divisor, []).append((probabilities.mean(0) @ spans[row]).reshape(1, h // divisor, w // divisor))
             elif divisor == 1:
-                matrices.append(probabilities.mean(0))
+                finest.append(both)
         fused = sum(weights[d] * normalise(resize(torch.stack(maps).mean(0).float(), (h, w))) for d, maps in sides.items())
-        matrix = torch.stack(matrices).mean(0).float()
+        matrix = torch.stack(finest)[:, len(finest[0]) // 2 :].flatten(0, 1).mean(0).float()
         found.append((matrix @ fused.flatten()).reshape(1, h, w))  # type: ignore[union-attr]
     return torch.cat(found)
