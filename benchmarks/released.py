@@ -1,7 +1,8 @@
 """The released recipe, re-enacted to be compared with: correct, and as costly as it is.
 
 Both guidance halves, one class at a time, every head's probabilities of all layers kept, those of the finest layers
-laid side by side for both halves (twice what is held, at the peak), then averaged and multiplied. Written after its description; the authors' code has no licence and none of it is here.
+laid side by side for both halves (twice what is held, at the peak), then averaged and multiplied. Written after its
+description; the authors' code has no licence and none of it is here.
 """
 
 from __future__ import annotations
