@@ -74,7 +74,7 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
     """A data set's splits: list and counts, order of labels, and so many images and masks of each, spread over the split.
 
     Args:
-        name: of :data:`diffseg_lib.datasets.READERS`.
+        name: of ``diffseg_lib.datasets.READERS``.
         root: of the tree.
         splits: to look at.
         images: of each split that are read; 0 is all.
