@@ -47,7 +47,7 @@ def all_notebooks() -> list[Path]:
 
 
 def inputs_of(path: Path) -> str:
-    """A hash of what a notebook's outputs depend on; see :func:`diffseg_lib.notebooks.inputs_hash`.
+    """A hash of what a notebook's outputs depend on; see :func:`~diffseg_lib.notebooks.inputs_hash`.
 
     A notebook that shows the larger runs depends on their JSON as well.
     """
@@ -383,9 +383,9 @@ def sweep(
 
     Args:
         path: the notebook.
-        grid: as of :func:`diffseg_lib.sweeps.points`.
+        grid: as of :func:`~diffseg_lib.sweeps.points`.
         out: folder of the sweep.
-        workers, scheduler: as of :func:`diffseg_lib.executors.open_executor`.
+        workers, scheduler: as of :func:`~diffseg_lib.executors.open_executor`.
         force: execute what is current too.
         timeout: seconds a notebook.
         tick: called after every set.

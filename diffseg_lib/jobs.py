@@ -31,8 +31,8 @@ PART, PAUSE = 32, 10.0  # rows of a part at most, seconds between parts at most
 class Job:
     """What is evaluated, all in plain values.
 
-    dataset, root, split, limit, order: as of :func:`diffseg_lib.datasets.open_dataset`; labels: of
-    ``diffseg_lib.benchmark.LABELS`` or a JSON file; method, model: as of :func:`diffseg_lib.methods.make_method`; profile: a name or
+    dataset, root, split, limit, order: as of :func:`~diffseg_lib.datasets.open_dataset`; labels: of
+    ``diffseg_lib.benchmark.LABELS`` or a JSON file; method, model: as of :func:`~diffseg_lib.methods.make_method`; profile: a name or
     folder; captioner, clip: in place of the profile's; recipe: "" for ours; device; dtype: "float32", "bfloat16" or
     "float16"; seed: of the noise; threads: of torch (the last bits of a score depend on their number).
     """

@@ -214,7 +214,7 @@ VERDICT_COLOURS = {"reproduced": "#0077bb", "not reproduced": "#cc3311", "inconc
 
 
 def verdicts(ax: Axes, claims: Mapping[str, Mapping[str, Any]]) -> Axes:
-    """Claims as effects with their intervals about zero, coloured and marked by verdict; rows of :func:`diffseg_lib.claims.ledger`."""
+    """Claims as effects with their intervals about zero, coloured and marked by verdict; rows of :func:`~diffseg_lib.claims.ledger`."""
     marks = dict(zip(VERDICT_COLOURS, "osD", strict=True))
     for kind, colour in VERDICT_COLOURS.items():
         places = [(y, row) for y, row in enumerate(claims.values()) if row["verdict"] == kind]

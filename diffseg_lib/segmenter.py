@@ -150,7 +150,7 @@ class DiffSegmenter:
         """Load a profile's model.
 
         Args:
-            profile: as of :func:`diffseg_lib.backbone.load_backbone`.
+            profile: as of :func:`~diffseg_lib.backbone.load_backbone`.
             recipe: "paper", "released" or None (ours).
             device: "cpu", "cuda", ...
             dtype: of weights and activations: "float32", "bfloat16" or "float16".

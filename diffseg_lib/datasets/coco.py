@@ -23,7 +23,7 @@ def open_object(root: Path, split: str, order: str = "") -> Dataset:
     """COCO's things as labels 1..C-1, in the order of their category ids; 2017 or else 2014. `order` is Context's only.
 
     Raises:
-        DataError: see :func:`diffseg_lib.datasets.open_dataset`.
+        DataError: see :func:`~diffseg_lib.datasets.open_dataset`.
     """
     if order:
         raise DataError(f"order={order!r}: only Context has two label orders; leave it out")

@@ -21,7 +21,7 @@ def open_voc(root: Path, split: str, order: str = "") -> Dataset:
     """VOC 2012; "trainaug" reads the augmented masks. `order` is Context's only.
 
     Raises:
-        DataError: see :func:`diffseg_lib.datasets.open_dataset`.
+        DataError: see :func:`~diffseg_lib.datasets.open_dataset`.
     """
     if order:
         raise DataError(f"order={order!r}: only Context has two label orders; leave it out")
@@ -36,7 +36,7 @@ def open_context(root: Path, split: str, order: str = "") -> Dataset:
     """Context's 59 classes and background on VOC 2010, in the label order that the tree is found to have.
 
     Raises:
-        DataError: see :func:`diffseg_lib.datasets.open_dataset`; also on an order that is not known, or contradicted.
+        DataError: see :func:`~diffseg_lib.datasets.open_dataset`; also on an order that is not known, or contradicted.
     """
     place, top = _year(root, "VOC2010", "SegmentationClassContext")
     own = read_names(root, top)
