@@ -148,8 +148,8 @@ def headline(tables: dict[str, Any], peaks: dict[str, Any], repeats: int) -> dic
     facts["extra_mib"] = extra(peaks, OURS) if peaks else {}
     ours, theirs = facts["extra_mib"].get("1"), extra({"1": peaks["1"]}, "released")["1"] if peaks else None
     facts["memory_vs_released"] = round(theirs / max(ours, 1.0), 1) if ours is not None and theirs is not None else None
-    dtype = "float32"
-    return facts | {"device": "cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name(), "dtype": dtype, "repeats": repeats}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return facts | {"device": device, "dtype": "float32", "repeats": repeats}  # goals are set for that precision
 
 
 def run(quick: bool, repeats: int, accuracy_images: int, only: Sequence[str] = (), before: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -195,12 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     before = json.loads(o.json.read_text()) if o.only else None
     facts = run(o.quick, o.repeats or (3 if o.quick else 6), o.images, o.only, before)
-    how = made(started)
-    if before:
-        how["seconds"] += before["seconds"]
-    command = "python -m benchmarks" + (" --quick" if o.quick else "") + (f" --repeats {o.repeats}" if o.repeats else "")
+    options = (" --quick" if o.quick else "") + (f" --only {' '.join(o.only)}" if o.only else "") + (f" --repeats {o.repeats}" if o.repeats else "")
+    how = {"command": f"python -m benchmarks{options} --json FILE"} | made(started)
+    measured = (before or {}).get("measured", {}) | dict.fromkeys(o.only or TABLES, how)
     o.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(o.json, facts | {"command": f"{command} --json FILE"} | how)
+    write_json(o.json, facts | {"measured": measured} | how)
     for what in ("time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released"):
         print(f"{what}: {facts[what]}")
     return 0
