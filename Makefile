@@ -9,7 +9,7 @@ LOCK := $(shell { pwd; cat requirements.lock; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(LOCK)
 
 # Chapters that are also run with other parameters than their defaults.
-OTHERS := 02_elbo 06_prompts 07_timesteps 08_words 09_benchmark 10_ablation 11_qualitative 13_speed 14_scale
+OTHERS := 02_elbo 03_cross_attention 04_fusion 05_completion 06_prompts 07_timesteps 08_words 09_benchmark 10_ablation 11_qualitative 13_speed 14_scale 15_recipes
 
 .PHONY: book test check lint unit notebooks site refresh clean
 
@@ -32,6 +32,7 @@ unit: $(READY)
 notebooks: $(READY)
 	$(PY) -m diffseg_lib.book check
 	HF_HUB_OFFLINE=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
+	$(PY) -m pytest -m slow tests/test_chapters.py
 	$(PY) -m diffseg_lib.book run $(OTHERS) --profile tests/other_parameters.yaml --out build/other --force
 
 site: $(READY)

@@ -16,13 +16,14 @@ import torch
 
 from diffseg_lib.backbone import Backbone
 from diffseg_lib.results import made, write_json
+from diffseg_lib.segmenter import LARGEST_MATRIX
 
-from . import gpu, parts
+from . import families, gpu, parts
 from .cases import KEYS, OURS, SHARED, STEPS, cases
 from .measure import peak_alone, ratios, rounds, spread
 from .models import full_size, pocket
 
-TABLES = ("time", "released", "sizes", "stages", "precision", "memory", "pocket", "sharing")
+TABLES = ("time", "released", "sizes", "stages", "precision", "memory", "families", "pocket", "sharing")
 NOT_RUN = "not run: no GPU here"
 
 
@@ -66,7 +67,7 @@ def growth(backbone: Backbone, sizes: Sequence[tuple[int, int]], repeats: int) -
     found = {}
     for height, width in sizes:
         shape = (height // backbone.latent_factor, width // backbone.latent_factor)
-        name = OURS if shape[0] * shape[1] <= 64 * 64 else KEYS
+        name = OURS if shape[0] * shape[1] <= LARGEST_MATRIX else KEYS
         row = timed(backbone, [1], shape, ("bare", name), repeats)["1"]
         found[f"{width} x {height}"] = row[name] | {"bare_seconds": row["bare"]["seconds"], "kept": "matrix" if name == OURS else "queries and keys"}
     return found
@@ -128,6 +129,8 @@ def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, An
             found["stages"] = _said("stages", parts.stages, backbone, 1, size, few)
     if wanted("precision"):
         found["precision"] = {one: _said(one, parts.precision, one, 1, size, few) for one in ("bfloat16", "float16")}
+    if wanted("families"):
+        found["families"] = {one: _said(one, families.measured_alone, one) for one in ("sd15", "sd21", "sdxl")}
     if wanted("memory"):
         found["memory"] = full_memory(few)
     found["gigaflops"] = {"forward": parts.gigaflops(), "completion from queries and keys": parts.completion_gigaflops()}

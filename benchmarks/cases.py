@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffseg_lib.backbone import PAPER_WEIGHTS, Backbone
+from diffseg_lib.backbone import Backbone
 from diffseg_lib.capture import LEAN
+from diffseg_lib.profiles import PAPER_WEIGHTS
 from diffseg_lib.scoremaps import label, upsample
 from diffseg_lib.segmenter import Config, DiffSegmenter
 

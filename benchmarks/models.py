@@ -6,8 +6,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import nn
 
-from diffseg_lib.backbone import Backbone, Profile, load_backbone
+from diffseg_lib.backbone import Backbone, load_backbone
+from diffseg_lib.profiles import Profile
 
 TOKENS, WIDTH = 77, 768  # of a prompt of Stable Diffusion
 CLASS_TOKEN = 5  # of "a photograph of a X"
@@ -43,20 +45,25 @@ def text_config() -> dict[str, Any]:
     return {"hidden_size": WIDTH, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": TOKENS}
 
 
+def sharpen(unet: nn.Module) -> None:
+    """Queries and keys made larger, so that the attention of random weights is not uniform."""
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "to_q" in name or "to_k" in name:
+                weight.mul_(4)
+
+
 def full_size(device: str = "cpu", dtype: torch.dtype = torch.float32, parts: tuple[str, ...] = ("unet",)) -> Backbone:
     """A backbone of Stable Diffusion 1.5's size, seed 0; `parts` of "unet", "vae", "text" are built, the others are None.
 
-    Weights are drawn as the classes draw them; queries and keys are then sharpened so that attention is not uniform.
+    Weights are drawn as the classes draw them, then sharpened.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**unet_config())
-    with torch.no_grad():
-        for name, weight in unet.named_parameters():
-            if "to_q" in name or "to_k" in name:
-                weight.mul_(4)
+    sharpen(unet)
     vae = AutoencoderKL(**vae_config()) if "vae" in parts else None
     text = CLIPTextModel(CLIPTextConfig(**text_config())) if "text" in parts else None
     for model in (unet, vae, text):

@@ -27,9 +27,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Backbone": "backbone",
-    "Profile": "backbone",
+    "Profile": "profiles",
     "load_backbone": "backbone",
-    "load_profile": "backbone",
+    "load_profile": "profiles",
     "Recording": "capture",
     "record_attention": "capture",
     "ImageError": "images",

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from .profiles import DTYPES, Profile, load_profile
 from .runs import RunError
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from .backbone import Profile
     from .images import Photo
     from .jobs import Job
     from .runs import Row, Run
@@ -37,7 +37,8 @@ def _segment(o: argparse.Namespace) -> int:
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(f"photos of the same name would overwrite each other: {', '.join(twice)}; segment them into folders of their own")
-    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, device=o.device, dtype=o.dtype, seed=o.seed, threshold=o.threshold)
+    places = {"device": o.device, "dtype": o.dtype, "offloaded": o.offload}
+    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, seed=o.seed, threshold=o.threshold, **places)
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
     if segmenter.backbone.profile.words:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
@@ -64,8 +65,6 @@ def _segment(o: argparse.Namespace) -> int:
 
 def _profile(o: argparse.Namespace) -> Profile:
     """The profile asked for, with the captioner and the CLIP asked for."""
-    from .backbone import load_profile
-
     return replace(load_profile(o.profile), **{key: value for key in ("captioner", "clip") if (value := getattr(o, key))})
 
 
@@ -82,7 +81,7 @@ def _evaluate(o: argparse.Namespace) -> int:
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
     threads = o.threads or max(1, cores() // max(1, o.workers))
-    job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, seed=o.seed, threads=threads)
+    job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads)
     dataset = job.open()
     profile = make_segmenter(job).backbone.profile
     if o.threshold != "train":
@@ -94,7 +93,8 @@ def _evaluate(o: argparse.Namespace) -> int:
             tried, train = _kept_rows(before, o.out, *place)[0], before.open()
             threshold, chosen_on = choose_threshold(tried, len(train.names)), f"{len(train)} train images"
         rows, run = _kept_rows(job, o.out, *place)
-    asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe", "dtype")} | {"threads": threads}
+    asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe")} | {"threads": threads}
+    asked["dtype"] = str(make_segmenter(job).backbone.dtype).removeprefix("torch.")
     summary = asked | {
         "profile": profile.name,
         "threshold_chosen_on": chosen_on,
@@ -207,7 +207,7 @@ def describe(segmenter: DiffSegmenter, found: Segmentation) -> dict[str, Any]:
         "seed": segmenter.config.seed,
         "profile": segmenter.backbone.profile.name,
         "chosen_on": segmenter.backbone.profile.chosen_on,
-        "config": asdict(replace(segmenter.config, timesteps=segmenter.timesteps, weights=dict(segmenter.weights), threshold=found.threshold)),
+        "config": asdict(segmenter.resolved),
         "prompts": [{"text": p.text, "span": p.span} for p in segmenter.prompts(found.classes)],
     }
 
@@ -254,7 +254,6 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--recipe", choices=["paper", "released"], help="switches as the paper or the released code has them (default: ours)")
     segment.add_argument("--seed", type=int, default=0, help="of the noise")
     segment.add_argument("--threshold", type=float, help="background score in [0, 1] (default: the profile's)")
-    segment.add_argument("--device", default="cpu")
     segment.add_argument("--save-intermediates", action="store_true", help="also write intermediates.npz, to redo the arithmetic")
     segment.add_argument("--out", type=Path, required=True, metavar="DIR")
     segment.set_defaults(run=_segment)
@@ -277,7 +276,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--train-limit", type=int, default=100, metavar="N", help="train images to choose the threshold on")
     evaluate.add_argument("--order", choices=["alphabetical", "original"], default="", help="of Context's labels, where the tree does not tell")
     evaluate.add_argument("--seed", type=int, default=0, help="of the noise")
-    evaluate.add_argument("--device", default="cpu")
     evaluate.add_argument("--threads", type=int, default=0, metavar="N", help="of each process (default: the cores, shared among local workers)")
     evaluate.add_argument("--workers", type=int, default=0, metavar="N", help="processes of a local Dask cluster (default: none, this process)")
     evaluate.add_argument("--scheduler", default="", metavar="ADDRESS", help="of a running Dask scheduler")
@@ -294,7 +292,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--captioner", default="", metavar="PATH", help="BLIP, for recipes that caption and for the filter (default: the profile's)")
         command.add_argument("--clip", default="", metavar="PATH", help="CLIP, for the filter (default: the profile's)")
     for command in (segment, evaluate):
-        command.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the diffusion model")
+        command.add_argument("--device", default="", help="cpu, cuda, ... (default: the profile's)")
+        command.add_argument("--dtype", choices=DTYPES, default="", help="of the diffusion model (default: the profile's)")
+        command.add_argument("--offload", action="store_true", help="models wait in main memory, and visit the card one at a time")
     return parser
 
 

@@ -1,19 +1,16 @@
 """Backbones: what the method asks of a diffusion model, and how one is loaded.
 
 :class:`Backbone` is Stable Diffusion 1.x and 2.x; other families are subclasses of it, found in :data:`FAMILIES` by
-what the loaded UNet is, not by its name. A *profile* is a model and the numbers that were chosen for it: timesteps, fusion weights, threshold,
-the size it likes. It is named ("pocket", "sd15") or is the folder of a pipeline, whose
-``profile.json`` holds the numbers if there is one.
+what the loaded UNet is, not by its name. Which model, and the numbers chosen for it, is a :class:`~diffseg_lib.profiles.Profile`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,87 +18,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .locations import models_dir
-from .prompts import nearest
+from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, located
 
-HUB = {  # profiles by hub id
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd21": "stabilityai/stable-diffusion-2-1-base",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}
-BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside them
 PREDICTIONS = ("epsilon", "v_prediction")
 KEPT_PROMPTS = 256  # embeddings: 60 MB of a Stable Diffusion in float32
-PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
-
-
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")  # organisation/model
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether a source reads like organisation/model."""
-    return bool(_HUB_ID.match(source))
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A model and the numbers chosen for it.
-
-    name; source: a folder or a hub id; timesteps: of the noise, 1..999; weights: of fusion, by divisor
-    of the latent's side; threshold: of the background, in [0, 1]; size: px of an image's short side (0:
-    the model's own);
-    words: the vocabulary the model was trained on (empty: open); captioner, clip: sources of the BLIP and
-    the CLIP beside it; clip_relative: share of the best class's CLIP score that keeps a class (see
-    :mod:`diffseg_lib.vocabulary`); chosen_on: where the numbers are from; revision: of the hub's files
-    ("": the newest on this machine).
-    """
-
-    name: str
-    source: str
-    timesteps: tuple[int, ...] = (100,)
-    weights: Mapping[int, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
-    threshold: float = 0.5
-    size: int = 0
-    words: tuple[str, ...] = ()
-    captioner: str = BLIP
-    clip: str = CLIP
-    clip_relative: float = 0.97
-    chosen_on: str = "the paper's values"
-    revision: str = ""
-
-
-def load_profile(name: str | Path = "pocket") -> Profile:
-    """Find a profile by name, by hub id (organisation/model), or read the folder of a pipeline.
-
-    Raises:
-        ValueError: on a name that is neither known nor a folder.
-    """
-    if str(name) in HUB:
-        return Profile(str(name), HUB[str(name)])
-    if is_hub_id(str(name)) and not Path(name).is_dir():
-        return Profile(str(name), str(name))
-    folder = models_dir() / "diffusion" if str(name) == "pocket" else Path(name)
-    if str(name) != "pocket" and not folder.is_dir():
-        raise ValueError(f"unknown profile {str(name)!r}: expected pocket, {', '.join(HUB)} or an existing folder; {nearest(str(name), ['pocket', *HUB])}")
-    facts = folder / "profile.json"
-    if not facts.exists():
-        return Profile(str(name), str(folder))
-    try:
-        known = json.loads(facts.read_text())
-        known["weights"] = {int(k): float(v) for k, v in known.get("weights", PAPER_WEIGHTS).items()}
-        known["timesteps"] = tuple(known.get("timesteps", (100,)))
-        known["words"] = tuple(known.get("words", ()))
-        return Profile(str(name), str(folder), **known)
-    except (TypeError, AttributeError, ValueError) as error:
-        expected = ", ".join(f.name for f in fields(Profile)[2:])
-        raise ValueError(f"{facts} is not a profile ({error}): expected a JSON object with any of {expected}") from error
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A frozen latent diffusion model, and the four things the method asks of it: Stable Diffusion 1.x and 2.x.
 
-    prediction: what the UNet's output is, "epsilon" or "v_prediction" (Salimans and Ho 2022).
+    prediction: what the UNet's output is, "epsilon" or "v_prediction" (Salimans and Ho 2022). runs_on: the device that models
+    visit while they work, where they otherwise wait in main memory ("": they stay where they are).
     """
 
     profile: Profile
@@ -111,11 +39,12 @@ class Backbone:
     unet: Any
     alphas: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
     prediction: str = "epsilon"
+    runs_on: str = ""
     _embedded: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        return torch.device(self.runs_on) if self.runs_on else next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,6 +64,11 @@ class Backbone:
     def size(self) -> int:
         """Pixels of an image's short side that the model works at."""
         return self.profile.size or self.unet.config.sample_size * self.latent_factor
+
+    @property
+    def finest(self) -> int:
+        """Divisor of the latents' side at which the UNet attends first: 1, or 2 for Stable Diffusion XL."""
+        return 2 ** next(i for i, kind in enumerate(self.unet.config.down_block_types) if "Attn" in kind)
 
     @property
     def multiple(self) -> int:
@@ -298,17 +232,34 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Backbone:
+def offload(models: Sequence[Any], device: str) -> None:
+    """Keep models in main memory, by accelerate's hooks; the one that is called visits `device`, alone."""
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    class Visit(ModelHook):
+        def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            for other in models:
+                if other is not module:
+                    other.to("cpu")
+            module.to(device)
+            return args, kwargs
+
+    for model in models:
+        add_hook_to_module(model, Visit())
+
+
+def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cpu", dtype: torch.dtype = torch.float32, offloaded: bool = False) -> Backbone:
     """Load a profile's model, weights from safetensors only, nothing downloaded.
 
     Args:
-        profile: "pocket", "sd15", a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, or
-            a :class:`Profile`.
+        profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``,
+            or a :class:`~diffseg_lib.profiles.Profile`.
         device: "cpu", "cuda", ...
         dtype: float32 on the CPU.
+        offloaded: models wait in main memory and visit `device` one at a time: slower, and the card need only hold the largest.
 
     Raises:
-        ValueError: on an unknown profile, or a model that is none of :data:`FAMILIES`.
+        ValueError: on an unknown profile, a model that is none of :data:`FAMILIES`, or nothing to offload from.
         FileNotFoundError: if a part of the model is missing; the message names it.
     """
     with warnings.catch_warnings():
@@ -318,22 +269,24 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     from safetensors import SafetensorError
 
     found = profile if isinstance(profile, Profile) else load_profile(profile)
-    if not is_hub_id(found.source) or Path(found.source).is_dir():
+    if offloaded and torch.device(device).type == "cpu":
+        raise ValueError(f"device {device!r}: models are offloaded from a GPU to main memory; name one, as in --device cuda, or leave --offload away")
+    if not is_hub_id(found.source):
         check_folder(Path(found.source))
-    where: dict[str, Any] = {"local_files_only": True} | ({"revision": found.revision} if found.revision else {})
+    source, where = located(found.source)
     safe = where | {"use_safetensors": True}
     try:
         with quietly():
-            family = family_of(UNet2DConditionModel.load_config(found.source, subfolder="unet", **where))
-            scheduler = DDIMScheduler.from_pretrained(found.source, subfolder="scheduler", **where)
-            vae = AutoencoderKL.from_pretrained(found.source, subfolder="vae", torch_dtype=dtype, **safe)
-            unet = UNet2DConditionModel.from_pretrained(found.source, subfolder="unet", torch_dtype=dtype, **safe)
-            text = CLIPTextModel.from_pretrained(found.source, subfolder="text_encoder", dtype=dtype, **safe)
-            tokenizer = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer", **where)
+            family = family_of(UNet2DConditionModel.load_config(source, subfolder="unet", **where))
+            scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **where)
+            vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype, **safe)
+            unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype, **safe)
+            text = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **safe)
+            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **where)
             more = {}
             if family.second:
-                more["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(found.source, subfolder="text_encoder_2", dtype=dtype, **safe)
-                more["tokenizer_2"] = CLIPTokenizer.from_pretrained(found.source, subfolder="tokenizer_2", **where)
+                more["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(source, subfolder="text_encoder_2", dtype=dtype, **safe)
+                more["tokenizer_2"] = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **where)
     except SafetensorError as error:
         raise ValueError(f"a weight file of profile {found.name!r} ({found.source}) is damaged ({error}): restore it") from error
     except OSError as error:
@@ -346,8 +299,11 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         raise ValueError(f"{found.source} predicts {prediction!r}: expected {' or '.join(PREDICTIONS)}")
     if family.second and dtype == torch.float16 and vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
-    for model in (vae, unet, text, *([more["text_encoder_2"]] if more else [])):
-        model.requires_grad_(False).eval().to(device)
+    models = [vae, unet, text, *([more["text_encoder_2"]] if more else [])]
+    for model in models:
+        model.requires_grad_(False).eval().to("cpu" if offloaded else device)
+    if offloaded:
+        offload(models, device)
     if found.weights == PAPER_WEIGHTS != family.weights:
         found = replace(found, weights=dict(family.weights), chosen_on=family.told)
-    return family.make()(found, vae, text, tokenizer, unet, scheduler.alphas_cumprod.float(), prediction, **more)
+    return family.make()(found, vae, text, tokenizer, unet, scheduler.alphas_cumprod.float(), prediction, device if offloaded else "", **more)

@@ -13,6 +13,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,22 +63,27 @@ def inputs_of(path: Path) -> str:
 
 
 def load_profile_file(name: str) -> dict[str, dict[str, Any]]:
-    """Parameters by notebook (``all`` for every one) from ``notebooks/profiles/NAME.yaml`` or a path.
+    """Parameters by notebook from ``notebooks/profiles/NAME.yaml`` or a path; under ``all`` those for every one that has them.
+
+    In the file an entry named as a notebook holds that one's parameters, ``settings`` the model's
+    (:class:`~diffseg_lib.profiles.Profile`), and any other entry is a parameter, as papermill's ``-f`` takes it too.
 
     Raises:
-        ValueError: if there is no such file, or it is no mapping of mappings.
+        ValueError: if there is no such file, or it is no such mapping.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else notebooks_dir() / "profiles" / f"{name}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in (notebooks_dir() / "profiles").glob("*.yaml"))
         raise ValueError(f"no profile file {path}: expected a YAML file or one of {', '.join(known)}; {nearest(name, known)}")
     content = yaml.safe_load(path.read_text()) or {}
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
-        raise ValueError(f"{path}: expected a mapping from 'all' or a notebook's name to its parameters")
-    strangers = sorted(set(content) - {"all"} - {p.stem for p in all_notebooks()})
+    chapters = {key: value for key, value in content.items() if re.match(r"\d\d_", key)} if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in chapters.values()):
+        raise ValueError(f"{path}: expected parameters, and under the name of a notebook a mapping with those of that one")
+    strangers = sorted(set(chapters) - {p.stem for p in all_notebooks()})
     if strangers:
-        raise ValueError(f"profile {name} speaks of {', '.join(strangers)}: expected 'all' or the names of notebooks")
-    return content
+        raise ValueError(f"profile {name} speaks of {', '.join(strangers)}: there are no such notebooks")
+    shared = {key: value for key, value in content.items() if key not in chapters and key != "settings"}
+    return chapters | {"all": ({"profile": str(path)} if "settings" in content else {}) | shared}
 
 
 def declared(path: Path) -> dict[str, dict[str, str]]:
@@ -467,10 +473,19 @@ def _run(o: argparse.Namespace) -> int:
     given = yaml.safe_load(o.y) if o.y else {}
     if not isinstance(given, dict):
         raise ValueError(f"-y expects a YAML mapping such as 'classes: [house, fish]', got {o.y!r}")
-    jobs = [(path, parameters_for(path, profile, given, dict(o.p))) for path in _find(o.notebooks)]
-    unused = sorted(set(profile.get("all", {})) - {name for path, _ in jobs for name in declared(path)})
-    if unused and jobs and not o.notebooks:
+    paths, typed = _find(o.notebooks), dict(o.p)
+    known = {path: set(declared(path)) for path in paths}
+    shared = set().union(*known.values())
+    unused = sorted(set(profile["all"]) - shared)
+    if unused and paths and not o.notebooks:
         raise ValueError(f"profile {o.profile}: no notebook has a parameter {', '.join(unused)}")
+    strangers = [name for name in (*given, *typed) if name not in shared]
+    if strangers and len(paths) > 1:
+        raise ValueError(f"no notebook has a parameter {strangers[0]!r}: {nearest(strangers[0], sorted(shared))}")
+    jobs = []
+    for path in paths:  # of several notebooks each takes those of the given parameters that it has
+        own = [{key: value for key, value in some.items() if key in known[path] or key not in shared} for some in (given, typed)]
+        jobs.append((path, parameters_for(path, profile, *own)))
     return int(report(run(jobs, o.out, force=o.force, timeout=o.timeout)) > 0)
 
 

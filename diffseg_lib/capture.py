@@ -9,8 +9,11 @@ after the last layer that is read.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -196,29 +199,60 @@ class _Recorder:
 
     def _accumulate(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
         """Self-attention, some rows of the n x n matrix at a time: adds its mean over heads, and the layer's output if there are values."""
-        b, heads, n, _ = query.shape
+        b, n = len(query), query.shape[2]
         kept = 1 if self.order.first_only else self.order.prompts
         total = _awake(self.recording, query, kept)
         output = None if value is None else torch.empty_like(value)
-        of_head, mean = query.new_empty(2, ROWS, n)
         for row in range(b):
             if row >= kept:  # the others of a shared completion
                 if output is not None and value is not None:
                     output[row] = scaled_dot_product_attention(query[row : row + 1], key[row : row + 1], value[row : row + 1])[0]
                 continue
             target = total if b < self.order.prompts else total[row : row + 1]  # one row for all prompts, where nothing told them apart yet
-            turned = (key[row] * scale).mT
-            for start in range(0, n, ROWS):
-                rows = slice(start, min(start + ROWS, n))
-                for head in range(heads):
-                    scores, sums = of_head[: rows.stop - start], mean[: rows.stop - start]
-                    torch.mm(query[row, head, rows], turned[head], out=scores)
-                    torch.softmax(scores, -1, out=scores)
-                    sums.copy_(scores) if head == 0 else sums.add_(scores)
-                    if output is not None and value is not None:
-                        output[row, head, rows] = scores @ value[row, head]
-                target[:, rows].add_(mean[: rows.stop - start], alpha=1 / heads)
+            one = (query[row], (key[row] * scale).mT, None if value is None else value[row], target, None if output is None else output[row])
+            threads = min(torch.get_num_threads(), -(-n // ROWS))
+            if query.device.type != "cpu" or threads == 1:
+                _add_rows(range(0, n, ROWS), *one)
+            else:
+                shares = [range(first * ROWS, n, threads * ROWS) for first in range(threads)]
+                list(_workers(threads).map(lambda starts, one=one: _add_rows(starts, *one), shares))
         return output
+
+
+def _add_rows(starts: Collection[int], query: Tensor, turned: Tensor, value: Tensor | None, target: Tensor, output: Tensor | None) -> None:
+    """For :data:`ROWS` rows from each start: the mean over heads of the probabilities into `target`, heads' outputs into `output`."""
+    heads, n, _ = query.shape
+    with torch.no_grad():  # of each thread its own
+        of_head, mean = query.new_empty(2, min(ROWS, n), n)
+        for start in starts:
+            rows = slice(start, min(start + ROWS, n))
+            scores, sums = of_head[: rows.stop - start], mean[: rows.stop - start]
+            for head in range(heads):
+                torch.mm(query[head, rows], turned[head], out=scores)
+                torch.softmax(scores, -1, out=scores)
+                sums.copy_(scores) if head == 0 else sums.add_(scores)
+                if output is not None and value is not None:
+                    output[head, rows] = scores @ value[head]
+            target[:, rows].add_(sums, alpha=1 / heads)
+
+
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """So many threads, each of which computes by itself.
+
+    The rows take hundreds of short operations; were each spread over torch's threads, waking those would cost as much as half the
+    arithmetic on a machine whose idle cores sleep.
+    """
+    pool, ready, before = ThreadPoolExecutor(threads), Barrier(threads), torch.get_num_threads()
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        ready.wait()  # so that every thread of the pool takes one such call
+
+    for done in [pool.submit(alone) for _ in range(threads)]:
+        done.result()
+    torch.set_num_threads(before)  # also what threads begin with that are started later
+    return pool
 
 
 def _rest(recording: Recording) -> None:

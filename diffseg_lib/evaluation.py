@@ -163,10 +163,15 @@ def sweep(tallies: Sequence[Tally], classes: int) -> tuple[np.ndarray, np.ndarra
     return np.arange(BINS) / BINS, miou(matrices)
 
 
-def best_threshold(tallies: Sequence[Tally], classes: int) -> tuple[float, float]:
+def best_threshold(tallies: Sequence[Tally], classes: int, between: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
     """The threshold of the highest mean IoU (the lowest of equals), and that mean IoU in percent.
 
     On the split that is evaluated this is the oracle.
+
+    Args:
+        tallies: an image each.
+        classes: with the background.
+        between: the lowest and the highest threshold that are tried.
 
     Raises:
         ValueError: if there is no pixel to count.
@@ -174,6 +179,7 @@ def best_threshold(tallies: Sequence[Tally], classes: int) -> tuple[float, float
     thresholds, values = sweep(tallies, classes)
     if np.isnan(values).all():
         raise ValueError(f"no threshold to choose from {len(tallies)} images: expected at least one pixel that is not void")
+    values = np.where((thresholds >= between[0]) & (thresholds <= between[1]), values, -np.inf)
     best = int(np.nanargmax(values))
     return float(thresholds[best]), float(values[best])
 

@@ -6,7 +6,7 @@ completed sides: each side is completed once, and any fusion weights are tried b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,6 +31,9 @@ class Sampled(Protocol):
     def classes(self) -> tuple[str, ...]: ...
 
 
+Words = Callable[[Sequence[str]], Sequence[str]]
+
+
 @dataclass(frozen=True)
 class SideMaps:
     """One image's maps at the latent's size, by divisor: k h w; rounds[r] after r rounds of completion."""
@@ -40,7 +43,7 @@ class SideMaps:
     rounds: tuple[dict[int, Tensor], ...]
 
 
-def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, rounds: int = 1) -> list[SideMaps]:
+def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, rounds: int = 1, words: Words = list) -> list[SideMaps]:
     """Run the backbone once an image, ground-truth classes given, and keep the maps of every side.
 
     Args:
@@ -49,14 +52,15 @@ def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequenc
         names: all class names, background first; a class's label is its place.
         timestep: of the noise.
         rounds: of completion to keep.
+        words: from classes to the words to prompt with.
     """
     found = []
     for sample in samples:
         latents = segmenter.encode(sample.image)
-        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes, sample.image))
+        embeddings, spans = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
         queries, keys = recording.finest()
-        kept = [{d: fuse({d: maps}, {d: 1.0}, recording.size, segmenter.config.scale) for d, maps in recording.by_side().items()}]
+        kept = [{d: fuse({d: maps}, {d: 1.0}, recording.finest_size, segmenter.config.scale) for d, maps in recording.by_side().items()}]
         for _ in range(rounds):
             kept.append({d: complete(maps, queries, keys) for d, maps in kept[-1].items()})
         found.append(SideMaps(sample.truth, tuple(names.index(c) for c in sample.classes), tuple(kept)))
@@ -73,7 +77,7 @@ def tallies(found: Sequence[SideMaps], weights: Mapping[int, float], classes: in
     result = []
     for one in found:
         maps = combine(one.rounds[rounds], weights)
-        result.append(tally(one.truth, upsample(maps, one.truth.shape, final_norm).numpy(), one.labels, classes))
+        result.append(tally(one.truth, upsample(maps, one.truth.shape, final_norm).cpu().numpy(), one.labels, classes))
     return result
 
 
@@ -131,11 +135,11 @@ def choose_weights(found: Sequence[SideMaps], classes: int, *, rounds: int = 1, 
     return best
 
 
-def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int) -> dict[str, list[float]]:
+def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, words: Words = list) -> dict[str, list[float]]:
     """How well each cross-attention layer tells a class's pixels from the rest: area under the ROC curve.
 
     Args:
-        segmenter, samples, names, timestep: as for :func:`collect`.
+        segmenter, samples, names, timestep, words: as for :func:`collect`.
 
     Returns:
         Layer name to one value for each (image, class): 1 is perfect, 0.5 chance, below it the layer
@@ -144,11 +148,11 @@ def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names
     found: dict[str, list[float]] = {}
     for sample in samples:
         latents = segmenter.encode(sample.image)
-        embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes, sample.image))
+        embeddings, spans = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
         seen = sample.truth != VOID
         for layer, maps in recording.cross.items():
-            full = resize(maps.float(), sample.truth.shape).numpy()
+            full = resize(maps.float(), sample.truth.shape).cpu().numpy()
             for name, values in zip(sample.classes, full, strict=True):
                 inside = (sample.truth == names.index(name))[seen]
                 if inside.any() and not inside.all():

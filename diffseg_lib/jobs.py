@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from . import __version__
-from .backbone import Profile, load_profile
 from .benchmark import count_one
-from .datasets import Dataset, LabelError, open_dataset
+from .datasets import Dataset, LabelError, open_dataset, released_words
 from .executors import InProcess, finished
+from .locations import models_dir
 from .methods import Method, make_method
+from .profiles import Profile, load_profile
 from .results import weights_hash
 from .runs import Row, Run, missing
 from .segmenter import DiffSegmenter
@@ -33,8 +34,9 @@ class Job:
 
     dataset, root, split, limit, order: as of :func:`~diffseg_lib.datasets.open_dataset`; labels: of
     ``diffseg_lib.benchmark.LABELS`` or a JSON file; method, model: as of :func:`~diffseg_lib.methods.make_method`; profile: a name or
-    folder; captioner, clip: in place of the profile's; recipe: "" for ours; device; dtype: "float32", "bfloat16" or
-    "float16"; seed: of the noise; threads: of torch (the last bits of a score depend on their number).
+    folder; captioner, clip: in place of the profile's; recipe: "" for ours; device, dtype: "" for the profile's; offloaded: as of :func:`~diffseg_lib.backbone.load_backbone`; seed: of the noise; threads: of torch (the last bits of a
+    score depend on their number). root "" is the profile's, or the pocket world's. The released recipe also takes the released code's
+    words for classes.
     """
 
     dataset: str
@@ -49,14 +51,17 @@ class Job:
     captioner: str = ""
     clip: str = ""
     recipe: str = ""
-    device: str = "cpu"
-    dtype: str = "float32"
+    device: str = ""
+    dtype: str = ""
+    offloaded: bool = False
     seed: int = 0
     threads: int = 1
 
     def open(self) -> Dataset:
         """Its data set."""
-        return _dataset(self.dataset, self.root, self.split, self.limit, self.order)
+        root = self.resolved_profile().data_root(self.dataset, self.root)
+        found = _dataset(self.dataset, root, self.split, self.limit, self.order)
+        return released_words(found) if self.recipe == "released" else found
 
     def resolved_profile(self) -> Profile:
         """The profile with the captioner and the CLIP asked for."""
@@ -66,16 +71,20 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """All that its rows depend on: settings, models by content or id, data by fingerprint, the library by version and source."""
         profile, dataset = self.resolved_profile(), self.open()
-        skipped = ("root", "limit", "order", "model", "captioner", "clip")
+        skipped = ("root", "limit", "order", "model", "captioner", "clip", "offloaded")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if self.labels.endswith(".json"):
             own["labels"] = hashlib.sha256(Path(self.labels).read_bytes()).hexdigest()[:12]
         segmenter = make_segmenter(self)
         sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip, "model": self.model}
+        backbone = segmenter.backbone
         return own | {
-            "config": asdict(replace(segmenter.config, timesteps=segmenter.timesteps, weights=dict(segmenter.weights), threshold=None)),
+            "device": backbone.device.type,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "config": asdict(replace(segmenter.resolved, threshold=None)),
             "clip_relative": profile.clip_relative,
-            "models": {name: _known(source) for name, source in sources.items() if source},
+            "caption_similarity": profile.caption_similarity,
+            "models": {name: _known(name, source) for name, source in sources.items() if source},
             "data": dataset.fingerprint(),
             "names": list(dataset.names),
             "prompts": list(dataset.prompts),
@@ -83,11 +92,9 @@ class Job:
         }
 
 
-def _known(source: str) -> str:
-    from .locations import models_dir
-
-    folder = {"pocket": models_dir()}.get(source, Path(source))
-    return weights_hash(folder)
+def _known(what: str, source: str) -> str:
+    """The weights of a source by content, or its hub id; the shipped CLIP is also what a rival without a source of its own is made of."""
+    return weights_hash(models_dir() / {"captioner": "blip"}.get(what, "clip") if source == "pocket" else source)
 
 
 @lru_cache(maxsize=1)
@@ -106,14 +113,14 @@ def _dataset(name: str, root: str, split: str, limit: int, order: str) -> Datase
 
 def make_segmenter(job: Job) -> DiffSegmenter:
     """The diffusion model of a job, loaded once a process."""
-    return _segmenter(
-        Job("", profile=job.profile, captioner=job.captioner, clip=job.clip, recipe=job.recipe, device=job.device, dtype=job.dtype, seed=job.seed)
-    )
+    kept = ("dataset", "profile", "captioner", "clip", "recipe", "device", "dtype", "offloaded", "seed")
+    return _segmenter(Job(**{name: getattr(job, name) for name in kept}))
 
 
 @lru_cache(maxsize=1)
 def _segmenter(job: Job) -> DiffSegmenter:
-    return DiffSegmenter.from_profile(job.resolved_profile(), job.recipe or None, device=job.device, dtype=job.dtype, seed=job.seed)
+    places: dict[str, Any] = {"device": job.device, "dtype": job.dtype, "offloaded": job.offloaded}
+    return DiffSegmenter.from_profile(job.resolved_profile(), job.recipe or None, dataset=job.dataset, seed=job.seed, **places)
 
 
 @lru_cache(maxsize=1)
@@ -121,8 +128,7 @@ def _tools(job: Job, prompts: tuple[str, ...]) -> tuple[Method, Vocabulary | Non
     """Method and filter of a job whose split does not matter, loaded once a process."""
     segmenter = make_segmenter(job)
     profile = segmenter.backbone.profile
-    wanted = job.labels == "filter"
-    vocabulary = Vocabulary.load(prompts, profile.captioner, profile.clip, job.device, relative=profile.clip_relative) if wanted else None
+    vocabulary = Vocabulary.of_profile(prompts, profile, str(segmenter.backbone.device)) if job.labels == "filter" else None
     return make_method(job.method, segmenter, job.model), vocabulary
 
 

@@ -16,6 +16,11 @@ def data_dir() -> Path:
     return Path(os.environ.get("DIFFSEG_DATA", repository_root() / "data"))
 
 
+def profiles_dir() -> Path:
+    """The profiles that come with the repository, YAML files."""
+    return repository_root() / "notebooks" / "profiles"
+
+
 def models_dir() -> Path:
     """The shipped pocket models."""
     return data_dir() / "pocket" / "models"

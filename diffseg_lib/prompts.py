@@ -34,14 +34,24 @@ class Prompt:
     modifiers: tuple[int, ...] = ()
 
 
+def without_article(name: str) -> str:
+    """A name without "a", "an" or "the" before it: templates bring their own.
+
+    >>> without_article("a red umbrella"), without_article("The cat"), without_article("a")
+    ('red umbrella', 'cat', 'a')
+    """
+    return re.sub(r"^(an?|the)\s+(?=\S)", "", name, flags=re.IGNORECASE)
+
+
 def write(name: str, template: str = "a photograph of a {class}") -> str:
     """The template with the class in it, its article chosen by the first letter.
 
-    >>> write("umbrella"), write("red house")
+    >>> write("umbrella"), write("a red house")
     ('a photograph of an umbrella', 'a photograph of a red house')
     """
     if "{class}" not in template:
         raise ValueError(f"prompt template {template!r}: expected the place of the class, '{{class}}', in it")
+    name = without_article(name)
     if name[:1].lower() in "aeiou":
         template = template.replace(" a {class}", " an {class}")
     return template.replace("{class}", name)
@@ -67,6 +77,17 @@ def lemma(word: str) -> str:
     return _inflector().singular_noun(word) or word
 
 
+def plural(name: str, words: Collection[str] = ()) -> str:
+    """The plural of a name's last word; the name itself where a vocabulary does not have it.
+
+    >>> plural("bus"), plural("traffic light"), plural("house", {"house", "houses"}), plural("fish", {"fish"})
+    ('buses', 'traffic lights', 'houses', 'fish')
+    """
+    *before, last = name.split()
+    many = _inflector().plural_noun(last) or last
+    return " ".join([*before, many]) if not words or many in words else name
+
+
 def adjectives(caption: str, name: str) -> str:
     """The words that describe a name in a caption: those right before it, back to an article or the like.
 
@@ -88,7 +109,8 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
     """Write a prompt and find the class in it, by character offsets: names of several tokens work.
 
     Args:
-        name: the class, e.g. "fish" or "potted plant"; no "++" in it (see :func:`emphasise`).
+        name: the class, e.g. "fish", "potted plant" or "a red umbrella" (its article is the template's); no "++" in it
+            (see :func:`emphasise`).
         tokenizer: a CLIP tokenizer with offsets.
         template: with ``{class}`` in it.
         before: adjectives to stand before the class (Sec. 3.5, augmented prompts).
@@ -103,7 +125,8 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
         raise ValueError("a class name is empty: give at least one word a class")
     if "+" in name:
         raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (plus=2 is '++'), the name is plain words")
-    described = " ".join([*before.split(), name])
+    spoken = without_article(name)
+    described = " ".join([*before.split(), spoken])
     stem, limit = write(described, template), tokenizer.model_max_length
     start = stem.index(described, template.index("{class}"))
     words, glue = after.split(), "" if after[:1] in ",.;:" else " "
@@ -120,11 +143,11 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
         return tuple(i for i, (a, b) in enumerate(coded["offset_mapping"]) if b > a and a < end and b > begin)
 
     end = start + len(described)
-    span = tokens(end - len(name), end)
+    span = tokens(end - len(spoken), end)
     if all(coded["input_ids"][i] == tokenizer.unk_token_id for i in span):
         raise ValueError(f"class {name!r} has no token that the model's tokenizer knows: use a plain English name")
     participle = re.match(r"\s\w+ing\b", text[end:])
-    around = tokens(start, end - len(name)) + (tokens(end + 1, end + participle.end()) if participle else ())
+    around = tokens(start, end - len(spoken)) + (tokens(end + 1, end + participle.end()) if participle else ())
     return Prompt(text, name, span, tuple(i for i in around if i not in span))
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .backbone import Profile, check_folder, is_hub_id
-from .datasets import READERS, open_dataset
+from .backbone import check_folder
+from .datasets import READERS, open_dataset, place_of
 from .locations import models_dir
+from .profiles import Profile, is_hub_id, load_profile, located
 
 SPLITS = ("train", "val")
 SHOWN = 5  # broken images named
+_LAYOUTS = {"voc": "VOCdevkit/VOC2012", "context": "VOCdevkit/VOC2010", "object": "annotations"}
 
 
 @dataclass(frozen=True)
@@ -24,37 +26,40 @@ class Finding:
     detail: str
 
 
-def _absent(source: str) -> str:
-    return f"{source} is not on this machine: fetch it once, online, by huggingface_hub.snapshot_download({source!r}), or name a folder it is in"
-
-
-def _downloaded(source: str, file: str, revision: str = "") -> bool:
+def _hub(what: str, source: str, file: str) -> Finding:
+    """Of a hub id: whether one file of it was downloaded to this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(source, file, revision=revision or None), str)
+    place, options = located(source)
+    if isinstance(try_to_load_from_cache(place, file, revision=options.get("revision")), str):
+        return Finding(what, "ready", source)
+    revision = f", revision={options['revision']!r}" if "revision" in options else ""
+    fetch = f"huggingface_hub.snapshot_download({place!r}{revision})"
+    return Finding(what, "missing", f"{source} is not on this machine: fetch it once, online, by {fetch}, or name a folder it is in")
 
 
-def check_models(profile: Profile) -> list[Finding]:
-    """The diffusion model, BLIP and CLIP of a profile, by their files; no weight is read."""
+def check_models(profile: Profile, beside: Sequence[str] = ("captioner", "clip")) -> list[Finding]:
+    """The diffusion model of a profile and, of BLIP and CLIP, those named, by their files; no weight is read."""
     found = [_diffusion(profile)]
-    for what, source, pocket in (("captioner (BLIP)", profile.captioner, "blip"), ("CLIP", profile.clip, "clip")):
+    for field in beside:
+        what, pocket = {"captioner": ("captioner (BLIP)", "blip"), "clip": ("CLIP", "clip")}[field]
+        source = getattr(profile, field)
         folder = models_dir() / pocket if source == "pocket" else Path(source)
         if folder.is_dir():
             lacking = [name for name in ("config.json", "model.safetensors") if not any(folder.glob(f"{name}*"))]
             missing = f"{folder} lacks {', '.join(lacking)}: expected what save_pretrained writes, in safetensors"
             found.append(Finding(what, "missing" if lacking else "ready", missing if lacking else str(folder.name)))
-        elif is_hub_id(source) and _downloaded(source, "config.json"):
-            found.append(Finding(what, "ready", source))
+        elif is_hub_id(source):
+            found.append(_hub(what, source, "config.json"))
         else:
-            found.append(Finding(what, "missing", _absent(source)))
+            found.append(Finding(what, "missing", f"{source} is no folder: expected pocket, a folder that save_pretrained wrote, or a hub id"))
     return found
 
 
 def _diffusion(profile: Profile) -> Finding:
     what, folder = "diffusion model", Path(profile.source)
-    if is_hub_id(profile.source) and not folder.is_dir():
-        here = _downloaded(profile.source, "unet/config.json", profile.revision)
-        return Finding(what, "ready" if here else "missing", profile.source if here else _absent(profile.source))
+    if is_hub_id(profile.source):
+        return _hub(what, profile.source, "unet/config.json")
     try:
         check_folder(folder)
         return Finding(what, "ready", folder.name)
@@ -62,12 +67,6 @@ def _diffusion(profile: Profile) -> Finding:
         return Finding(what, "missing", str(error))
     except (ValueError, json.JSONDecodeError) as error:
         return Finding(what, "wrong", str(error))
-
-
-def place_of(name: str, root: Path) -> Path:
-    """Where a data set lies under a folder of several: the folder itself, or ``coco`` in it for "object"."""
-    inside = [root / one for one in ("coco", "COCO", "coco2017") if (root / one / "annotations").is_dir()]
-    return inside[0] if name == "object" and inside and not (root / "annotations").is_dir() else root
 
 
 def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: int = 50) -> Iterator[Finding]:
@@ -105,6 +104,37 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
             yield Finding(what, "ready", f"{len(dataset)} images, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
 
 
+def _place(name: str, root: str) -> Finding:
+    """Of a data set: whether its tree can be opened."""
+    try:
+        return Finding(name, "ready", f"{len(open_dataset(name, root))} images")
+    except ValueError as error:
+        return Finding(name, "missing", f"{error}; the page on running it for real says where to fetch it")
+
+
+def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str] = (), data_root: str = "") -> Profile:
+    """A profile whose files are all there, with the data's folders in it: everything that is missing is told in one message, before anything loads.
+
+    Args:
+        profile: as of :func:`~diffseg_lib.profiles.load_profile`.
+        beside: "captioner", "clip", if they will be needed.
+        datasets: that will be read.
+        data_root: their folder; "" is the profile's, or else the pocket world's tree, which is written when asked for.
+
+    Raises:
+        ValueError: on an unknown profile.
+        FileNotFoundError: if anything is missing; it says how to get each.
+    """
+    found = profile if isinstance(profile, Profile) else load_profile(profile)
+    looked = check_models(found, beside)
+    looked += [_place(name, root) for name in datasets if (root := found.data_root(name, data_root))]
+    lacking = [one for one in looked if one.state != "ready"]
+    if lacking:
+        lines = "\n".join(f"- {one.what}: {one.detail}" for one in lacking)
+        raise FileNotFoundError(f"profile {found.name!r} cannot run yet:\n{lines}")
+    return replace(found, roots={name: found.data_root(name, data_root) for name in READERS})
+
+
 def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50) -> list[Finding]:
     """Models of a profile, and data sets under a folder.
 
@@ -117,10 +147,9 @@ def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), im
     found = check_models(profile)
     if str(root):
         top = Path(root)
-        there = {"voc": "VOCdevkit/VOC2012", "context": "VOCdevkit/VOC2010", "object": "annotations"}
-        wanted = names or [name for name in READERS if (place_of(name, top) / there[name]).is_dir()]
+        wanted = names or [name for name in READERS if (place_of(name, top) / _LAYOUTS[name]).is_dir()]
         if not wanted:
-            found.append(Finding("data", "missing", f"{top} holds none of {', '.join(there.values())} (or coco/annotations): expected a data set's root"))
+            found.append(Finding("data", "missing", f"{top} holds none of {', '.join(_LAYOUTS.values())} (or coco/annotations): expected a data set's root"))
         for name in wanted:
-            found += check_data(name, place_of(name, top), images=images)
+            found += check_data(name, top, images=images)
     return found

@@ -40,7 +40,7 @@ def provenance(profile: Any, seed: int, device: str = "cpu") -> str:
     """One line: which model, which weights, where, which versions, which seed.
 
     Args:
-        profile: a :class:`diffseg_lib.backbone.Profile`.
+        profile: a :class:`diffseg_lib.profiles.Profile`.
         seed: of the chapter.
         device: it runs on.
     """

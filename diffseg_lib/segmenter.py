@@ -13,23 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .backbone import Backbone, Profile, load_backbone
+from .backbone import Backbone, load_backbone
 from .capture import LEAN, Recording, record_attention
 from .images import Photo, areas, load_photo, to_photo, working_size
+from .profiles import DTYPES, Profile, load_profile
 from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words, write
 from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
 from .zoo import Captioner
 
-DTYPES = ("float32", "bfloat16", "float16")
 CAPTIONS = ("none", "complete", "phrase")
-LARGEST_MATRIX = 64 * 64  # pixels of the latents up to which an n x n matrix a class is kept: 64 MiB in float32
+LARGEST_MATRIX = 64 * 96  # pixels of the finest attention up to which an n x n matrix a class is kept: 64 MiB at 64 x 64, 144 at 64 x 96
 
 
 @dataclass(frozen=True)
 class Config:
     """The method's switches. The defaults are ours; :func:`recipe` gives the paper's and the code's.
 
-    template: of the prompt, ``{class}`` in it. span: "all" sub-tokens of a class or the "last".
+    template: of the prompt, ``{class}`` in it (None: the profile's). span: "all" sub-tokens of a class or the "last".
     plus: how many "+" the class's embedding gets (2 is "++", a weight of 1.21). caption: "none" leaves
     the template alone, "complete" lets BLIP continue it (the paper), "phrase" sets before the class the
     adjectives that BLIP's free caption gives it. modifiers: fuse the maps of the words that describe
@@ -40,7 +40,7 @@ class Config:
     and nothing that is not read (equal to the plain path to rounding). seed: of the noise.
     """
 
-    template: str = "a photograph of a {class}"
+    template: str | None = None
     span: str = "all"
     plus: float = 2.0
     caption: str = "none"
@@ -69,19 +69,27 @@ class Config:
 
 RECIPES: dict[str, Config] = {
     "paper": Config(final_norm="before", caption="complete", modifiers=True),
-    "released": Config(template="a photograph of {class}", span="last"),
+    "released": Config(template="a photograph of {class}", span="last", caption="complete", modifiers=True),
 }
+# The released code's prompt on data sets where it is another.
+RELEASED_TEMPLATES = dict.fromkeys(("context", "object"), "a photography of {class}")
 
 
-def recipe(name: str, **changes: Any) -> Config:
+def recipe(name: str, dataset: str = "", **changes: Any) -> Config:
     """The switches as the paper or the released code sets them, where the two differ.
 
-    >>> recipe("released").span, recipe("paper").final_norm
-    ('last', 'before')
+    Args:
+        name: "paper" or "released".
+        dataset: whose prompt the released code words in its own way.
+        changes: fields of :class:`Config`.
+
+    >>> recipe("released").span, recipe("paper").final_norm, recipe("released", "object").template
+    ('last', 'before', 'a photography of {class}')
     """
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}: expected {' or '.join(RECIPES)}")
-    return replace(RECIPES[name], **changes)
+    wording = {"template": RELEASED_TEMPLATES[dataset]} if name == "released" and dataset in RELEASED_TEMPLATES else {}
+    return replace(RECIPES[name], **wording | changes)
 
 
 configure = recipe  # its name where an argument is called `recipe`
@@ -145,24 +153,36 @@ class DiffSegmenter:
 
     @classmethod
     def from_profile(
-        cls, profile: str | Path | Profile = "pocket", recipe: str | None = None, *, device: str = "cpu", dtype: str = "float32", **changes: Any
+        cls,
+        profile: str | Path | Profile = "pocket",
+        recipe: str | None = None,
+        *,
+        dataset: str = "",
+        device: str = "",
+        dtype: str = "",
+        offloaded: bool = False,
+        **changes: Any,
     ) -> DiffSegmenter:
         """Load a profile's model.
 
         Args:
             profile: as of :func:`~diffseg_lib.backbone.load_backbone`.
             recipe: "paper", "released" or None (ours).
-            device: "cpu", "cuda", ...
-            dtype: of weights and activations: "float32", "bfloat16" or "float16".
+            dataset: as of :func:`recipe`.
+            device: "cpu", "cuda", ...; "" is the profile's.
+            dtype: of weights and activations: "float32", "bfloat16" or "float16"; "" is the profile's.
+            offloaded: as of :func:`~diffseg_lib.backbone.load_backbone`.
             changes: fields of :class:`Config`.
 
         Raises:
             ValueError: on another dtype, and as :func:`~diffseg_lib.backbone.load_backbone` does.
         """
+        known = profile if isinstance(profile, Profile) else load_profile(profile)
+        device, dtype = device or known.device, dtype or known.dtype
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r}: expected {', '.join(DTYPES)}")
-        config = configure(recipe, **changes) if recipe else Config(**changes)
-        backbone = load_backbone(profile, device=device, dtype=getattr(torch, dtype))
+        config = configure(recipe, dataset, **changes) if recipe else Config(**changes)
+        backbone = load_backbone(known, device=device, dtype=getattr(torch, dtype), offloaded=offloaded)
         return cls(backbone, config, None if config.caption == "none" else Captioner.load(backbone.profile.captioner, device))
 
     def with_config(self, **changes: Any) -> DiffSegmenter:
@@ -184,6 +204,15 @@ class DiffSegmenter:
     @property
     def threshold(self) -> float:
         return self.backbone.profile.threshold if self.config.threshold is None else self.config.threshold
+
+    @property
+    def template(self) -> str:
+        return self.config.template or self.backbone.profile.template
+
+    @property
+    def resolved(self) -> Config:
+        """The configuration with the profile's numbers in it."""
+        return replace(self.config, timesteps=self.timesteps, weights=dict(self.weights), threshold=self.threshold, template=self.template)
 
     # -- stages --
 
@@ -213,10 +242,10 @@ class DiffSegmenter:
                 raise ValueError(f"the {self.backbone.profile.name} model was never shown the word {name!r}: {nearest(name, words)}")
         before, after = [""] * len(names), [""] * len(names)
         if pixels is not None and self.captioner is not None and self.config.caption == "complete":
-            after = self.captioner.proceed(pixels, [write(name, self.config.template) for name in names])
+            after = self.captioner.proceed(pixels, [write(name, self.template) for name in names])
         if pixels is not None and self.captioner is not None and self.config.caption == "phrase":
             before = self.captioner.phrase(pixels, names)
-        tokenizer, template = self.backbone.tokenizer, self.config.template
+        tokenizer, template = self.backbone.tokenizer, self.template
         return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
 
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
@@ -265,7 +294,7 @@ class DiffSegmenter:
     def _attend_lean(self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor, keep: bool, first: bool) -> Recording:
         """:meth:`attend`, of what :meth:`score` reads alone (of all cross maps, if they are to be kept)."""
         sides = None if keep else [divisor for divisor, weight in self.weights.items() if weight]
-        count = latents.shape[-2] * latents.shape[-1]
+        count = latents.shape[-2] * latents.shape[-1] // self.backbone.finest**2
         small = latents.device.type == "cpu" and self.backbone.dtype == torch.float32 and count <= LARGEST_MATRIX
         which = "none" if not self.config.iterations or (self.config.shared and not first) else "matrix" if small else "finest"
         return self.attend(latents, noise, timestep, embeddings, spans, which, lean=LEAN, sides=sides, first_only=self.config.shared)

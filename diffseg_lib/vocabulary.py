@@ -12,11 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .prompts import FUNCTION_WORDS, lemma
+
+if TYPE_CHECKING:
+    from .profiles import Profile
 
 # Words that captions set before nouns and that are no thing themselves, though CLIP may find them close to one.
 ADJECTIVES = frozenset(
@@ -143,6 +146,12 @@ class Vocabulary:
         from .zoo import Captioner, Clip
 
         return cls(tuple(names), Captioner.load(captioner, device), Clip.load(clip, device), **changes)
+
+    @classmethod
+    def of_profile(cls, names: Sequence[str], profile: Profile, device: str = "", **changes: Any) -> Vocabulary:
+        """With a profile's models and thresholds, on its device if none is named; `changes` are fields of the class."""
+        given = {"relative": profile.clip_relative, "similarity": profile.caption_similarity} | changes
+        return cls.load(names, profile.captioner, profile.clip, device or profile.device, **given)
 
     def match(self, caption: str) -> dict[str, tuple[str, float]]:
         """Class name to (the caption's word for it, similarity): 1 for the same lemma or a synonym, else CLIP's cosine."""

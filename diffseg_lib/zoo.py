@@ -1,7 +1,7 @@
 """The models beside the diffusion model: CLIP, which scores image against text, and BLIP, which captions.
 
-A source is "pocket" (shipped), the folder of a ``save_pretrained``, or a hub id whose files are already
-on this machine; nothing is downloaded.
+A source is "pocket" (shipped), the folder of a ``save_pretrained``, or a hub id (``@revision`` behind it or not) whose
+files are already on this machine; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .backbone import quietly
 from .locations import models_dir
+from .profiles import located
 from .prompts import adjectives, write
 
 
@@ -36,11 +37,11 @@ def load_pretrained(model: str, processor: str, source: str | Path, pocket: str,
     """
     import transformers
 
-    where = models_dir() / pocket if str(source) == "pocket" else source
+    place, where = located(str(models_dir() / pocket if str(source) == "pocket" else source))
     try:
         with quietly():
-            loaded = getattr(transformers, model).from_pretrained(where, dtype=torch.float32, local_files_only=True, use_safetensors=True, **options)
-            prepared = getattr(transformers, processor).from_pretrained(where, local_files_only=True)
+            loaded = getattr(transformers, model).from_pretrained(place, dtype=torch.float32, use_safetensors=True, **where, **options)
+            prepared = getattr(transformers, processor).from_pretrained(place, **where)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"no {model} at {str(source)!r} ({' '.join(str(error).split())[:200]}): expected 'pocket', a folder that save_pretrained wrote, "

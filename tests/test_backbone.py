@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 
-from diffseg_lib.backbone import PAPER_WEIGHTS, load_backbone, load_profile
+from diffseg_lib.backbone import load_backbone
+from diffseg_lib.profiles import PAPER_WEIGHTS, load_profile
 
 
 @pytest.fixture
@@ -33,12 +34,14 @@ def test_a_profile_brings_its_numbers(copy):
 @pytest.mark.parametrize("text", ["{", "[]", '{"colour": 1}', '{"weights": {"coarse": 1}}'])
 def test_a_damaged_profile_is_named(copy, text):
     (copy / "profile.json").write_text(text)
-    with pytest.raises(ValueError, match=r"profile\.json is not a profile .*expected a JSON object with any of timesteps, weights"):
+    with pytest.raises(ValueError, match=r"profile\.json is not a profile .*expected an object with any of timesteps, weights"):
         load_profile(copy)
 
 
 def test_an_unknown_profile_gets_the_nearest_name():
-    with pytest.raises(ValueError, match=r"unknown profile 'pockt': expected pocket, sd15, sd21, sdxl or an existing folder; did you mean pocket\?"):
+    with pytest.raises(
+        ValueError, match=r"unknown profile 'pockt': expected pocket, sd15, sd21, sdxl, a YAML file or an existing folder; did you mean pocket\?"
+    ):
         load_profile("pockt")
 
 

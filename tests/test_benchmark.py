@@ -13,12 +13,12 @@ import torch
 
 from diffseg_lib import DiffSegmenter
 from diffseg_lib.__main__ import fixed_threshold, main
-from diffseg_lib.backbone import load_profile
 from diffseg_lib.benchmark import choose_threshold, count, labels_of, own_miou, save, summarise
 from diffseg_lib.datasets import DataError, open_dataset
 from diffseg_lib.evaluation import confusion, miou
 from diffseg_lib.methods import METHODS, Attention, Scored, attention_scores, make_method
 from diffseg_lib.pocket.layouts import write_layout
+from diffseg_lib.profiles import load_profile
 from diffseg_lib.vocabulary import Vocabulary
 
 

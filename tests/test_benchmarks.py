@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from benchmarks import gpu, parts
+from benchmarks import families, gpu, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
 from benchmarks.goals import committed, goals, hours, vae_gigaflops
 from benchmarks.measure import peak_of, ratios, rounds, spread
 from benchmarks.models import inputs, unet_config
 from benchmarks.released import released_maps
-from diffseg_lib.backbone import PAPER_WEIGHTS
+from diffseg_lib.profiles import PAPER_WEIGHTS
 
 
 def tiny_inputs(backbone, classes, size=(16, 16)):
@@ -120,3 +120,28 @@ def test_the_committed_run_has_every_table_and_says_how_it_was_made():
 def test_costs_follow_from_counts():
     assert hours(100, 2, 1.0, 100, 0.5, devices=4) == pytest.approx(hours(100, 2, 1.0, 100, 0.5) / 4)
     assert hours(3600, 1, 1.0, 1, 1.0) == pytest.approx((parts.gigaflops() + vae_gigaflops()) / 1e3)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_a_familys_unet_is_recorded_exactly(name):
+    small = {"block_out_channels": (8, 16, 16, 16)[: 3 if name == "sdxl" else 4], "norm_num_groups": 4, "attention_head_dim": 2, "sample_size": 16}
+    small |= {"cross_attention_dim": 16} | (
+        {"transformer_layers_per_block": (1, 2, 3), "projection_class_embeddings_input_dim": 16 + 6 * 256} if name == "sdxl" else {}
+    )
+    found = families.measured(families.config_of(name) | small, tokens=8)
+    assert found["output_equal"] and found["lean_difference"] < 1e-4
+    assert found["self"] == ({"2": 10, "4": 18} if name == "sdxl" else {"1": 5, "2": 5, "4": 5, "8": 1})
+    assert found["cross"] == found["self"] and found["completed"] == ([1, 8, 8] if name == "sdxl" else [1, 16, 16])
+
+
+def test_families_have_their_published_sizes():
+    from diffusers import UNet2DConditionModel
+
+    for name, expected in (("sd15", 859_520_964), ("sd21", 865_910_724), ("sdxl", 2_567_463_684)):
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**families.config_of(name))
+        assert sum(p.numel() for p in unet.parameters()) == expected
+
+
+def test_a_family_that_does_not_fit_is_told():
+    assert families.measured_alone("sd99").startswith("not run: KeyError")

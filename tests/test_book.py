@@ -75,7 +75,7 @@ def sums(tmp_path, monkeypatch) -> Path:
 )
 def test_wrong_input_is_refused_before_anything_runs(sums, capsys, arguments, told):
     (sums.parent / "profiles").mkdir()
-    (sums.parent / "profiles" / "pocket.yaml").write_text("all: {}\n")
+    (sums.parent / "profiles" / "pocket.yaml").write_text("profile: pocket\n")
     assert book.main(["run", *arguments, "--out", "out"]) == 2
     assert told in capsys.readouterr().err
     assert not Path("out").exists()

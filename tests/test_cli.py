@@ -186,3 +186,11 @@ def test_the_pocket_models_say_that_they_know_only_their_world(tmp_path, capsys)
 
     assert main(["segment", str(repository_root() / photo), "--classes", "house", "--out", str(tmp_path)]) == 0
     assert "know only the world they were trained on" in capsys.readouterr().err
+
+
+def test_words_of_any_kind_are_taken_or_refused_with_the_reason(pipeline_folder, photo, tmp_path, capsys):
+    assert segment(pipeline_folder, tmp_path / "words", [photo], classes=["a red house", "café", "größe"]) == 0
+    written = json.loads((tmp_path / "words" / "result.json").read_text())
+    assert written["classes"] == ["a red house", "café", "größe"] and written["prompts"][0]["text"] == "a photograph of a red house"
+    assert segment(pipeline_folder, tmp_path / "long", [photo], classes=["a very long description of a house " * 5]) == 2
+    assert "the model reads 24: shorten the class name" in capsys.readouterr().err

@@ -129,3 +129,11 @@ def test_plus_signs_are_those_of_compel(plus):
     ours = emphasise(plain, empty, span_weights([prompt], plain.shape[1]), float(plus))
     assert not torch.allclose(ours, plain, atol=1e-3)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_phrase_may_bring_its_article(tokenizer):
+    prompt = make_prompt("a red house", tokenizer)
+    assert prompt.text == "a photograph of a red house" and prompt.name == "a red house"
+    assert prompt.span == make_prompt("red house", tokenizer).span
+    assert make_prompt("the owl", tokenizer).text == "a photograph of an owl"
+    assert make_prompt("an owl", tokenizer, before="red").text == "a photograph of a red owl"

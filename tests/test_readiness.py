@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from diffseg_lib.__main__ import main
-from diffseg_lib.backbone import load_profile
 from diffseg_lib.images import save_labels
 from diffseg_lib.pocket.layouts import write_layout
+from diffseg_lib.profiles import load_profile
 from diffseg_lib.readiness import check, check_data, check_models
 
 LAYOUTS = ("voc", "context", "object")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffseg_lib.profiles import load_profile
 from diffseg_lib.segmenter import Config, DiffSegmenter, recipe
 
 CLASSES = ["house", "cat", "red fish"]
@@ -113,7 +114,9 @@ def test_recipes_set_the_switches(segmenter, pipeline_folder):
     released, paper = recipe("released"), recipe("paper")
     assert (released.span, released.scale, released.final_norm, released.plus) == ("last", "minmax", "after", 2)
     assert paper.span == "all" and paper.final_norm == "before" and recipe("paper", seed=3).seed == 3
-    made = DiffSegmenter.from_profile(pipeline_folder, recipe="released", threshold=0.4)
+    made = DiffSegmenter.from_profile(replace(load_profile(pipeline_folder), captioner="pocket"), recipe="released", threshold=0.4)
+    assert recipe("released", "context").template == recipe("released", "object").template == "a photography of {class}"
+    assert recipe("released", "voc").template == released.template and recipe("paper", "object") == paper
     assert made.config == replace(released, threshold=0.4) and made.threshold == 0.4
     assert made.prompts(["owl"])[0].text == "a photograph of owl"
     assert segmenter.prompts(["owl"])[0].text == "a photograph of an owl"

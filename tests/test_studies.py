@@ -178,3 +178,24 @@ def test_committed_results_are_large_enough_and_say_how_they_were_made():
 
 def test_effects_are_said_in_whole_points():
     assert say({"value": -0.4, "ci95": (-1.6, 0.4)}) == "-0 (-2 to +0)"
+
+
+def test_recipes_turn_one_switch_a_row(segmenter):
+    from diffseg_lib.studies.recipes import OURS, PAPER, RELEASED, SWITCHES
+    from diffseg_lib.studies.recipes import variants as recipe_variants
+
+    rows = {name: one.config for name, one in recipe_variants(segmenter, "object", 3).items()}
+    assert list(rows) == [OURS, *SWITCHES, PAPER, RELEASED]
+    for name, (_, changes) in SWITCHES.items():
+        different = {key for key, value in vars(rows[name]).items() if value != vars(rows[OURS])[key]}
+        assert different == set(changes)
+    assert rows[RELEASED].template == "a photography of {class}" and rows[RELEASED].seed == rows[PAPER].seed == 3
+
+
+def test_the_recipe_study_measures_every_row(segmenter):
+    from diffseg_lib.studies.recipes import OURS, RELEASED, SWEPT, SWITCHES, recipe_study
+
+    found = recipe_study(segmenter, "voc", "", "val", 1, 2)
+    assert set(found["rows"]) >= {OURS, RELEASED, *SWITCHES} and found["images"] == 2
+    assert all(SWEPT[0] <= row["swept"]["threshold"] <= SWEPT[1] and row["swept"]["value"] <= row["oracle"] + 1e-9 for row in found["rows"].values())
+    assert found["effects"][f"last sub-token alone minus {OURS}"]["value"] == 0  # the pocket world's classes are one token each

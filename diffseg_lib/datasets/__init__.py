@@ -25,7 +25,7 @@ from pathlib import Path
 
 from .coco import COCO_CONVENTION, open_object
 from .files import decode_colours, read_mask, read_picture
-from .names import ALIASES, CONTEXT, CONTEXT_ORIGINAL, VOC
+from .names import ALIASES, CONTEXT, CONTEXT_ORIGINAL, RELEASED_ALIASES, VOC, prompt_words
 from .samples import DataError, Dataset, LabelError, Sample
 from .voc import open_context, open_voc
 
@@ -42,11 +42,24 @@ __all__ = [
     "Sample",
     "decode_colours",
     "open_dataset",
+    "place_of",
     "read_mask",
     "read_picture",
+    "released_words",
 ]
 READERS: Mapping[str, Callable[[Path, str, str], Dataset]] = {"voc": open_voc, "context": open_context, "object": open_object}
 POCKET_IMAGES = 500  # of a pocket split, where no number is asked for
+
+
+def place_of(name: str, root: Path) -> Path:
+    """Where a data set lies under a folder of several: the folder itself, or ``coco`` in it for "object"."""
+    inside = [root / one for one in ("coco", "COCO", "coco2017") if (root / one / "annotations").is_dir()]
+    return inside[0] if name == "object" and inside and not (root / "annotations").is_dir() else root
+
+
+def released_words(dataset: Dataset) -> Dataset:
+    """The same data set with the released code's words to prompt with."""
+    return replace(dataset, prompts=prompt_words(dataset.names, RELEASED_ALIASES))
 
 
 def open_dataset(name: str, root: str | Path = "", split: str = "val", limit: int = 0, order: str = "") -> Dataset:
@@ -55,7 +68,7 @@ def open_dataset(name: str, root: str | Path = "", split: str = "val", limit: in
     Args:
         name: "voc", "context" or "object".
         root: the folder that holds ``VOCdevkit`` (or that folder, or the year's inside it); for "object" the
-            one that holds ``annotations``. "" is the pocket world's tree, written to the cache when first asked for.
+            one that holds ``annotations``, or ``coco/annotations``. "" is the pocket world's tree, written to the cache when first asked for.
         split: "train", "val", "trainaug" (VOC) and so on.
         limit: only the first so many images; 0 is all (of the pocket world, 500).
         order: of Context's labels, "alphabetical" or "original", where the tree does not tell.
@@ -76,5 +89,5 @@ def open_dataset(name: str, root: str | Path = "", split: str = "val", limit: in
     place = Path(root).expanduser().absolute()
     if not place.is_dir():
         raise DataError(f"{root} is no folder: expected the root of a {name} tree")
-    found = READERS[name](place, split, order)
+    found = READERS[name](place_of(name, place), split, order)
     return replace(found, ids=found.ids[:limit] if limit else found.ids)

@@ -28,6 +28,15 @@ ALIASES: Mapping[str, str] = {
     "bedclothes": "bedding",
     "motorbike": "motorcycle",
 }
+# The released code's words, where they are others.
+RELEASED_ALIASES: Mapping[str, str] = {
+    "aeroplane": "plane",
+    "bus": "buses",
+    "diningtable": "table",
+    "person": "people",
+    "pottedplant": "plant",
+    "tvmonitor": "monitor",
+}
 # Images of the published splits; COCO's differ by year.
 SPLIT_SIZES: Mapping[tuple[str, str], int] = {
     ("voc", "train"): 1464,
@@ -42,13 +51,13 @@ SPLIT_SIZES: Mapping[tuple[str, str], int] = {
 }
 
 
-def prompt_words(names: Sequence[str]) -> tuple[str, ...]:
+def prompt_words(names: Sequence[str], aliases: Mapping[str, str] = ALIASES) -> tuple[str, ...]:
     """The word to prompt with for every name but the first, the background.
 
     >>> prompt_words(["background", "tvmonitor", "fish"])
     ('monitor', 'fish')
     """
-    return tuple(ALIASES.get(name, name) for name in names[1:])
+    return tuple(aliases.get(name, name) for name in names[1:])
 
 
 def split_note(path: str, split: str, found: int, published: int) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..backbone import Profile, load_profile
 from ..datasets import READERS
 from ..locations import data_dir
+from ..profiles import Profile, load_profile
 from ..results import build_dir, made, weights_hash, write_json
 from ..segmenter import DiffSegmenter
 from ..vocabulary import Vocabulary
@@ -40,6 +40,12 @@ def _prompts(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> d
     return prompt_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, seed=o.seeds[0], store=store)
 
 
+def _recipes(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from .recipes import recipe_study
+
+    return recipe_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.seeds[0], store)
+
+
 def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
     from .elbo import elbo_study
 
@@ -58,9 +64,10 @@ def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store]
         from ..methods import make_method
         from .benchmark import words_study
 
-        profile, root = segmenter.backbone.profile, getattr(o, name)
+        profile = segmenter.backbone.profile
+        root = profile.data_root(name, getattr(o, name))
         prompts = open_dataset(name, root, o.split, 1).prompts
-        vocabulary = Vocabulary.load(prompts, profile.captioner, profile.clip, o.device, relative=profile.clip_relative)
+        vocabulary = Vocabulary.of_profile(prompts, profile, str(segmenter.backbone.device))
         rivals = dict.fromkeys(("denseclip", "elbo", "groupvit"), ("image", "filter"))
         methods = {rival: (make_method(rival, segmenter), choices) for rival, choices in rivals.items() if rival in o.rivals}
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
@@ -73,6 +80,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], dict[
     "ablation": _ablation,
     "timesteps": _timesteps,
     "prompts": _prompts,
+    "recipes": _recipes,
     "elbo": _elbo,
     "qualitative": _qualitative,
     **{f"benchmark_{name}": _benchmark(name) for name in READERS},
@@ -87,7 +95,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     results = STUDIES[study](segmenter, o, store)
     out = (o.out or data_dir() / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"study": study, "profile": profile.name, "results": results, "command": command, "device": o.device}
+    facts = {"study": study, "profile": profile.name, "results": results, "command": command, "device": segmenter.backbone.device.type}
     how = made(started)
     return write_json(out / f"{study}.json", facts | how | {"seconds": round(how["seconds"] + sum(store.saved), 1)})
 
@@ -101,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m diffseg_lib.studies", description="The paper's experiments at their larger size, resumable.")
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"{', '.join(STUDIES)} (default: all)")
     parser.add_argument("--profile", default="pocket")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="", help="(default: the profile's)")
     parser.add_argument("--images", type=int, default=500, help="test images of each data set")
     parser.add_argument("--train-images", type=int, default=60, help="train images that thresholds are fixed on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the noise, for the ablation and the timesteps")

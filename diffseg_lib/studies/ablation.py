@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backbone import PAPER_WEIGHTS
 from ..datasets import Sample
+from ..profiles import PAPER_WEIGHTS
 from ..scoremaps import complete, complete_sides, fuse
 from ..segmenter import DiffSegmenter
 from . import Store, count_maps, count_splits
@@ -57,11 +57,12 @@ def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], row
         embeddings, spans = one.embed(one.prompts(words, sample.image))
         recording = one.attend(latents, noise, timestep, embeddings, spans, self_attention="all")
         cross = {d: maps.float() for d, maps in recording.by_side().items()}
-        weights = {"equal": EQUAL, "chosen": segmenter.weights, "paper": PAPER_WEIGHTS}
+        known = {"equal": EQUAL, "chosen": segmenter.weights, "paper": PAPER_WEIGHTS}
+        weights = {name: {d: w for d, w in one.items() if d in cross} for name, one in known.items()}  # of the sides that the model has
         for name, (which, completion, asked) in rows.items():
             if asked != prompt:
                 continue
-            fused = fuse(cross, weights[which], recording.size, segmenter.config.scale)
+            fused = fuse(cross, weights[which], recording.finest_size, segmenter.config.scale)
             if completion == "finest":
                 fused = complete(fused, *recording.finest())
             elif completion == "all":

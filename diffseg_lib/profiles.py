@@ -1,0 +1,157 @@
+"""Profiles: a model and the numbers chosen for it.
+
+A profile is named ("pocket", "sd15", ...: a file of ``notebooks/profiles``), is a YAML file of the same form, a hub id
+(organisation/model, with ``@revision`` behind it or not), or the folder of a pipeline, whose ``profile.json`` holds the numbers
+if there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .locations import models_dir, profiles_dir
+from .prompts import nearest
+
+BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
+PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
+DTYPES = ("float32", "bfloat16", "float16")  # of weights and activations
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
+_YAML = (".yaml", ".yml")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source reads like organisation/model or organisation/model@revision, and is no folder."""
+    return bool(_HUB_ID.match(source)) and not Path(source).is_dir()
+
+
+def located(source: str) -> tuple[str, dict[str, Any]]:
+    """A source without its revision, and the options by which ``from_pretrained`` finds its files on this machine.
+
+    >>> located("someone/model@v2")
+    ('someone/model', {'local_files_only': True, 'revision': 'v2'})
+    """
+    place, _, revision = source.partition("@") if is_hub_id(source) else (source, "", "")
+    return place, {"local_files_only": True} | ({"revision": revision} if revision else {})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model and the numbers chosen for it.
+
+    name; source: a folder or a hub id, ``@revision`` behind it or not; timesteps: of the noise, 1..999; weights: of
+    fusion, by divisor of the latent's side; threshold: of the background, in [0, 1]; size: px of an image's short side
+    (0: the model's own); template: of the prompt, ``{class}`` in it; words: the vocabulary the model was trained on
+    (empty: open); captioner, clip: sources of the BLIP and the CLIP beside it; clip_relative: share of the best class's CLIP
+    score that keeps a class; caption_similarity: CLIP text cosine at which a caption's word means a class (for both see
+    :mod:`diffseg_lib.vocabulary`); roots: folders of data sets by name, ``$VARIABLES`` of the environment in them;
+    device, dtype: where and in what precision it runs, of :data:`DTYPES`; "auto", in a file, is a GPU and float16 where there is
+    one, else the processor and float32; chosen_on: where the numbers are from.
+    """
+
+    name: str
+    source: str
+    timesteps: tuple[int, ...] = (100,)
+    weights: Mapping[int, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    threshold: float = 0.5
+    size: int = 0
+    template: str = "a photograph of a {class}"
+    words: tuple[str, ...] = ()
+    captioner: str = BLIP
+    clip: str = CLIP
+    clip_relative: float = 0.97
+    caption_similarity: float = 0.8
+    roots: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    dtype: str = "float32"
+    chosen_on: str = "the paper's values"
+
+    def data_root(self, dataset: str, given: str = "") -> str:
+        """The folder of a data set: the one given, else the profile's; "" (the pocket world's tree) if its variable is not set."""
+        root = given or os.path.expandvars(self.roots.get(dataset, ""))
+        return "" if root.startswith("$") else root
+
+
+def known_profiles() -> list[str]:
+    """Names of the profiles that come with the repository."""
+    return sorted(path.stem for path in profiles_dir().glob("*.yaml"))
+
+
+def load_profile(name: str | Path = "pocket") -> Profile:
+    """Find a profile: by name, YAML file, hub id (organisation/model) or folder of a pipeline. No model is looked at.
+
+    Raises:
+        ValueError: on a name that is neither known nor a file nor a folder, or a file that is no profile.
+    """
+    text, shipped = str(name), profiles_dir() / f"{name}.yaml"
+    if shipped.is_file():
+        return _of_yaml(shipped, text)
+    if text.endswith(_YAML) and Path(text).is_file():
+        return _of_yaml(Path(text), Path(text).stem)
+    if is_hub_id(text):
+        return Profile(text, text)
+    if not Path(text).is_dir():
+        raise ValueError(
+            f"unknown profile {text!r}: expected {', '.join(known_profiles())}, a YAML file or an existing folder; {nearest(text, known_profiles())}"
+        )
+    return _of_folder(Path(text), text)
+
+
+def _of_folder(folder: Path, name: str, more: Mapping[str, Any] | None = None) -> Profile:
+    facts = folder / "profile.json"
+    if not facts.is_file():
+        return _made(name, str(folder), more or {}, facts)
+    try:
+        known = json.loads(facts.read_text())
+    except ValueError as error:
+        raise _no_profile(facts, error) from error
+    if not isinstance(known, dict):
+        raise _no_profile(facts, type(known).__name__)
+    return _made(name, str(folder), known | dict(more or {}), facts)
+
+
+def _of_yaml(path: Path, name: str) -> Profile:
+    """The ``settings`` of a file whose other entries are parameters of the chapters."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise _no_profile(path, error) from error
+    settings = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(settings, dict) or not isinstance(settings.get("source"), str):
+        raise ValueError(f"{path} is no profile: expected 'settings' with at least a 'source': a folder, a hub id, or pocket")
+    rest = {key: value for key, value in settings.items() if key != "source"}
+    source = str(models_dir() / "diffusion") if settings["source"] == "pocket" else settings["source"]
+    return _made(name, source, rest, path) if is_hub_id(source) or not Path(source).is_dir() else _of_folder(Path(source), name, rest)
+
+
+def _made(name: str, source: str, facts: Mapping[str, Any], where: Path) -> Profile:
+    strangers = sorted(set(facts) - {one.name for one in fields(Profile)[2:]})
+    if strangers:
+        raise _no_profile(where, f"unknown {', '.join(strangers)}")
+    try:
+        known = dict(facts) | {"weights": {int(k): float(v) for k, v in facts.get("weights", PAPER_WEIGHTS).items()}}
+        if "auto" in (facts.get("device"), facts.get("dtype")):
+            known |= _automatic(facts)
+        return Profile(name, source, **known | {key: tuple(facts[key]) for key in ("timesteps", "words") if key in facts})
+    except (TypeError, AttributeError, ValueError) as error:
+        raise _no_profile(where, error) from error
+
+
+def _automatic(facts: Mapping[str, Any]) -> dict[str, str]:
+    import torch
+
+    device = facts.get("device", "cpu")
+    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = facts.get("dtype", "float32")
+    return {"device": device, "dtype": dtype if dtype != "auto" else "float32" if device == "cpu" else "float16"}
+
+
+def _no_profile(where: Path, why: object) -> ValueError:
+    return ValueError(f"{where} is not a profile ({why}): expected an object with any of {', '.join(one.name for one in fields(Profile)[2:])}")
