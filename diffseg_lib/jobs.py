@@ -32,11 +32,12 @@ PART, PAUSE = 32, 10.0  # rows of a part at most, seconds between parts at most
 class Job:
     """What is evaluated, all in plain values.
 
-    dataset, root, split, limit, order: as of :func:`~diffseg_lib.datasets.open_dataset`; labels: of
-    ``diffseg_lib.benchmark.LABELS`` or a JSON file; method, model: as of :func:`~diffseg_lib.methods.make_method`; profile: a name or
-    folder; captioner, clip: in place of the profile's; recipe: "" for ours; device, dtype: "" for the profile's; offloaded: as of :func:`~diffseg_lib.backbone.load_backbone`; seed: of the noise; threads: of torch (the last bits of a
-    score depend on their number). root "" is the profile's, or the pocket world's. The released recipe also takes the released code's
-    words for classes.
+    dataset, root, split, limit, order: as of :func:`~diffseg_lib.datasets.open_dataset` (root "" is the profile's, or the
+    pocket world's); labels: of ``diffseg_lib.benchmark.LABELS`` or a JSON file; method, model: as of
+    :func:`~diffseg_lib.methods.make_method`; profile: a name, file or folder; captioner, clip: in place of the profile's;
+    recipe: "" for ours ("released" also takes the released code's words for classes); device, dtype: "" for the profile's;
+    offloaded: as of :func:`~diffseg_lib.backbone.load_backbone`; seed: of the noise; threads: of torch (the last bits of a
+    score depend on their number).
     """
 
     dataset: str
