@@ -1,6 +1,6 @@
 """The command line: ``python -m diffseg_lib segment PHOTO ... --classes WORD ... --out DIR``,
-``python -m diffseg_lib evaluate --dataset voc --root DIR --method diffsegmenter --out DIR``, and
-``python -m diffseg_lib check --profile sd15 --data-root DIR``."""
+``python -m diffseg_lib evaluate --dataset voc --root DIR --method diffsegmenter --out DIR``,
+``python -m diffseg_lib pseudo --root DIR --out DIR``, and ``python -m diffseg_lib check --profile sd15 --data-root DIR``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from .crf import PRESETS
 from .profiles import DTYPES, Profile, load_profile
+from .results import weights_hash
 from .runs import RunError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 def _segment(o: argparse.Namespace) -> int:
     from .images import ImageError, load_photo, pictures_in
+    from .readiness import require
     from .segmenter import DiffSegmenter
 
     photos = pictures_in(o.photos)
@@ -37,8 +40,9 @@ def _segment(o: argparse.Namespace) -> int:
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(f"photos of the same name would overwrite each other: {', '.join(twice)}; segment them into folders of their own")
+    profile = require(_profile(o), *(["captioner"] if o.recipe else []))
     places = {"device": o.device, "dtype": o.dtype, "offloaded": o.offload}
-    segmenter = DiffSegmenter.from_profile(_profile(o), o.recipe, seed=o.seed, threshold=o.threshold, **places)
+    segmenter = DiffSegmenter.from_profile(profile, o.recipe, seed=o.seed, threshold=o.threshold, **places)
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
     if segmenter.backbone.profile.words:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
@@ -65,7 +69,7 @@ def _segment(o: argparse.Namespace) -> int:
 
 def _profile(o: argparse.Namespace) -> Profile:
     """The profile asked for, with the captioner and the CLIP asked for."""
-    return replace(load_profile(o.profile), **{key: value for key in ("captioner", "clip") if (value := getattr(o, key))})
+    return load_profile(o.profile).beside(o.captioner, o.clip)
 
 
 def _evaluate(o: argparse.Namespace) -> int:
@@ -73,10 +77,13 @@ def _evaluate(o: argparse.Namespace) -> int:
     from .executors import cores, open_executor
     from .jobs import Job, make_segmenter
     from .methods import check_method
+    from .readiness import require
 
     started = time.perf_counter()
     check_method(o.method)
     check_labels(o.labels)
+    needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (o.method == "denseclip" and not o.model)}
+    require(_profile(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split)
     given = {key: getattr(o, key) for key in ("dataset", "root", "split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
@@ -109,6 +116,32 @@ def _evaluate(o: argparse.Namespace) -> int:
     except OSError as error:
         raise RunError(f"{o.out} cannot be written ({error}); the rows are kept in {run.folder}") from error
     return _report(summary)
+
+
+def _pseudo(o: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .crf import preset
+    from .datasets import open_dataset
+    from .methods import Attention
+    from .readiness import require
+    from .segmenter import DiffSegmenter
+    from .weaksup import TIMESTEPS, Pseudo, write_masks
+
+    profile = require(_profile(o), *(["captioner"] if o.recipe else []), datasets=[o.dataset], data_root=o.root, split=o.split)
+    dataset = open_dataset(o.dataset, profile.data_root(o.dataset), o.split, o.limit)
+    places = {"device": o.device, "dtype": o.dtype, "offloaded": o.offload}
+    segmenter = DiffSegmenter.from_profile(
+        profile, o.recipe, dataset=o.dataset, seed=o.seed, timesteps=tuple(o.timesteps) or TIMESTEPS, threshold=o.threshold, **places
+    )
+    pseudo = Pseudo(segmenter.threshold, preset(o.crf) if o.crf else None, o.sure)
+    about = {"profile": profile.name, "weights": weights_hash(profile.source), "config": asdict(segmenter.resolved), "recipe": o.recipe or "default"}
+    with tqdm(total=len(dataset), desc=o.split, unit="image", disable=None) as bar:
+        errors = write_masks(dataset, Attention(segmenter), pseudo, o.out, about, lambda name, error: bar.update())
+    print(f"{len(dataset) - len(errors)} masks of {len(dataset)} images in {o.out}, {len(errors)} failed")
+    for name, text in list(errors.items())[:5]:
+        print(f"  {name}: {text}", file=sys.stderr)
+    return int(bool(errors))
 
 
 def _check(o: argparse.Namespace) -> int:
@@ -250,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     segment = commands.add_parser("segment", help="segment photos by words")
     segment.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="pictures, or folders of them")
     segment.add_argument("--classes", nargs="+", required=True, metavar="WORD", help="what to look for; quote names of several words")
-    segment.add_argument("--profile", default="pocket", help="pocket, sd15 or the folder of a StableDiffusionPipeline")
+    segment.add_argument("--profile", default="pocket", help="a name (pocket, sd15, ...), a YAML file, a hub id or the folder of a pipeline")
     segment.add_argument("--recipe", choices=["paper", "released"], help="switches as the paper or the released code has them (default: ours)")
     segment.add_argument("--seed", type=int, default=0, help="of the noise")
     segment.add_argument("--threshold", type=float, help="background score in [0, 1] (default: the profile's)")
@@ -259,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.set_defaults(run=_segment)
     evaluate = commands.add_parser("evaluate", help="measure a method on a data set")
     evaluate.add_argument("--dataset", choices=["voc", "context", "object"], required=True)
-    evaluate.add_argument("--root", default="", metavar="DIR", help="of the tree (default: the pocket world's, in the cache)")
+    evaluate.add_argument("--root", default="", metavar="DIR", help="of the tree (default: the profile's, or the pocket world's, in the cache)")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument(
         "--labels",
@@ -269,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--method", default="diffsegmenter", help="diffsegmenter, cross, daam, elbo, denseclip or groupvit")
     evaluate.add_argument("--model", default="", metavar="PATH", help="of denseclip or groupvit (default: the profile's CLIP)")
-    evaluate.add_argument("--profile", default="pocket", help="pocket, sd15 or the folder of a StableDiffusionPipeline")
+    evaluate.add_argument("--profile", default="pocket", help="a name (pocket, sd15, ...), a YAML file, a hub id or the folder of a pipeline")
     evaluate.add_argument("--recipe", choices=["paper", "released"], help="switches as the paper or the released code has them (default: ours)")
     evaluate.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images")
     evaluate.add_argument("--threshold", default="", help="a number; 'train' chooses it on the train split (default: what was chosen there before)")
@@ -282,16 +315,30 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--chunk", type=int, default=0, metavar="N", help="images a call (default: 1 here, 8 on workers)")
     evaluate.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the results; rows are kept in DIR/runs, and the same command goes on")
     evaluate.set_defaults(run=_evaluate)
+    pseudo = commands.add_parser("pseudo", help="write masks of a train split from its image-level labels")
+    pseudo.add_argument("--dataset", choices=["voc", "context", "object"], default="voc")
+    pseudo.add_argument("--root", default="", metavar="DIR", help="of the tree (default: the profile's, or the pocket world's, in the cache)")
+    pseudo.add_argument("--split", default="train")
+    pseudo.add_argument("--profile", default="pocket", help="as of evaluate")
+    pseudo.add_argument("--recipe", choices=["paper", "released"], help="as of evaluate")
+    pseudo.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images")
+    pseudo.add_argument("--timesteps", type=int, nargs="+", default=[], help="whose mean is taken (default: the paper's four)")
+    pseudo.add_argument("--threshold", type=float, help="background score in (0, 1] (default: the profile's)")
+    pseudo.add_argument("--crf", choices=list(PRESETS), default="", help="a dense CRF by its settings' name (default: none)")
+    pseudo.add_argument("--sure", type=float, default=0.0, metavar="P", help="pixels whose label is less probable are void (default: none)")
+    pseudo.add_argument("--seed", type=int, default=0, help="of the noise")
+    pseudo.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the masks; the same command goes on where it was stopped")
+    pseudo.set_defaults(run=_pseudo)
     check = commands.add_parser("check", help="look at models and data, and say what is ready and what is wrong")
     check.add_argument("--profile", default="pocket", help="as of evaluate")
     check.add_argument("--data-root", default="", metavar="DIR", help="with VOCdevkit, annotations or coco in it (default: no data is looked at)")
     check.add_argument("--dataset", nargs="*", choices=["voc", "context", "object"], default=[], help="(default: those whose folders are there)")
     check.add_argument("--images", type=int, default=50, metavar="N", help="of each split that are read; 0 is all (default: 50)")
     check.set_defaults(run=_check)
-    for command in (segment, evaluate, check):
+    for command in (segment, evaluate, pseudo, check):
         command.add_argument("--captioner", default="", metavar="PATH", help="BLIP, for recipes that caption and for the filter (default: the profile's)")
         command.add_argument("--clip", default="", metavar="PATH", help="CLIP, for the filter (default: the profile's)")
-    for command in (segment, evaluate):
+    for command in (segment, evaluate, pseudo):
         command.add_argument("--device", default="", help="cpu, cuda, ... (default: the profile's)")
         command.add_argument("--dtype", choices=DTYPES, default="", help="of the diffusion model (default: the profile's)")
         command.add_argument("--offload", action="store_true", help="models wait in main memory, and visit the card one at a time")

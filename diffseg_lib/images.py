@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -129,11 +129,11 @@ def overlay(pixels: np.ndarray, labels: np.ndarray, strength: float = 0.55) -> n
     return mixed.round().astype(np.uint8)
 
 
-def save_labels(labels: np.ndarray, path: Path) -> None:
-    """Write labels (H W, 0..255) as a palette PNG whose indices are the labels, in VOC's colours."""
+def save_labels(labels: np.ndarray, path: Path | BinaryIO) -> None:
+    """Write labels (H W, 0..255) as a palette PNG whose indices are the labels, in VOC's colours, to a path or an open file."""
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(voc_colours().reshape(-1).tolist())
-    image.save(path)
+    image.save(path, "PNG")
 
 
 def areas(labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:

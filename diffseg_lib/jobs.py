@@ -66,8 +66,7 @@ class Job:
 
     def resolved_profile(self) -> Profile:
         """The profile with the captioner and the CLIP asked for."""
-        found = load_profile(self.profile)
-        return replace(found, captioner=self.captioner or found.captioner, clip=self.clip or found.clip)
+        return load_profile(self.profile).beside(self.captioner, self.clip)
 
     def facts(self) -> dict[str, Any]:
         """All that its rows depend on: settings, models by content or id, data by fingerprint, the library by version and source."""

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,10 @@ class Profile:
     device: str = "cpu"
     dtype: str = "float32"
     chosen_on: str = "the paper's values"
+
+    def beside(self, captioner: str = "", clip: str = "") -> Profile:
+        """The same profile with another BLIP or CLIP, where one is named."""
+        return replace(self, captioner=captioner or self.captioner, clip=clip or self.clip)
 
     def data_root(self, dataset: str, given: str = "") -> str:
         """The folder of a data set: the one given, else the profile's; "" (the pocket world's tree) if its variable is not set."""

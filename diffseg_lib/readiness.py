@@ -104,15 +104,15 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
             yield Finding(what, "ready", f"{len(dataset)} images, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
 
 
-def _place(name: str, root: str) -> Finding:
+def _place(name: str, root: str, split: str) -> Finding:
     """Of a data set: whether its tree can be opened."""
     try:
-        return Finding(name, "ready", f"{len(open_dataset(name, root))} images")
+        return Finding(name, "ready", f"{len(open_dataset(name, root, split))} images")
     except ValueError as error:
         return Finding(name, "missing", f"{error}; the page on running it for real says where to fetch it")
 
 
-def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str] = (), data_root: str = "") -> Profile:
+def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val") -> Profile:
     """A profile whose files are all there, with the data's folders in it: everything that is missing is told in one message, before anything loads.
 
     Args:
@@ -120,6 +120,7 @@ def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str]
         beside: "captioner", "clip", if they will be needed.
         datasets: that will be read.
         data_root: their folder; "" is the profile's, or else the pocket world's tree, which is written when asked for.
+        split: of them that will be read.
 
     Raises:
         ValueError: on an unknown profile.
@@ -127,7 +128,7 @@ def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str]
     """
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     looked = check_models(found, beside)
-    looked += [_place(name, root) for name in datasets if (root := found.data_root(name, data_root))]
+    looked += [_place(name, root, split) for name in datasets if (root := found.data_root(name, data_root))]
     lacking = [one for one in looked if one.state != "ready"]
     if lacking:
         lines = "\n".join(f"- {one.what}: {one.detail}" for one in lacking)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -73,6 +73,16 @@ class Dataset:
             wrong = found[found >= len(self.names)].tolist()
             raise LabelError(f"{name}: labels {wrong}, expected 0..{len(self.names) - 1} or {VOID}: is this another set's mask, or another label order?")
         return Sample(name, photo.pixels, truth, tuple(self.names[i] for i in found if i), photo.notes)
+
+    def with_truth(self, ids: Sequence[str], read: Callable[[str], np.ndarray], note: str) -> Dataset:
+        """The same pictures under other masks.
+
+        Args:
+            ids: of the images that have one.
+            read: from an id to its mask, H W, labels or 255.
+            note: on where the masks are from.
+        """
+        return replace(self, ids=tuple(ids), notes=(*self.notes, note), _read=lambda name: (self._read(name)[0], read(name)))
 
     def words(self, classes: Sequence[str]) -> list[str]:
         """The words to prompt with for names of classes.

@@ -46,6 +46,12 @@ def _recipes(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> d
     return recipe_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.seeds[0], store)
 
 
+def _pseudo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from .pseudo import pseudo_study
+
+    return pseudo_study(segmenter.with_config(seed=o.seeds[0]), "voc", o.voc, "train", o.train_images, o.images, tell=store.say)
+
+
 def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
     from .elbo import elbo_study
 
@@ -64,8 +70,7 @@ def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store]
         from ..methods import make_method
         from .benchmark import words_study
 
-        profile = segmenter.backbone.profile
-        root = profile.data_root(name, getattr(o, name))
+        profile, root = segmenter.backbone.profile, getattr(o, name)
         prompts = open_dataset(name, root, o.split, 1).prompts
         vocabulary = Vocabulary.of_profile(prompts, profile, str(segmenter.backbone.device))
         rivals = dict.fromkeys(("denseclip", "elbo", "groupvit"), ("image", "filter"))
@@ -81,6 +86,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], dict[
     "timesteps": _timesteps,
     "prompts": _prompts,
     "recipes": _recipes,
+    "pseudo": _pseudo,
     "elbo": _elbo,
     "qualitative": _qualitative,
     **{f"benchmark_{name}": _benchmark(name) for name in READERS},
@@ -117,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rivals", nargs="*", default=["denseclip", "elbo"], help="further methods of the benchmark: denseclip, elbo, groupvit")
     parser.add_argument("--split", default="val")
     for name in READERS:
-        parser.add_argument(f"--{name}", default="", metavar="DIR", help=f"root of the {name} tree (default: the pocket world's)")
+        parser.add_argument(f"--{name}", default="", metavar="DIR", help=f"root of the {name} tree (default: the profile's, or the pocket world's)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: data/results)")
     parser.add_argument("--fresh", action="store_true", help="forget the parts of runs that were cut off")
     given = sys.argv[1:] if arguments is None else arguments
@@ -128,6 +134,8 @@ def main(arguments: list[str] | None = None) -> int:
     if o.fresh:
         shutil.rmtree(build_dir() / "studies" / profile_folder(load_profile(o.profile)), ignore_errors=True)
     segmenter = DiffSegmenter.from_profile(o.profile, device=o.device)
+    for name in READERS:
+        setattr(o, name, segmenter.backbone.profile.data_root(name, getattr(o, name)))
     for study in o.studies or STUDIES:
         print(study, flush=True)
         print(run_study(study, segmenter, o, " ".join(["python -m diffseg_lib.studies", study, *(a for a in given if a not in STUDIES)])), flush=True)

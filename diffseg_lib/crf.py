@@ -1,0 +1,102 @@
+"""DenseCRF (Krähenbühl and Koltun 2011): a fully connected random field that moves labels to the edges of colour.
+
+Mean-field inference is pydensecrf's. It knows the picture's colours and positions and nothing of words: what it mends and what it
+breaks is a matter of contrast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+LEAST = 1e-6  # probability of a label that the scores rule out
+
+
+@dataclass(frozen=True)
+class Crf:
+    """Settings of the field.
+
+    iterations: of mean-field inference. smooth_xy (px), smooth_weight: of the Gaussian kernel on positions, which removes specks.
+    colour_xy (px), colour_rgb (of 0..255), colour_weight: of the bilateral kernel, which follows edges. source: of the numbers.
+
+    Raises:
+        ValueError: on a width of 0 or less, or a negative weight or number of iterations.
+    """
+
+    iterations: int = 10
+    smooth_xy: float = 3.0
+    smooth_weight: float = 3.0
+    colour_xy: float = 50.0
+    colour_rgb: float = 5.0
+    colour_weight: float = 10.0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.smooth_xy, self.colour_xy, self.colour_rgb) <= 0 or min(self.iterations, self.smooth_weight, self.colour_weight) < 0:
+            raise ValueError(f"{self}: expected widths above 0, and weights and iterations of 0 or more")
+
+
+PRESETS: Mapping[str, Crf] = {
+    "clip-es": Crf(10, 1, 3, 67, 3, 4, "CLIP-ES (Lin et al. 2023)"),
+    "irn": Crf(10, 3, 3, 50, 5, 10, "IRN (Ahn et al. 2019)"),
+    "psa": Crf(10, 3, 3, 80, 13, 10, "PSA (Ahn and Kwak 2018)"),
+}
+
+
+def preset(name: str) -> Crf:
+    """Settings by name.
+
+    Raises:
+        ValueError: on a name that is none of :data:`PRESETS`.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown CRF {name!r}: expected {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def probabilities(scores: Float[np.ndarray, "k H W"], threshold: float) -> Float[np.ndarray, "c H W"]:
+    """Scores as probabilities of background and classes, c = k + 1: the threshold is the background's score, and each pixel's scores are divided by their sum.
+
+    The most probable label is the one that the threshold gives, so that a field without kernels changes nothing.
+
+    >>> probabilities(np.array([[[0.75]], [[0.0]]], np.float32), 0.25)[:, 0, 0].tolist()
+    [0.25, 0.75, 0.0]
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold}: expected a number above 0 and up to 1, so that every pixel has a probability")
+    background = np.full((1, *scores.shape[1:]), threshold, np.float32)
+    joint = np.concatenate([background, scores.astype(np.float32)])
+    return joint / joint.sum(0)
+
+
+def refine(image: UInt8[np.ndarray, "H W 3"], given: Float[np.ndarray, "c H W"], crf: Crf) -> Float[np.ndarray, "c H W"]:
+    """The field's posterior, the mean-field approximation of exp(-E), E the sum of -log of what is `given` and of both kernels over all pairs of pixels.
+
+    Args:
+        image: colours.
+        given: probabilities of the labels, which sum to one at every pixel.
+        crf: settings.
+
+    Raises:
+        ValueError: if sizes differ, or these are no probabilities.
+        ModuleNotFoundError: if pydensecrf is not installed.
+    """
+    from pydensecrf.densecrf import DenseCRF2D
+
+    labels, height, width = given.shape
+    if image.shape != (height, width, 3):
+        raise ValueError(f"a picture of shape {image.shape} for probabilities of {height} x {width} px: expected one size")
+    if not (np.isfinite(given).all() and given.min() >= 0 and np.allclose(given.sum(0), 1, atol=1e-3)):
+        raise ValueError("expected probabilities: numbers of 0 or more that sum to one at every pixel")
+    if labels == 1:
+        return given.copy()
+    field = DenseCRF2D(width, height, labels)
+    field.setUnaryEnergy(np.ascontiguousarray(-np.log(given.clip(LEAST, 1)).reshape(labels, -1), np.float32))
+    if crf.smooth_weight:
+        field.addPairwiseGaussian(sxy=crf.smooth_xy, compat=crf.smooth_weight)
+    if crf.colour_weight:
+        field.addPairwiseBilateral(sxy=crf.colour_xy, srgb=crf.colour_rgb, rgbim=np.ascontiguousarray(image), compat=crf.colour_weight)
+    return np.asarray(field.inference(crf.iterations), np.float32).reshape(labels, height, width)

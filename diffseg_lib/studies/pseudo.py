@@ -1,0 +1,177 @@
+"""Table 2: pseudo-labels of train images from image-level labels, before and after a dense CRF, and what the field mends and breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from ..crf import PRESETS, Crf, probabilities, refine
+from ..datasets import Dataset, open_dataset
+from ..evaluation import (
+    VOID,
+    best_threshold,
+    bootstrap_difference,
+    bootstrap_miou,
+    boundary_band,
+    confusion,
+    mean_interval,
+    miou,
+    tally,
+)
+from ..segmenter import DiffSegmenter
+from ..weaksup import TIMESTEPS
+
+ONE, FOUR, CHOSEN = "t = 100", "mean of four timesteps", "four + CRF chosen on train"
+SIZES: Mapping[str, tuple[float, float]] = {"below 2 %": (0.0, 0.02), "2 to 8 %": (0.02, 0.08), "above 8 %": (0.08, 1.01)}  # of the picture
+BAND = 3  # px to each side of an edge
+SURE = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)  # probabilities below which a pixel is void
+
+
+def grid() -> list[Crf]:
+    """The settings that are tried on train images: the bilateral kernel's widths and weight."""
+    found = product((10, 25, 50), (3, 5, 13), (2, 4, 10))
+    return [Crf(colour_xy=xy, colour_rgb=rgb, colour_weight=weight, source="chosen on train images") for xy, rgb, weight in found]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An image with its truth, the labels asked for, and the scores k H W of one timestep and of four."""
+
+    id: str
+    image: np.ndarray
+    truth: np.ndarray
+    labels: tuple[int, ...]
+    scores: Mapping[str, np.ndarray]
+
+
+def score_all(segmenter: DiffSegmenter, dataset: Dataset) -> list[Scored]:
+    """Score every image with a class in it, the classes present given."""
+    found, four = [], segmenter.with_config(timesteps=TIMESTEPS)
+    for sample in dataset:
+        if sample.classes:
+            words = dataset.words(sample.classes)
+            scores = {name: one.segment(sample.image, words).scores for name, one in ((ONE, segmenter), (FOUR, four))}
+            found.append(Scored(sample.id, sample.image, sample.truth, tuple(dataset.names.index(c) for c in sample.classes), scores))
+    return found
+
+
+def posterior(one: Scored, kind: str, threshold: float, crf: Crf | None) -> np.ndarray:
+    """Probabilities of background and classes, c H W."""
+    given = probabilities(one.scores[kind], threshold)
+    return given if crf is None else refine(one.image, given, crf)
+
+
+def masked(one: Scored, found: np.ndarray) -> np.ndarray:
+    """The most probable label at every pixel: H W."""
+    return np.array([0, *one.labels])[found.argmax(0)]
+
+
+def choose_threshold(scored: Sequence[Scored], kind: str, classes: int) -> float:
+    """The background's score that is best on these images; at least 1/256, so that it is a probability."""
+    return max(best_threshold([tally(one.truth, one.scores[kind], one.labels, classes) for one in scored], classes)[0], 1 / 256)
+
+
+def choose_crf(scored: Sequence[Scored], threshold: float, classes: int, tried: Sequence[Crf] | None = None) -> Crf:
+    """The settings of the highest mean IoU on these images."""
+
+    def value(crf: Crf) -> float:
+        return float(miou(sum(confusion(one.truth, masked(one, posterior(one, FOUR, threshold, crf)), classes) for one in scored)))
+
+    return max(tried or grid(), key=value)
+
+
+def pseudo_study(
+    segmenter: DiffSegmenter,
+    dataset: str = "voc",
+    root: str = "",
+    split: str = "train",
+    tuning_images: int = 20,
+    images: int = 20,
+    tried: Sequence[Crf] | None = None,
+    tell: Callable[[str], Any] = lambda text: None,
+) -> dict[str, Any]:
+    """Mean IoU of pseudo-labels by what was done to them, image-level labels.
+
+    Args:
+        segmenter: its profile gives weights; its seed rules the noise.
+        dataset, root, split: to open.
+        tuning_images: the first of the split, on which threshold and CRF are fixed.
+        images: those after them, which are measured.
+        tried: settings to choose from; None: :func:`grid`.
+        tell: progress.
+
+    Returns:
+        ``rows``: mean IoU with interval, whole, near edges and away from them, by row; ``effects`` against the mean of four; ``sizes``: by
+        row the share of an object that got its label, by the object's size; ``sure``: by row, for each of :data:`SURE`, the share of pixels
+        kept and the mean IoU on them; ``crf``: the settings chosen; ``thresholds``; ``changed``: ids from the most gained to the most lost by the chosen CRF.
+    """
+    opened = open_dataset(dataset, root, split, tuning_images + images)
+    classes, scored = len(opened.names), score_all(segmenter, opened)
+    cut = sum(name in {one.id for one in scored} for name in opened.ids[:tuning_images])
+    tuning, test = scored[:cut], scored[cut:]
+    if not tuning or not test:
+        raise ValueError(f"{len(tuning)} images to tune on and {len(test)} to measure: expected at least one each; {split} has {len(opened)} here")
+    tell("scored")
+    thresholds = {kind: choose_threshold(tuning, kind, classes) for kind in (ONE, FOUR)}
+    chosen = choose_crf(tuning, thresholds[FOUR], classes, tried)
+    tell("CRF chosen")
+    rows: dict[str, tuple[str, Crf | None]] = {ONE: (ONE, None), FOUR: (FOUR, None)}
+    rows |= {f"four + CRF {name}": (FOUR, crf) for name, crf in PRESETS.items()} | {CHOSEN: (FOUR, chosen)}
+    found: dict[str, dict[str, Any]] = {name: {"whole": [], "edges": [], "inside": [], "recall": [], "sure": []} for name in rows}
+    shares: list[float] = []
+    for one in test:
+        band = boundary_band(one.truth, BAND)
+        seen = one.truth != VOID
+        objects = [label for label in one.labels if (one.truth == label).any()]
+        shares += [float((one.truth == label).sum() / seen.sum()) for label in objects]
+        for name, (kind, crf) in rows.items():
+            probable = posterior(one, kind, thresholds[kind], crf)
+            mask, held = masked(one, probable), found[name]
+            held["whole"].append(confusion(one.truth, mask, classes))
+            held["edges"].append(confusion(np.where(band, one.truth, VOID), mask, classes))
+            held["inside"].append(confusion(np.where(band, VOID, one.truth), mask, classes))
+            held["recall"] += [float((mask == label)[one.truth == label].mean()) for label in objects]
+            held["sure"].append([confusion(np.where(probable.max(0) >= sure, one.truth, VOID), mask, classes) for sure in SURE])
+    return _results(found, np.array(shares), test, opened) | {
+        "thresholds": thresholds,
+        "crf": asdict(chosen),
+        "tuning_images": len(tuning),
+        "images": len(test),
+        "seeds": [segmenter.config.seed],
+        "dataset": dataset,
+        "split": split,
+    }
+
+
+def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: Sequence[Scored], opened: Dataset) -> dict[str, Any]:
+    whole = {name: np.stack(held["whole"]) for name, held in found.items()}
+    rows, effects, sizes, sure = {}, {}, {}, {}
+    for name, held in found.items():
+        parts = {part: np.stack(held[part]) for part in ("whole", "edges", "inside")}
+        rows[name] = {part: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one)} for part, one in parts.items()} | {"images": len(test)}
+        if name != FOUR:
+            value = rows[name]["whole"]["value"] - float(miou(whole[FOUR].sum(0)))
+            effects[f"{name} minus {FOUR}"] = {"value": value, "ci95": bootstrap_difference(parts["whole"], whole[FOUR]), "images": len(test)}
+            edges = np.stack(found[FOUR]["edges"])
+            effects[f"at edges: {name} minus {FOUR}"] = {
+                "value": rows[name]["edges"]["value"] - float(miou(edges.sum(0))),
+                "ci95": bootstrap_difference(parts["edges"], edges),
+                "images": len(test),
+            }
+        recall = np.array(held["recall"])
+        inside = {size: recall[(shares >= low) & (shares < high)] for size, (low, high) in SIZES.items()}
+        sizes[name] = {size: _mean(values) for size, values in inside.items() if len(values)}
+        kept = np.array(held["sure"])  # images sure C C
+        share = kept.sum((0, 2, 3)) / whole[name].sum()
+        sure[name] = [{"sure": s, "kept": float(k), "miou": float(miou(m))} for s, k, m in zip(SURE, share, kept.sum(0), strict=True)]
+    gain = miou(whole[CHOSEN]) - miou(whole[FOUR])
+    order = [test[i].id for i in np.argsort(-gain)]
+    return {"rows": rows, "effects": effects, "sizes": sizes, "sure": sure, "changed": order, "names": list(opened.names)}
+
+
+def _mean(recalls: np.ndarray) -> dict[str, Any]:
+    return {"value": 100 * float(recalls.mean()), "ci95": [100 * bound for bound in mean_interval(recalls)], "objects": len(recalls)}
