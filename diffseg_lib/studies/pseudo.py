@@ -148,29 +148,27 @@ def pseudo_study(
 
 
 def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: Sequence[Scored], opened: Dataset) -> dict[str, Any]:
-    whole = {name: np.stack(held["whole"]) for name, held in found.items()}
+    counts = {name: {part: np.stack(held[part]) for part in ("whole", "edges", "inside")} for name, held in found.items()}
     rows, effects, sizes, sure = {}, {}, {}, {}
     for name, held in found.items():
-        parts = {part: np.stack(held[part]) for part in ("whole", "edges", "inside")}
-        rows[name] = {part: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one)} for part, one in parts.items()} | {"images": len(test)}
+        rows[name] = {part: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one)} for part, one in counts[name].items()} | {"images": len(test)}
         if name != FOUR:
-            value = rows[name]["whole"]["value"] - float(miou(whole[FOUR].sum(0)))
-            effects[f"{name} minus {FOUR}"] = {"value": value, "ci95": bootstrap_difference(parts["whole"], whole[FOUR]), "images": len(test)}
-            edges = np.stack(found[FOUR]["edges"])
-            effects[f"at edges: {name} minus {FOUR}"] = {
-                "value": rows[name]["edges"]["value"] - float(miou(edges.sum(0))),
-                "ci95": bootstrap_difference(parts["edges"], edges),
-                "images": len(test),
-            }
+            for part, told in (("whole", ""), ("edges", "at edges: ")):
+                effects[f"{told}{name} minus {FOUR}"] = _effect(counts[name][part], counts[FOUR][part])
         recall = np.array(held["recall"])
         inside = {size: recall[(shares >= low) & (shares < high)] for size, (low, high) in SIZES.items()}
         sizes[name] = {size: _mean(values) for size, values in inside.items() if len(values)}
         kept = np.array(held["sure"])  # images sure C C
-        share = kept.sum((0, 2, 3)) / whole[name].sum()
+        share = kept.sum((0, 2, 3)) / counts[name]["whole"].sum()
         sure[name] = [{"sure": s, "kept": float(k), "miou": float(miou(m))} for s, k, m in zip(SURE, share, kept.sum(0), strict=True)]
-    gain = miou(whole[CHOSEN]) - miou(whole[FOUR])
+    gain = miou(counts[CHOSEN]["whole"]) - miou(counts[FOUR]["whole"])
     order = [test[i].id for i in np.argsort(-gain)]
     return {"rows": rows, "effects": effects, "sizes": sizes, "sure": sure, "changed": order, "names": list(opened.names)}
+
+
+def _effect(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    value = float(miou(first.sum(0)) - miou(second.sum(0)))
+    return {"value": value, "ci95": bootstrap_difference(first, second), "images": len(first)}
 
 
 def _mean(recalls: np.ndarray) -> dict[str, Any]:
