@@ -225,7 +225,7 @@ def verdicts(ax: Axes, claims: Mapping[str, Mapping[str, Any]]) -> Axes:
     ax.set_yticks(range(len(claims)), list(claims))
     ax.invert_yaxis()
     ax.set_xlabel("effect, points")
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICT_COLOURS))
     return ax
 
 
@@ -291,7 +291,7 @@ def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, 
 
 
 def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
-    """One stacked bar a model, each stage's share of its time; stages of no time are left out of the legend.
+    """One stacked bar a model, each stage's share of its time.
 
     Args:
         ax: to draw on.
