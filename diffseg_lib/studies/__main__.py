@@ -22,6 +22,9 @@ from ..vocabulary import Vocabulary
 from . import Store
 
 
+TAUGHT = 400  # train images whose masks a network is trained on
+
+
 def _ablation(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
     from .ablation import ablation_study
 
@@ -50,6 +53,13 @@ def _pseudo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> di
     from .pseudo import pseudo_study
 
     return pseudo_study(segmenter.with_config(seed=o.seeds[0]), "voc", o.voc, "train", o.train_images, o.images, tell=store.say)
+
+
+def _network(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from .network import network_study
+
+    where = build_dir() / "studies" / profile_folder(segmenter.backbone.profile) / "network"
+    return network_study(segmenter, where, "voc", o.voc, o.split, TAUGHT, o.images, o.train_images, tell=store.say)
 
 
 def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -87,6 +97,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], dict[
     "prompts": _prompts,
     "recipes": _recipes,
     "pseudo": _pseudo,
+    "network": _network,
     "elbo": _elbo,
     "qualitative": _qualitative,
     **{f"benchmark_{name}": _benchmark(name) for name in READERS},

@@ -22,6 +22,7 @@ from ..evaluation import (
     miou,
     tally,
 )
+from ..methods import Attention, Method
 from ..segmenter import DiffSegmenter
 from ..weaksup import TIMESTEPS
 
@@ -39,7 +40,7 @@ def grid() -> list[Crf]:
 
 @dataclass(frozen=True)
 class Scored:
-    """An image with its truth, the labels asked for, and the scores k H W of one timestep and of four."""
+    """An image with its truth, the labels asked for, and the scores k H W by method."""
 
     id: str
     image: np.ndarray
@@ -48,13 +49,18 @@ class Scored:
     scores: Mapping[str, np.ndarray]
 
 
-def score_all(segmenter: DiffSegmenter, dataset: Dataset) -> list[Scored]:
-    """Score every image with a class in it, the classes present given."""
-    found, four = [], segmenter.with_config(timesteps=TIMESTEPS)
+def both_means(segmenter: DiffSegmenter) -> dict[str, Method]:
+    """The method with one timestep, the profile's, and with the mean of the paper's four."""
+    return {ONE: Attention(segmenter), FOUR: Attention(segmenter.with_config(timesteps=TIMESTEPS))}
+
+
+def score_all(methods: Mapping[str, Method], dataset: Dataset) -> list[Scored]:
+    """Score every image with a class in it by every method, the classes present given."""
+    found = []
     for sample in dataset:
         if sample.classes:
             words = dataset.words(sample.classes)
-            scores = {name: one.segment(sample.image, words).scores for name, one in ((ONE, segmenter), (FOUR, four))}
+            scores = {name: method(sample.image, words).scores for name, method in methods.items()}
             found.append(Scored(sample.id, sample.image, sample.truth, tuple(dataset.names.index(c) for c in sample.classes), scores))
     return found
 
@@ -75,11 +81,11 @@ def choose_threshold(scored: Sequence[Scored], kind: str, classes: int) -> float
     return max(best_threshold([tally(one.truth, one.scores[kind], one.labels, classes) for one in scored], classes)[0], 1 / 256)
 
 
-def choose_crf(scored: Sequence[Scored], threshold: float, classes: int, tried: Sequence[Crf] | None = None) -> Crf:
+def choose_crf(scored: Sequence[Scored], kind: str, threshold: float, classes: int, tried: Sequence[Crf] | None = None) -> Crf:
     """The settings of the highest mean IoU on these images."""
 
     def value(crf: Crf) -> float:
-        return float(miou(sum(confusion(one.truth, masked(one, posterior(one, FOUR, threshold, crf)), classes) for one in scored)))
+        return float(miou(sum(confusion(one.truth, masked(one, posterior(one, kind, threshold, crf)), classes) for one in scored)))
 
     return max(tried or grid(), key=value)
 
@@ -110,14 +116,14 @@ def pseudo_study(
         kept and the mean IoU on them; ``crf``: the settings chosen; ``thresholds``; ``changed``: ids from the most gained to the most lost by the chosen CRF.
     """
     opened = open_dataset(dataset, root, split, tuning_images + images)
-    classes, scored = len(opened.names), score_all(segmenter, opened)
+    classes, scored = len(opened.names), score_all(both_means(segmenter), opened)
     cut = sum(name in {one.id for one in scored} for name in opened.ids[:tuning_images])
     tuning, test = scored[:cut], scored[cut:]
     if not tuning or not test:
         raise ValueError(f"{len(tuning)} images to tune on and {len(test)} to measure: expected at least one each; {split} has {len(opened)} here")
     tell("scored")
     thresholds = {kind: choose_threshold(tuning, kind, classes) for kind in (ONE, FOUR)}
-    chosen = choose_crf(tuning, thresholds[FOUR], classes, tried)
+    chosen = choose_crf(tuning, FOUR, thresholds[FOUR], classes, tried)
     tell("CRF chosen")
     rows: dict[str, tuple[str, Crf | None]] = {ONE: (ONE, None), FOUR: (FOUR, None)}
     rows |= {f"four + CRF {name}": (FOUR, crf) for name, crf in PRESETS.items()} | {CHOSEN: (FOUR, chosen)}
