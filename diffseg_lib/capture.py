@@ -212,18 +212,19 @@ class _Recorder:
             one = (query[row], (key[row] * scale).mT, None if value is None else value[row], target, None if output is None else output[row])
             threads = min(torch.get_num_threads(), -(-n // ROWS))
             if query.device.type != "cpu" or threads == 1:
-                _add_rows(range(0, n, ROWS), *one)
+                _add_rows(range(0, n, ROWS), query.new_empty(2, min(ROWS, n), n), *one)
             else:
                 shares = [range(first * ROWS, n, threads * ROWS) for first in range(threads)]
-                list(_workers(threads).map(lambda starts, one=one: _add_rows(starts, *one), shares))
+                rooms = query.new_empty(threads, 2, min(ROWS, n), n)  # made here: what a thread allocates itself it does not give back
+                list(_workers(threads).map(lambda starts, room, one=one: _add_rows(starts, room, *one), shares, rooms))
         return output
 
 
-def _add_rows(starts: Collection[int], query: Tensor, turned: Tensor, value: Tensor | None, target: Tensor, output: Tensor | None) -> None:
-    """For :data:`ROWS` rows from each start: the mean over heads of the probabilities into `target`, heads' outputs into `output`."""
+def _add_rows(starts: Collection[int], room: Tensor, query: Tensor, turned: Tensor, value: Tensor | None, target: Tensor, output: Tensor | None) -> None:
+    """For :data:`ROWS` rows from each start: the mean over heads of the probabilities into `target`, heads' outputs into `output`; `room` is for both."""
     heads, n, _ = query.shape
     with torch.no_grad():  # of each thread its own
-        of_head, mean = query.new_empty(2, min(ROWS, n), n)
+        of_head, mean = room
         for start in starts:
             rows = slice(start, min(start + ROWS, n))
             scores, sums = of_head[: rows.stop - start], mean[: rows.stop - start]
@@ -232,7 +233,7 @@ def _add_rows(starts: Collection[int], query: Tensor, turned: Tensor, value: Ten
                 torch.softmax(scores, -1, out=scores)
                 sums.copy_(scores) if head == 0 else sums.add_(scores)
                 if output is not None and value is not None:
-                    output[head, rows] = scores @ value[head]
+                    torch.mm(scores, value[head], out=output[head, rows])
             target[:, rows].add_(sums, alpha=1 / heads)
 
 

@@ -78,14 +78,6 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("Filtering the classes first is better than asking for all", "Sec. 3.6", "08_words", "benchmark_voc", ("filter minus all classes",)),
     Claim("The union of BLIP and CLIP beats each alone", "Sec. 3.6", "08_words", "benchmark_voc", ("union minus caption", "union minus clip")),
     Claim(
-        "A network trained on its masks beats one trained on a discriminative rival's",
-        "Sec. 4.3, Table 3",
-        "17_network",
-        "network",
-        ("our pseudo-labels minus dense CLIP's pseudo-labels",),
-        "69.1 against 68.5 (ReCAM)",
-    ),
-    Claim(
         "Objects are segmented more completely than by a discriminative rival",
         "Sec. 4.2, Fig. 4",
         "11_qualitative",

@@ -98,5 +98,5 @@ def refine(image: UInt8[np.ndarray, "H W 3"], given: Float[np.ndarray, "c H W"],
     if crf.smooth_weight:
         field.addPairwiseGaussian(sxy=crf.smooth_xy, compat=crf.smooth_weight)
     if crf.colour_weight:
-        field.addPairwiseBilateral(sxy=crf.colour_xy, srgb=crf.colour_rgb, rgbim=np.ascontiguousarray(image), compat=crf.colour_weight)
+        field.addPairwiseBilateral(sxy=crf.colour_xy, srgb=crf.colour_rgb, rgbim=np.array(image, order="C"), compat=crf.colour_weight)
     return np.asarray(field.inference(crf.iterations), np.float32).reshape(labels, height, width)

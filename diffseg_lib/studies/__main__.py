@@ -21,7 +21,6 @@ from ..segmenter import DiffSegmenter
 from ..vocabulary import Vocabulary
 from . import Store
 
-
 TAUGHT = 400  # train images whose masks a network is trained on
 
 
