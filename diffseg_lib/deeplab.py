@@ -324,7 +324,8 @@ def predict(network: DeepLabV2, image: np.ndarray, scales: Sequence[float] = (1.
         crf: settings of a dense CRF.
     """
     h, w = image.shape[:2]
-    pixels, total = to_pixels(image)[None].to(next(network.parameters()).device), 0.0
+    pixels = to_pixels(image)[None].to(next(network.parameters()).device)
+    total = pixels.new_zeros(())
     for scale in scales:
         size = (max(8, round(h * scale)), max(8, round(w * scale)))
         scaled = pixels if size == (h, w) else interpolate(pixels, size=size, mode="bilinear", align_corners=False)

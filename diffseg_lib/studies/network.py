@@ -100,7 +100,7 @@ def network_study(
         curves[name] = [[int(part[-1, 0]), float(part[:, 1].mean())] for part in np.array_split(losses, max(1, len(losses) // width))]
         found[name] = confusions(network, test, SCALES if multiscale else (1.0,), multiscale)
         tell(f"{name}: trained and measured")
-    rows = {name: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one), "images": len(one)} for name, one in found.items()}
+    rows: dict[str, dict[str, Any]] = {name: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one), "images": len(one)} for name, one in found.items()}
     pairs = {f"{OURS} minus {RIVAL}": (OURS, RIVAL), f"{OURS} minus {DRAWN}": (OURS, DRAWN)}
     effects = {
         name: {"value": rows[a]["value"] - rows[b]["value"], "ci95": bootstrap_difference(found[a], found[b]), "images": len(test)}

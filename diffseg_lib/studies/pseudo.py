@@ -85,7 +85,7 @@ def choose_crf(scored: Sequence[Scored], kind: str, threshold: float, classes: i
     """The settings of the highest mean IoU on these images."""
 
     def value(crf: Crf) -> float:
-        return float(miou(sum(confusion(one.truth, masked(one, posterior(one, kind, threshold, crf)), classes) for one in scored)))
+        return float(miou(np.sum([confusion(one.truth, masked(one, posterior(one, kind, threshold, crf)), classes) for one in scored], axis=0)))
 
     return max(tried or grid(), key=value)
 
