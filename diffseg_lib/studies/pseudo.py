@@ -111,7 +111,7 @@ def pseudo_study(
         tell: progress.
 
     Returns:
-        ``rows``: mean IoU with interval, whole, near edges and away from them, by row; ``effects`` against the mean of four; ``sizes``: by
+        ``rows``: mean IoU with interval, by row, and in it the same near ``edges`` and ``inside``, away from them; ``effects`` against the mean of four; ``sizes``: by
         row the share of an object that got its label, by the object's size; ``sure``: by row, for each of :data:`SURE`, the share of pixels
         kept and the mean IoU on them; ``crf``: the settings chosen; ``thresholds``; ``changed``: ids from the most gained to the most lost by the chosen CRF.
     """
@@ -157,7 +157,8 @@ def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: S
     counts = {name: {part: np.stack(held[part]) for part in ("whole", "edges", "inside")} for name, held in found.items()}
     rows, effects, sizes, sure = {}, {}, {}, {}
     for name, held in found.items():
-        rows[name] = {part: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one)} for part, one in counts[name].items()} | {"images": len(test)}
+        parts = {part: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one)} for part, one in counts[name].items()}
+        rows[name] = parts.pop("whole") | parts | {"images": len(test)}
         if name != FOUR:
             for part, told in (("whole", ""), ("edges", "at edges: ")):
                 effects[f"{told}{name} minus {FOUR}"] = _effect(counts[name][part], counts[FOUR][part])
