@@ -111,9 +111,10 @@ def pseudo_study(
         tell: progress.
 
     Returns:
-        ``rows``: mean IoU with interval, by row, and in it the same near ``edges`` and ``inside``, away from them; ``effects`` against the mean of four; ``sizes``: by
-        row the share of an object that got its label, by the object's size; ``sure``: by row, for each of :data:`SURE`, the share of pixels
-        kept and the mean IoU on them; ``crf``: the settings chosen; ``thresholds``; ``changed``: ids from the most gained to the most lost by the chosen CRF.
+        ``rows``: mean IoU with interval, by row, and in it the same near ``edges`` and ``inside``, away from them; ``effects`` against the
+        mean of four; ``sizes``: by row the share of an object that got its label, by the object's size; ``sure``: by row, for each of
+        :data:`SURE`, the share of pixels kept and the mean IoU on them; ``crf``: the settings chosen; ``thresholds``; ``changed``: ids
+        from the most gained to the most lost by the chosen CRF.
     """
     opened = open_dataset(dataset, root, split, tuning_images + images)
     classes, scored = len(opened.names), score_all(both_means(segmenter), opened)
