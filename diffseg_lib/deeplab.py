@@ -28,6 +28,7 @@ from .crf import PRESETS, Crf, refine
 from .datasets import Dataset, open_dataset
 from .evaluation import VOID, bootstrap_miou, confusion, iou, miou
 from .results import made, write_json
+from .runs import claim
 from .weaksup import with_masks
 
 RATES = (6, 12, 18, 24)  # of the four atrous convolutions
@@ -181,15 +182,15 @@ def train(
         `out`.
 
     Raises:
-        ValueError: if `out` is of another recipe or data set.
+        RunError: if `out` is of another recipe, data set or masks.
     """
     from accelerate import Accelerator
     from safetensors.torch import save_model
 
     accelerator, top = Accelerator(), Path(out)
     facts = {"recipe": asdict(recipe), "data": dataset.fingerprint(), "images": len(dataset), "names": list(dataset.names), "initial": initial}
-    facts = json.loads(json.dumps(facts))
-    _claim(top, facts)
+    facts["notes"] = list(dataset.notes)  # say whose masks they are
+    claim(top, facts)
     if (top / "model.json").is_file():
         return top
     torch.manual_seed(recipe.seed)
@@ -224,18 +225,6 @@ def train(
         write_json(top / "model.json", facts)
     accelerator.wait_for_everyone()
     return top
-
-
-def _claim(top: Path, facts: Mapping[str, Any]) -> None:
-    manifest = top / "manifest.json"
-    if not manifest.is_file():
-        top.mkdir(parents=True, exist_ok=True)
-        write_json(manifest, dict(facts))
-        return
-    known = json.loads(manifest.read_text())
-    other = sorted(key for key in {*known, *facts} if known.get(key) != facts.get(key))
-    if other:
-        raise ValueError(f"{top} holds a run with another {', '.join(other)}: name another folder, or delete this one")
 
 
 def _start_from(network: DeepLabV2, initial: str) -> None:

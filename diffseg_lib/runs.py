@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from .evaluation import Tally
+from .results import write_json
 
 FORMAT = 1  # of the parts
 
@@ -115,6 +116,23 @@ class Run:
                 if before is None or before.status != "ok":
                     found[row.id] = row
         return found
+
+
+def claim(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write a folder's ``manifest.json``, or find that it was made by the same facts.
+
+    Raises:
+        RunError: if it holds what was made by others; they are named.
+    """
+    manifest, given = folder / "manifest.json", json.loads(json.dumps(dict(facts), default=str))
+    if not manifest.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(manifest, given)
+        return
+    known = json.loads(manifest.read_text())
+    other = sorted(key for key in {*known, *given} if known.get(key) != given.get(key))
+    if other:
+        raise RunError(f"{folder} was made with another {', '.join(other)}: name another folder, or delete this one")
 
 
 def open_run(parent: str | Path, facts: Mapping[str, Any]) -> Run:

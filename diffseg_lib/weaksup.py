@@ -7,7 +7,7 @@ that the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,8 +21,7 @@ from .datasets import Dataset, read_mask
 from .evaluation import VOID
 from .images import save_labels
 from .methods import Method
-from .results import write_json
-from .runs import RunError
+from .runs import RunError, claim
 
 TIMESTEPS = (1, 50, 100, 150)  # whose mean the paper takes for weak supervision
 MASKS, LISTS = Path("VOCdevkit/VOC2012/SegmentationClass"), Path("VOCdevkit/VOC2012/ImageSets/Segmentation")
@@ -74,7 +73,9 @@ def with_masks(dataset: Dataset, folder: str | Path) -> Dataset:
     if not ids:
         known = f"the {len(dataset)} images of {dataset.name}, {dataset.split}"
         raise FileNotFoundError(f"{masks} holds no mask of {known}: expected ID.png, as pseudo-labels are written")
-    return dataset.with_truth(ids, lambda name: read_mask(masks / f"{name}.png"), f"masks from {Path(folder).name}")
+    manifest = Path(folder) / "manifest.json"  # by which settings
+    told = f" ({hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]})" if manifest.is_file() else ""
+    return dataset.with_truth(ids, lambda name: read_mask(masks / f"{name}.png"), f"masks from {Path(folder).name}{told}")
 
 
 def write_masks(
@@ -100,7 +101,9 @@ def write_masks(
     facts = {"dataset": dataset.name, "split": dataset.split, "data": dataset.fingerprint(), "names": list(dataset.names), "pseudo": asdict(pseudo)}
     errors: dict[str, str] = {}
     try:
-        _claim(top, json.loads(json.dumps(facts | dict(about), default=str)))
+        claim(top, facts | dict(about))
+        for folder in (MASKS, LISTS):
+            (top / folder).mkdir(parents=True, exist_ok=True)
         for name in dataset.ids:
             target = top / MASKS / f"{name}.png"
             if not target.is_file():
@@ -130,17 +133,3 @@ def _mask(dataset: Dataset, method: Method, pseudo: Pseudo, name: str) -> np.nda
         return np.zeros(sample.truth.shape, np.uint8)
     labels = tuple(dataset.names.index(one) for one in sample.classes)
     return pseudo.mask(sample.image, method(sample.image, dataset.words(sample.classes)).scores, labels)
-
-
-def _claim(top: Path, facts: dict[str, Any]) -> None:
-    """Make the folders, or find that they were made for the same."""
-    manifest = top / "manifest.json"
-    if manifest.is_file():
-        known = json.loads(manifest.read_text())
-        other = sorted(key for key in {*known, *facts} if known.get(key) != facts.get(key))
-        if other:
-            raise RunError(f"{top} holds masks made with another {', '.join(other)}: name another folder, or delete this one")
-        return
-    for folder in (MASKS, LISTS):
-        (top / folder).mkdir(parents=True, exist_ok=True)
-    write_json(manifest, facts)

@@ -14,6 +14,7 @@ from diffseg_lib.crf import PRESETS
 from diffseg_lib.datasets import open_dataset
 from diffseg_lib.deeplab import MEAN, NETS, POCKET, DeepLabV2, Recipe, augment, class_weights, confusions, load, main, predict, to_pixels, train
 from diffseg_lib.pocket.layouts import write_layout
+from diffseg_lib.runs import RunError
 
 TINY = replace(POCKET, iterations=6, batch=2, crop=48)
 
@@ -104,8 +105,11 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(dataset, tmp_path):
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert (whole / "curve.csv").read_text() == (again / "curve.csv").read_text()
     assert train(dataset, TINY, tmp_path / "cut", tell=lambda *_: pytest.fail("it was done")) == again
-    with pytest.raises(ValueError, match="a run with another recipe"):
+    with pytest.raises(RunError, match="was made with another recipe:"):
         train(dataset, replace(TINY, seed=1), tmp_path / "cut")
+    masked = dataset.with_truth(dataset.ids, lambda name: dataset.load(name).truth, "masks from elsewhere")
+    with pytest.raises(RunError, match="was made with another notes:"):
+        train(masked, TINY, tmp_path / "cut")
 
 
 def test_it_learns_and_is_read_again(dataset, tmp_path):

@@ -160,7 +160,7 @@ def test_a_run_that_was_stopped_goes_on_and_other_settings_are_refused(tree, tmp
     write_masks(dataset, scorer, Pseudo(0.4), whole, {})
     for path in (whole / MASKS).iterdir():
         assert path.read_bytes() == (out / MASKS / path.name).read_bytes()
-    with pytest.raises(RunError, match="made with another pseudo"):
+    with pytest.raises(RunError, match="was made with another pseudo"):
         write_masks(dataset, scorer, Pseudo(0.5), out, {})
 
 
@@ -182,7 +182,7 @@ def test_the_command_writes_goes_on_and_refuses(tree, tmp_path, capsys):
     assert main([*arguments, "--limit", "2"]) == 0
     assert first == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "masks" / MASKS).iterdir()}
     assert main([*arguments, "--limit", "2", "--sure", "0.7"]) == 3
-    assert "made with another pseudo" in capsys.readouterr().err
+    assert "was made with another pseudo" in capsys.readouterr().err
     assert main([*arguments, "--threshold", "0"]) == 2
 
 

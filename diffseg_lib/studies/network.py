@@ -12,15 +12,20 @@ import numpy as np
 from ..crf import Crf
 from ..datasets import Dataset, open_dataset
 from ..deeplab import POCKET, SCALES, Recipe, confusions, load, train
-from ..evaluation import VOID, bootstrap_difference, bootstrap_miou, confusion, miou
+from ..evaluation import VOID, bootstrap_miou, confusion, miou
 from ..methods import Method
 from ..rivals import DenseClip
 from ..segmenter import DiffSegmenter
 from ..weaksup import Pseudo, with_masks, write_masks
-from .pseudo import FOUR, both_means, choose_crf, choose_threshold, score_all
+from .pseudo import FOUR, both_means, choose_crf, choose_threshold, paired, score_all
 
 DRAWN, OURS, RIVAL = "drawn masks", "our pseudo-labels", "dense CLIP's pseudo-labels"
 POINTS = 100  # of a curve that are kept
+
+
+def folder_of(name: str) -> str:
+    """A row's name as that of a folder."""
+    return name.replace(" ", "-").replace("'", "")
 
 
 def make_masks(
@@ -37,7 +42,7 @@ def make_masks(
     for name, method in methods.items():
         threshold = choose_threshold(tuning, name, classes)
         pseudo = Pseudo(threshold, choose_crf(tuning, name, threshold, classes, tried), sure)
-        folder = out / name.replace(" ", "-").replace("'", "")
+        folder = out / folder_of(name)
         if errors := write_masks(train_set, method, pseudo, folder, about):
             raise ValueError(f"{len(errors)} images have no mask, the first: {next(iter(errors.items()))}")
         made = with_masks(train_set, folder)
@@ -93,7 +98,7 @@ def network_study(
     tell("masks written")
     found, curves = {}, {}
     for name, trained_on in {DRAWN: train_set, **{name: made for name, (made, _) in masks.items()}}.items():
-        folder = train(trained_on, recipe, out / name.replace(" ", "-").replace("'", ""))
+        folder = train(trained_on, recipe, out / folder_of(name))
         network, _ = load(folder)
         losses = np.loadtxt(folder / "curve.csv", delimiter=",", skiprows=1, ndmin=2)
         width = max(1, len(losses) // POINTS)
@@ -101,11 +106,7 @@ def network_study(
         found[name] = confusions(network, test, SCALES if multiscale else (1.0,), multiscale)
         tell(f"{name}: trained and measured")
     rows: dict[str, dict[str, Any]] = {name: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one), "images": len(one)} for name, one in found.items()}
-    pairs = {f"{OURS} minus {RIVAL}": (OURS, RIVAL), f"{OURS} minus {DRAWN}": (OURS, DRAWN)}
-    effects = {
-        name: {"value": rows[a]["value"] - rows[b]["value"], "ci95": bootstrap_difference(found[a], found[b]), "images": len(test)}
-        for name, (a, b) in pairs.items()
-    }
+    effects = {f"{OURS} minus {other}": paired(found[OURS], found[other]) for other in (RIVAL, DRAWN)}
     return {
         "rows": rows,
         "effects": effects,

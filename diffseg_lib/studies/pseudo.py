@@ -162,7 +162,7 @@ def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: S
         rows[name] = parts.pop("whole") | parts | {"images": len(test)}
         if name != FOUR:
             for part, told in (("whole", ""), ("edges", "at edges: ")):
-                effects[f"{told}{name} minus {FOUR}"] = _effect(counts[name][part], counts[FOUR][part])
+                effects[f"{told}{name} minus {FOUR}"] = paired(counts[name][part], counts[FOUR][part])
         recall = np.array(held["recall"])
         inside = {size: recall[(shares >= low) & (shares < high)] for size, (low, high) in SIZES.items()}
         sizes[name] = {size: _mean(values) for size, values in inside.items() if len(values)}
@@ -174,7 +174,8 @@ def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: S
     return {"rows": rows, "effects": effects, "sizes": sizes, "sure": sure, "changed": order, "names": list(opened.names)}
 
 
-def _effect(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+def paired(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    """Mean IoU of the first minus that of the second, points, paired over images: confusions, images C C each."""
     value = float(miou(first.sum(0)) - miou(second.sum(0)))
     return {"value": value, "ci95": bootstrap_difference(first, second), "images": len(first)}
 
