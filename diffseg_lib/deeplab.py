@@ -75,7 +75,7 @@ class Recipe:
         return self.lr * (1 - update / self.iterations) ** self.power
 
 
-POCKET = Recipe("small", iterations=1500, batch=8, crop=112, lr=0.02, scales=(0.75, 1.5), rates=(1, 2, 4, 6))
+POCKET = Recipe("small", iterations=5000, batch=8, crop=112, lr=0.003, scales=(0.75, 1.5), rates=(1, 2, 4, 6))
 
 
 class DeepLabV2(nn.Module):

@@ -21,7 +21,7 @@ from ..segmenter import DiffSegmenter
 from ..vocabulary import Vocabulary
 from . import Store
 
-TAUGHT = 400  # train images whose masks a network is trained on
+TAUGHT = 800  # train images whose masks a network is trained on
 
 
 def _ablation(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
