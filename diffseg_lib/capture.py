@@ -60,7 +60,7 @@ class Recording:
         """Queries and keys of the recorded layers, by the height and width they attend at."""
         groups: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
         for name, query in self.queries.items():
-            size = next(size for size in _pyramid(self.size).values() if size[0] * size[1] == query.shape[2])
+            size = next(size for size in pyramid(self.size).values() if size[0] * size[1] == query.shape[2])
             queries, keys = groups.setdefault(size, ([], []))
             queries.append(query)
             keys.append(self.keys[name])
@@ -69,7 +69,7 @@ class Recording:
     def divisor(self, name: str) -> int:
         """How many times smaller than the latents the maps of a layer are: 1, 2, 4 or 8."""
         height = self.cross[name].shape[-2]
-        return next(d for d, (h, _) in _pyramid(self.size).items() if h == height)
+        return next(d for d, (h, _) in pyramid(self.size).items() if h == height)
 
     def by_side(self) -> dict[int, Float[Tensor, "b _ _"]]:
         """The mean over the layers of each side: divisor of the latent's side to b h w, coarse to fine."""
@@ -79,7 +79,7 @@ class Recording:
         return {d: torch.stack(groups[d]).mean(0) for d in sorted(groups, reverse=True)}
 
 
-def _pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+def pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
     """Divisor to height and width; each level halves the last, rounding up as a strided convolution does."""
     levels, (h, w) = {}, size
     for divisor in (1, 2, 4, 8, 16):
@@ -121,7 +121,7 @@ class _Recorder:
         if "rest" in self.order.lean and not self._finest(hidden_states.shape[1]):
             _rest(self.recording)
         wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.order.same
-        if (wanted or same) and "once" in self.order.lean and attention_mask is None and _ordinary(attn, self.inner):
+        if (wanted or same) and "once" in self.order.lean and attention_mask is None and ordinary(attn, self.inner):
             return self._both(attn, hidden_states, encoder_hidden_states, wanted, same)
         if wanted:
             self._beside(attn, hidden_states, encoder_hidden_states)
@@ -135,13 +135,13 @@ class _Recorder:
         if self.order.spans is None:
             return False
         size = self._size(count)
-        return self.order.sides is None or any(size == _pyramid(self.recording.size).get(divisor) for divisor in self.order.sides)
+        return self.order.sides is None or any(size == pyramid(self.recording.size).get(divisor) for divisor in self.order.sides)
 
     def _finest(self, count: int) -> bool:
         return count == self.recording.finest_size[0] * self.recording.finest_size[1]
 
     def _size(self, count: int) -> tuple[int, int]:
-        for size in _pyramid(self.recording.size).values():
+        for size in pyramid(self.recording.size).values():
             if size[0] * size[1] == count:
                 return size
         raise ValueError(f"{self.name} attends from {count} pixels, which no halving of {self.recording.size} latents gives")
@@ -289,7 +289,7 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
     return rearrange(projected, "b n (e d) -> b e n d", e=heads)
 
 
-def _ordinary(attn: Any, processor: Any) -> bool:
+def ordinary(attn: Any, processor: Any) -> bool:
     """Whether a layer is attention as in the textbook, so that its output may be taken from the probabilities that are recorded."""
     extras = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "residual_connection", "added_kv_proj_dim", "fused_projections")
     known = type(processor).__name__ in ("AttnProcessor2_0", "AttnProcessor")
@@ -422,7 +422,7 @@ def _chunk_feed_forward(unet: nn.Module, first: str, stack: ExitStack) -> None:
 
     def chunk(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
-        h, w = _pyramid((sample.shape[-2], sample.shape[-1]))[finest]
+        h, w = pyramid((sample.shape[-2], sample.shape[-1]))[finest]
         for block in blocks:
             block.set_chunk_feed_forward(h * w // 4 if h * w % 4 == 0 else None, 1)
 

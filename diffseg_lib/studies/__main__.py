@@ -22,6 +22,7 @@ from ..vocabulary import Vocabulary
 from . import Store
 
 TAUGHT = 800  # train images whose masks a network is trained on
+EDITS, EDITS_TUNED = 100, 16  # that are measured at most, and that settings are chosen on
 
 
 def _ablation(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -61,6 +62,14 @@ def _network(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> d
     return network_study(segmenter, where, "voc", o.voc, o.split, TAUGHT, o.images, o.train_images, tell=store.say)
 
 
+def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from ..zoo import Clip
+    from .edits import edit_study
+
+    clip = Clip.load(segmenter.backbone.profile.clip, str(segmenter.backbone.device))
+    return edit_study(segmenter, clip, "voc", o.voc, o.split, EDITS_TUNED, min(o.images, EDITS), seed=o.seeds[0], tell=store.say)
+
+
 def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
     from .elbo import elbo_study
 
@@ -97,6 +106,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], dict[
     "recipes": _recipes,
     "pseudo": _pseudo,
     "network": _network,
+    "edits": _edits,
     "elbo": _elbo,
     "qualitative": _qualitative,
     **{f"benchmark_{name}": _benchmark(name) for name in READERS},
