@@ -1,6 +1,8 @@
 """The command line: ``python -m diffseg_lib segment PHOTO ... --classes WORD ... --out DIR``,
 ``python -m diffseg_lib evaluate --dataset voc --root DIR --method diffsegmenter --out DIR``,
-``python -m diffseg_lib pseudo --root DIR --out DIR``, and ``python -m diffseg_lib check --profile sd15 --data-root DIR``."""
+``python -m diffseg_lib pseudo --root DIR --out DIR``,
+``python -m diffseg_lib edit PHOTO --source PROMPT --target PROMPT --word WORD --out DIR``, and
+``python -m diffseg_lib check --profile sd15 --data-root DIR``."""
 
 from __future__ import annotations
 
@@ -142,6 +144,32 @@ def _pseudo(o: argparse.Namespace) -> int:
     for name, text in list(errors.items())[:5]:
         print(f"  {name}: {text}", file=sys.stderr)
     return int(bool(errors))
+
+
+def _edit(o: argparse.Namespace) -> int:
+    from .editing import Gate, PromptToPrompt, edit, invert
+    from .images import load_photo
+    from .readiness import require
+    from .segmenter import DiffSegmenter
+
+    photo, places = load_photo(o.photo), {"device": o.device, "dtype": o.dtype, "offloaded": o.offload}
+    segmenter = DiffSegmenter.from_profile(require(_profile(o)), seed=o.seed, threshold=o.threshold, **places)
+    word, *others = o.word
+    mask = None if o.everywhere else segmenter.segment(photo.pixels, [word, *others]).labels == 1
+    settings = PromptToPrompt(o.cross, o.own, guidance=o.guidance)
+    source = invert(segmenter, photo.pixels, o.source, o.steps)
+    found = edit(segmenter.backbone, source, o.target, settings, gate=None if mask is None else Gate(mask))
+    o.out.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(found.picture).save(o.out / "edited.png")
+    if mask is not None:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(o.out / "mask.png")
+    facts = {"photo": o.photo.name, "source": o.source, "target": o.target, "words": o.word, "everywhere": o.everywhere, "steps": o.steps, "seed": o.seed}
+    facts |= {"settings": asdict(settings), "profile": segmenter.backbone.profile.name, "threshold": segmenter.threshold, "versions": versions()}
+    (o.out / "result.json").write_text(json.dumps(facts, indent=1) + "\n")
+    if mask is not None and not mask.any():
+        print(f"note: no {word} was found, so nothing changed; lower --threshold, or --everywhere", file=sys.stderr)
+    print(f"{o.out}: " + ("may change everywhere" if mask is None else f"{mask.mean():.1%} of the picture may change"))
+    return 0
 
 
 def _check(o: argparse.Namespace) -> int:
@@ -329,16 +357,31 @@ def _parser() -> argparse.ArgumentParser:
     pseudo.add_argument("--seed", type=int, default=0, help="of the noise")
     pseudo.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the masks; the same command goes on where it was stopped")
     pseudo.set_defaults(run=_pseudo)
+    editor = commands.add_parser("edit", help="draw a photo again as another prompt has it, within the mask of a word")
+    editor.add_argument("photo", type=Path, metavar="PHOTO")
+    editor.add_argument("--source", required=True, metavar="PROMPT", help='that describes the photo, as in "a photograph of a cat and a tree"')
+    editor.add_argument("--target", required=True, metavar="PROMPT", help="that describes what it is to become")
+    editor.add_argument("--word", nargs="+", required=True, help="the thing that may change, then others beside it that sharpen its mask")
+    editor.add_argument("--everywhere", action="store_true", help="without a mask: plain Prompt-to-Prompt")
+    editor.add_argument("--profile", default="pocket", help="as of segment")
+    editor.add_argument("--threshold", type=float, help="of the mask, 0 to 1 (default: the profile's)")
+    editor.add_argument("--steps", type=int, default=20, help="of inversion and edit (default: 20)")
+    editor.add_argument("--cross", type=float, default=0.8, metavar="SHARE", help="of the steps in which cross-attention is the source's (default: 0.8)")
+    editor.add_argument("--own", type=float, default=0.4, metavar="SHARE", help="of the steps in which self-attention is (default: 0.4)")
+    editor.add_argument("--guidance", type=float, default=4.0, help="weight of the target against no words (default: 4; Stable Diffusion: 7.5)")
+    editor.add_argument("--seed", type=int, default=0, help="of the mask's noise")
+    editor.add_argument("--out", type=Path, required=True, metavar="DIR", help="of edited.png, mask.png and result.json")
+    editor.set_defaults(run=_edit)
     check = commands.add_parser("check", help="look at models and data, and say what is ready and what is wrong")
     check.add_argument("--profile", default="pocket", help="as of evaluate")
     check.add_argument("--data-root", default="", metavar="DIR", help="with VOCdevkit, annotations or coco in it (default: no data is looked at)")
     check.add_argument("--dataset", nargs="*", choices=["voc", "context", "object"], default=[], help="(default: those whose folders are there)")
     check.add_argument("--images", type=int, default=50, metavar="N", help="of each split that are read; 0 is all (default: 50)")
     check.set_defaults(run=_check)
-    for command in (segment, evaluate, pseudo, check):
+    for command in (segment, evaluate, pseudo, editor, check):
         command.add_argument("--captioner", default="", metavar="PATH", help="BLIP, for recipes that caption and for the filter (default: the profile's)")
         command.add_argument("--clip", default="", metavar="PATH", help="CLIP, for the filter (default: the profile's)")
-    for command in (segment, evaluate, pseudo):
+    for command in (segment, evaluate, pseudo, editor):
         command.add_argument("--device", default="", help="cpu, cuda, ... (default: the profile's)")
         command.add_argument("--dtype", choices=DTYPES, default="", help="of the diffusion model (default: the profile's)")
         command.add_argument("--offload", action="store_true", help="models wait in main memory, and visit the card one at a time")

@@ -8,7 +8,7 @@ after the last layer that is read.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -302,6 +302,31 @@ def _running_order(names: Collection[str]) -> list[str]:
     return sorted(names, key=lambda name: next((i for i, stage in enumerate(stages) if name.startswith(stage)), len(stages)))
 
 
+def attention_layers(unet: nn.Module) -> dict[str, Any]:
+    """The attention layers of a UNet by name.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
+    if not layers:
+        raise ValueError(f"{type(unet).__name__} has no attention layers: expected a UNet2DConditionModel")
+    return layers
+
+
+@contextmanager
+def replaced_processors(layers: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Give each layer the processor that `make` returns for its name and its own one, which is put back on leaving, whatever happens."""
+    before = {name: layer.processor for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            layer.set_processor(make(name, before[name]))
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.set_processor(before[name])
+
+
 @contextmanager
 def record_attention(
     unet: nn.Module,
@@ -335,15 +360,10 @@ def record_attention(
     """
     if self_attention not in SELF_ATTENTION or not set(lean) <= set(LEAN):
         raise ValueError(f"self_attention {self_attention!r}, lean {tuple(lean)}: expected one of {', '.join(SELF_ATTENTION)}, and any of {', '.join(LEAN)}")
-    layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
-    if not layers:
-        raise ValueError(f"{type(unet).__name__} has no attention layers to record: expected a UNet2DConditionModel")
+    layers = attention_layers(unet)
     recording, order = Recording(), _Order(spans, heads, self_attention, sides, first_only, lean)
-    before = {name: layer.processor for name, layer in layers.items()}
     with ExitStack() as stack:
-        for name, layer in layers.items():
-            stack.callback(layer.set_processor, before[name])
-            layer.set_processor(_Recorder(name, before[name], recording, order))
+        stack.enter_context(replaced_processors(layers, lambda name, inner: _Recorder(name, inner, recording, order)))
         _note_call(unet, recording, order, stack)
         stack.callback(_unpack, recording)
         names = _running_order(layers)

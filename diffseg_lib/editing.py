@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
 
 from .backbone import Backbone
-from .capture import ordinary, pyramid
+from .capture import attention_layers, ordinary, pyramid, replaced_processors
 from .denoising import to_pixels
 from .segmenter import DiffSegmenter
 
@@ -119,8 +119,14 @@ def align(source: str, target: str, tokenizer: Any) -> tuple[Float[Tensor, "l l"
     Returns:
         Mapper: source tokens to target tokens, so that M_source @ mapper is attention to the target's tokens; its columns of added
         words are zero. Taken: 1 for tokens that take attention over, 0 for added ones.
+
+    Raises:
+        ValueError: if a prompt has more tokens than the model reads.
     """
     length = tokenizer.model_max_length
+    for text in (source, target):
+        if (count := len(tokenizer(text, verbose=False).input_ids)) > length:
+            raise ValueError(f"the prompt {text!r} has {count} tokens, the model reads {length}: shorten it")
     mapper, taken = torch.zeros(length, length), torch.ones(length)
     (words_s, ends_s), (words_t, ends_t) = _words(source, tokenizer), _words(target, tokenizer)
     mapper[0, 0] = 1
@@ -166,8 +172,13 @@ def invert(segmenter: DiffSegmenter, pixels: np.ndarray, prompt: str, steps: int
         prompt: that describes them.
         steps: to noise.
         rounds: of each step.
+
+    Raises:
+        ValueError: on fewer than one step or round, or more steps than the model has.
     """
     backbone = segmenter.backbone
+    if not 1 <= steps < len(backbone.alphas) or rounds < 1:
+        raise ValueError(f"steps {steps}, rounds {rounds}: expected 1 to {len(backbone.alphas) - 1} steps, and at least 1 round")
     spacing = len(backbone.alphas) // steps
     timesteps = (0, *range(1, 1 + steps * spacing, spacing))
     words, latents = backbone.embed_prompt(prompt), [segmenter.encode(pixels)]
@@ -338,15 +349,8 @@ class _Controlled:
 @contextmanager
 def _controlled(unet: nn.Module, control: _Control) -> Iterator[None]:
     """Every attention layer under control; its processor is put back on leaving."""
-    layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
-    before = {name: layer.processor for name, layer in layers.items()}
-    odd = [name for name, layer in layers.items() if not ordinary(layer, before[name])]
-    if odd or not layers:
-        raise ValueError(f"{odd[0] if odd else type(unet).__name__} is not plain attention: expected a UNet2DConditionModel with diffusers' own processors")
-    try:
-        for name, layer in layers.items():
-            layer.set_processor(_Controlled(before[name], control))
+    layers = attention_layers(unet)
+    if odd := [name for name, layer in layers.items() if not ordinary(layer, layer.processor)]:
+        raise ValueError(f"{odd[0]} is not plain attention: expected a UNet2DConditionModel with diffusers' own processors")
+    with replaced_processors(layers, lambda name, inner: _Controlled(inner, control)):
         yield
-    finally:
-        for name, layer in layers.items():
-            layer.set_processor(before[name])

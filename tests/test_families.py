@@ -12,8 +12,9 @@ import torch
 
 from diffseg_lib.backbone import FAMILIES, family_of, load_backbone
 from diffseg_lib.capture import LEAN, record_attention
+from diffseg_lib.editing import Gate, edit, invert
 from diffseg_lib.scoremaps import complete
-from diffseg_lib.segmenter import DiffSegmenter
+from diffseg_lib.segmenter import Config, DiffSegmenter
 
 NAMES = ("sd15", "sd21", "sd21-v", "sdxl")
 SIDES = {"sd15": [8, 4, 2, 1], "sd21": [8, 4, 2, 1], "sd21-v": [8, 4, 2, 1], "sdxl": [4, 2]}
@@ -117,6 +118,15 @@ def test_the_other_methods_run_on_every_family(loaded, picture):
     maps = attention_scores(segmenter, picture, ["house", "fish"])
     assert {one.scores.shape for one in maps.values()} == {(2, 48, 80)}
     assert ElboMethod(segmenter, timesteps=(300,), samples=1)(picture, ["house"]).scores.shape == (1, 48, 80)
+
+
+def test_editing_runs_on_every_family_and_keeps_its_identities(loaded, picture):
+    segmenter = DiffSegmenter(loaded, Config())
+    source, before = invert(segmenter, picture, "a photograph of a house", steps=3), dict(loaded.unet.attn_processors)
+    plain = edit(loaded, source, "a photograph of a red fish").picture
+    whole, none = (edit(loaded, source, "a photograph of a red fish", gate=Gate(np.full(picture.shape[:2], on))).picture for on in (True, False))
+    assert np.array_equal(whole, plain) and np.array_equal(none, picture) and not np.array_equal(plain, picture)
+    assert loaded.unet.attn_processors == before
 
 
 def test_a_part_that_is_missing_is_named(family_folders, tmp_path):
