@@ -239,7 +239,7 @@ def test_psnr_and_success_are_those_of_a_hand_made_edit():
     task = Task("one", pixels, "", "", "cat", "fish", inside, inside)
     found = judge(task, changed, Judge(), ["cat", "fish"])
     assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / 100)) and found["success"] == 100
-    assert judge(replace(task, new="cat"), changed, Judge(), ["cat", "fish"])["success"] == 0
+    assert found["first"] == 100 and judge(replace(task, word="fish", new="cat"), changed, Judge(), ["cat", "fish"])["success"] == 0
     same = judge(task, pixels, Judge(), ["cat", "fish"])
     assert same["ssim"] == pytest.approx(1) and same["psnr"] > 80
     corner = np.zeros((32, 32), bool)

@@ -21,6 +21,7 @@ CODED, PLAIN, BLEND = "encoded and decoded, no edit", "Prompt-to-Prompt", "its l
 ATTENTION, LATENTS, BOTH, PASTED = "our mask on attention", "our mask on latents", "our mask on both", "on both, pixels pasted"
 TRIED = tuple(PromptToPrompt(cross, own, guidance=guidance) for cross, own, guidance in ((0.2, 0.0, 7.5), (0.5, 0.3, 4.0), (0.5, 0.3, 7.5), (0.8, 0.4, 7.5)))
 BLENDS = tuple((divisor, threshold) for divisor in (2, 4) for threshold in (0.3, 0.5))
+PARTS = ("psnr", "ssim", "success", "first")  # of a row; see :func:`judge`
 LEAST = 0.05  # of the picture, that a thing must take to be edited
 MARGIN = 0.1  # of its side, around the box in which an edit is judged
 
@@ -79,15 +80,16 @@ def box(pixels: np.ndarray, mask: np.ndarray, margin: float = MARGIN) -> np.ndar
 
 
 def judge(task: Task, picture: np.ndarray, clip: Clip, words: Sequence[str]) -> dict[str, float]:
-    """PSNR (dB) and SSIM outside the thing's true mask; inside its box whether CLIP ranks the new word first of all, percent."""
+    """PSNR (dB) and SSIM outside the thing's true mask; inside its box, percent: whether CLIP finds the new word likelier than the old (success), and than all (first)."""
     from skimage.metrics import structural_similarity
 
     error = (picture.astype(float) - task.pixels)[~task.inside]
     # An error of nothing has no PSNR: count it as that of one value in ten thousand being off by one.
     psnr = 10 * np.log10(255**2 / max(float((error**2).mean()), 1e-4))
     alike = structural_similarity(task.pixels, picture, channel_axis=2, data_range=255, full=True)[1]
-    [likeness] = clip.similarities([box(picture, task.inside)], words)
-    return {"psnr": float(psnr), "ssim": float(alike[~task.inside].mean()), "success": 100.0 * (words[int(likeness.argmax())] == task.new)}
+    likeness = dict(zip(words, clip.similarities([box(picture, task.inside)], words)[0].tolist(), strict=True))
+    success, first = likeness[task.new] > likeness[task.word], likeness[task.new] == max(likeness.values())
+    return {"psnr": float(psnr), "ssim": float(alike[~task.inside].mean()), "success": 100.0 * success, "first": 100.0 * first}
 
 
 def choose(segmenter: DiffSegmenter, tasks: Sequence[Task], clip: Clip, words: Sequence[str], steps: int) -> tuple[PromptToPrompt, LocalBlend]:
@@ -165,7 +167,7 @@ def edit_study(
         tell: progress.
 
     Returns:
-        ``rows``: PSNR outside the thing's true mask, dB, with interval, and in it ``ssim`` and ``success``; ``effects``: paired
+        ``rows``: PSNR outside the thing's true mask, dB, with interval, and in it ``ssim``, ``success`` and ``first`` (see :func:`judge`); ``effects``: paired
         differences; ``judge``: how often the judge names the unedited thing; ``iou``: of our masks; ``settings``, ``blend``.
 
     Raises:
@@ -205,11 +207,11 @@ def edit_study(
 
 
 def _results(found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    table = {name: {part: np.array([one[part] for one in held]) for part in ("psnr", "ssim", "success")} for name, held in found.items()}
-    rows = {name: _mean(one["psnr"]) | {part: _mean(one[part]) for part in ("ssim", "success")} for name, one in table.items()}
+    table = {name: {part: np.array([one[part] for one in held]) for part in PARTS} for name, held in found.items()}
+    rows = {name: _mean(one["psnr"]) | {part: _mean(one[part]) for part in PARTS[1:]} for name, one in table.items()}
     effects = {
         f"{told}: {mine} minus {other}": _mean(table[mine][part] - table[other][part])
-        for part, told in (("psnr", "PSNR outside"), ("ssim", "SSIM outside"), ("success", "success"))
+        for part, told in zip(PARTS, ("PSNR outside", "SSIM outside", "success", "ranked first"), strict=True)
         for mine in (ATTENTION, LATENTS, BOTH)
         for other in (PLAIN, BLEND)
     }
