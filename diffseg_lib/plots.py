@@ -388,7 +388,8 @@ def study(path: Path) -> Path:
     found, effects = run["results"]["rows"], run["results"]["effects"]
     known = [name for name, one in effects.items() if one]
     fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(known))), gridspec_kw={"wspace": 0.9})
-    rows(axes[:1], {f"{run['profile']}: {path.stem}, {run['results']['images']} images, mean IoU": found})
+    unit = run["results"].get("unit", "mean IoU, %")
+    rows(axes[:1], {f"{run['profile']}: {path.stem}, {run['results']['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
     forest(axes[1], {"paired differences": effects}, known, "points")
     fig.savefig(path.with_suffix(".png"), dpi=70, metadata={"Software": None})
     plt.close(fig)

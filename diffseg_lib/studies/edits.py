@@ -80,7 +80,8 @@ def box(pixels: np.ndarray, mask: np.ndarray, margin: float = MARGIN) -> np.ndar
 
 
 def judge(task: Task, picture: np.ndarray, clip: Clip, words: Sequence[str]) -> dict[str, float]:
-    """PSNR (dB) and SSIM outside the thing's true mask; inside its box, percent: whether CLIP finds the new word likelier than the old (success), and than all (first)."""
+    """PSNR (dB) and SSIM outside the thing's true mask; inside its box, percent: whether CLIP finds the
+    new word likelier than the old (success), and than all words (first)."""
     from skimage.metrics import structural_similarity
 
     error = (picture.astype(float) - task.pixels)[~task.inside]

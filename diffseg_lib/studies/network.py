@@ -30,13 +30,19 @@ def folder_of(name: str) -> str:
 
 def make_masks(
     methods: Mapping[str, Method], train_set: Dataset, tuning_images: int, out: Path, sure: float, about: Mapping[str, Any], tried: Sequence[Crf] | None
-) -> dict[str, tuple[Dataset, dict[str, Any]]]:
+) -> dict[str, tuple[Dataset, np.ndarray, dict[str, Any]]]:
     """Each method's pseudo-labels of a train split, threshold and CRF fixed on its first images.
 
     Returns:
-        By method the data set under its masks, and facts: the settings, mean IoU of the masks on the pixels they label, the share of those.
+        By method the data set under its masks; of the images that nothing was fixed on, the confusions on the pixels that the masks label,
+        images C C; and facts: the settings, the mean IoU of those, the share of pixels labelled.
+
+    Raises:
+        ValueError: if no image is left, or an image has no mask.
     """
     classes = len(train_set.names)
+    if not 0 < tuning_images < len(train_set):
+        raise ValueError(f"{tuning_images} images to tune on of {len(train_set)}: expected at least one, and one left to measure")
     tuning = score_all(methods, replace(train_set, ids=train_set.ids[:tuning_images]))
     found = {}
     for name, method in methods.items():
@@ -46,13 +52,13 @@ def make_masks(
         if errors := write_masks(train_set, method, pseudo, folder, about):
             raise ValueError(f"{len(errors)} images have no mask, the first: {next(iter(errors.items()))}")
         made = with_masks(train_set, folder)
-        counts, kept, seen = np.zeros((classes, classes)), 0, 0
-        for one in train_set.ids:
+        counts, kept, seen = [], 0, 0
+        for one in train_set.ids[tuning_images:]:
             truth, mask = train_set.load(one).truth, made.load(one).truth
             labelled = mask != VOID
-            counts += confusion(np.where(labelled, truth, VOID), np.where(labelled, mask, 0), classes)
+            counts.append(confusion(np.where(labelled, truth, VOID), np.where(labelled, mask, 0), classes))
             kept, seen = kept + int((labelled & (truth != VOID)).sum()), seen + int((truth != VOID).sum())
-        found[name] = made, {"pseudo": asdict(pseudo), "miou": float(miou(counts)), "kept": kept / seen}
+        found[name] = made, np.stack(counts), {"pseudo": asdict(pseudo), "miou": float(miou(np.sum(counts, axis=0))), "kept": kept / seen}
     return found
 
 
@@ -97,7 +103,7 @@ def network_study(
     masks = make_masks(methods, train_set, tuning_images, out / "masks", sure, {"profile": profile.name, "seed": segmenter.config.seed}, tried)
     tell("masks written")
     found, curves = {}, {}
-    for name, trained_on in {DRAWN: train_set, **{name: made for name, (made, _) in masks.items()}}.items():
+    for name, trained_on in {DRAWN: train_set, **{name: made for name, (made, _, _) in masks.items()}}.items():
         folder = train(trained_on, recipe, out / folder_of(name))
         network, _ = load(folder)
         losses = np.loadtxt(folder / "curve.csv", delimiter=",", skiprows=1, ndmin=2)
@@ -107,10 +113,11 @@ def network_study(
         tell(f"{name}: trained and measured")
     rows: dict[str, dict[str, Any]] = {name: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one), "images": len(one)} for name, one in found.items()}
     effects = {f"{OURS} minus {other}": paired(found[OURS], found[other]) for other in (RIVAL, DRAWN)}
+    effects[f"masks: {OURS} minus {RIVAL}"] = paired(masks[OURS][1], masks[RIVAL][1])
     return {
         "rows": rows,
         "effects": effects,
-        "masks": {name: facts for name, (_, facts) in masks.items()},
+        "masks": {name: facts for name, (_, _, facts) in masks.items()},
         "curves": curves,
         "reached": 100 * rows[OURS]["value"] / rows[DRAWN]["value"],
         "recipe": asdict(recipe),
