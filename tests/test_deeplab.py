@@ -114,7 +114,7 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(dataset, tmp_path):
 
 def test_it_learns_and_is_read_again(dataset, tmp_path):
     losses = []
-    train(dataset, replace(TINY, iterations=60, lr=0.0005, balanced=True), tmp_path, tell=lambda update, loss: losses.append(loss))
+    train(dataset, replace(TINY, iterations=60, lr=0.02, balanced=True), tmp_path, tell=lambda update, loss: losses.append(loss))
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
     network, facts = load(tmp_path)
     assert facts["names"] == list(dataset.names)
