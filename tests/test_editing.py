@@ -87,7 +87,7 @@ def test_each_gate_alone_changes_the_outcome(segmenter, picture, inverted, which
 def test_an_empty_gate_on_attention_leaves_the_words_nothing_to_say(segmenter, picture, inverted):
     gate = Gate(np.zeros(picture.shape[:2], bool), latents=False, pixels=False)
     one, other = (edit(segmenter.backbone, inverted, text, HARD, gate=gate).picture for text in (TARGET, "a red house of red"))
-    again = edit(segmenter.backbone, inverted, SOURCE, PromptToPrompt(0, 0, guidance=1.0)).picture
+    again = edit(segmenter.backbone, inverted, SOURCE, PromptToPrompt(0.0, 0.0, guidance=1.0)).picture
     assert np.array_equal(one, other) and not np.array_equal(one, edit(segmenter.backbone, inverted, TARGET, HARD).picture)
     assert one.shape == again.shape
 
@@ -123,7 +123,7 @@ def test_cross_attention_is_the_papers_formula(segmenter, inverted):
     """Swap: M_edit = M_source A until the given share of the steps, M_target after it; re-weighting multiplies a word's column."""
     from diffseg_lib.editing import _control, _Controlled
 
-    control = _control(segmenter.backbone, inverted, TARGET, PromptToPrompt(0.5, 0), {"fish": 3.0}, None, None)
+    control = _control(segmenter.backbone, inverted, TARGET, PromptToPrompt(0.5, 0.0), {"fish": 3.0}, None, None)
     query, key = torch.randn(2, 2, 96, 4), torch.randn(2, 2, 24, 4)
     source, target = torch.softmax(query @ key.mT / 2, -1)
     [fish] = positions(TARGET, "fish", segmenter.backbone.tokenizer)
