@@ -11,7 +11,7 @@ import numpy as np
 
 from ..crf import Crf
 from ..datasets import Dataset, open_dataset
-from ..deeplab import POCKET, SCALES, Recipe, confusions, load, train
+from ..deeplab import POCKET, SCALES, DeepLabV2, Recipe, confusions, load, train
 from ..evaluation import VOID, bootstrap_miou, confusion, miou
 from ..methods import Method
 from ..rivals import DenseClip
@@ -30,12 +30,11 @@ def folder_of(name: str) -> str:
 
 def make_masks(
     methods: Mapping[str, Method], train_set: Dataset, tuning_images: int, out: Path, sure: float, about: Mapping[str, Any], tried: Sequence[Crf] | None
-) -> dict[str, tuple[Dataset, np.ndarray, dict[str, Any]]]:
+) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
     """Each method's pseudo-labels of a train split, threshold and CRF fixed on its first images.
 
     Returns:
-        By method the data set under its masks; of the images that nothing was fixed on, the confusions on the pixels that the masks label,
-        images C C; and facts: the settings, the mean IoU of those, the share of pixels labelled.
+        By method, of the images that nothing was fixed on, the confusions on the pixels that the masks label, images C C; and facts: the settings, the mean IoU of those, the share of pixels labelled.
 
     Raises:
         ValueError: if no image is left, or an image has no mask.
@@ -58,8 +57,18 @@ def make_masks(
             labelled = mask != VOID
             counts.append(confusion(np.where(labelled, truth, VOID), np.where(labelled, mask, 0), classes))
             kept, seen = kept + int((labelled & (truth != VOID)).sum()), seen + int((truth != VOID).sum())
-        found[name] = made, np.stack(counts), {"pseudo": asdict(pseudo), "miou": float(miou(np.sum(counts, axis=0))), "kept": kept / seen}
+        found[name] = np.stack(counts), {"pseudo": asdict(pseudo), "miou": float(miou(np.sum(counts, axis=0))), "kept": kept / seen}
     return found
+
+
+def teachers(train_set: Dataset, out: Path) -> dict[str, Dataset]:
+    """The train split of a study in `out` under each row's masks."""
+    return {DRAWN: train_set} | {name: with_masks(train_set, out / "masks" / folder_of(name)) for name in (OURS, RIVAL)}
+
+
+def networks(out: Path) -> dict[str, DeepLabV2]:
+    """The trained networks of a study in `out`, by row."""
+    return {name: load(out / folder_of(name))[0] for name in (DRAWN, OURS, RIVAL)}
 
 
 def network_study(
@@ -103,7 +112,7 @@ def network_study(
     masks = make_masks(methods, train_set, tuning_images, out / "masks", sure, {"profile": profile.name, "seed": segmenter.config.seed}, tried)
     tell("masks written")
     found, curves = {}, {}
-    for name, trained_on in {DRAWN: train_set, **{name: made for name, (made, _, _) in masks.items()}}.items():
+    for name, trained_on in teachers(train_set, out).items():
         folder = train(trained_on, recipe, out / folder_of(name))
         network, _ = load(folder)
         losses = np.loadtxt(folder / "curve.csv", delimiter=",", skiprows=1, ndmin=2)
@@ -113,11 +122,11 @@ def network_study(
         tell(f"{name}: trained and measured")
     rows: dict[str, dict[str, Any]] = {name: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one), "images": len(one)} for name, one in found.items()}
     effects = {f"{OURS} minus {other}": paired(found[OURS], found[other]) for other in (RIVAL, DRAWN)}
-    effects[f"masks: {OURS} minus {RIVAL}"] = paired(masks[OURS][1], masks[RIVAL][1])
+    effects[f"masks: {OURS} minus {RIVAL}"] = paired(masks[OURS][0], masks[RIVAL][0])
     return {
         "rows": rows,
         "effects": effects,
-        "masks": {name: facts for name, (_, _, facts) in masks.items()},
+        "masks": {name: facts for name, (_, facts) in masks.items()},
         "curves": curves,
         "reached": 100 * rows[OURS]["value"] / rows[DRAWN]["value"],
         "recipe": asdict(recipe),
