@@ -47,7 +47,7 @@ def sentence(names: Sequence[str], template: str) -> str:
     'a photograph of a house and an umbrella'
     """
     first, *others = names
-    return " and ".join([write(first, template), *(write(name, "a {class}") for name in others)])
+    return " and ".join([write(first, template), *(write(name, " a {class}").strip() for name in others)])
 
 
 def make_tasks(segmenter: DiffSegmenter, dataset: Dataset, count: int, seed: int) -> list[Task]:

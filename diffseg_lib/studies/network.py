@@ -34,7 +34,8 @@ def make_masks(
     """Each method's pseudo-labels of a train split, threshold and CRF fixed on its first images.
 
     Returns:
-        By method, of the images that nothing was fixed on, the confusions on the pixels that the masks label, images C C; and facts: the settings, the mean IoU of those, the share of pixels labelled.
+        By method, of the images that nothing was fixed on, the confusions on the pixels that the masks label, images C C; and
+        facts: the settings, the mean IoU of those, the share of pixels labelled.
 
     Raises:
         ValueError: if no image is left, or an image has no mask.
