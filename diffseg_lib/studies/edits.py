@@ -51,7 +51,7 @@ def sentence(names: Sequence[str], template: str) -> str:
 
 
 def make_tasks(segmenter: DiffSegmenter, dataset: Dataset, count: int, seed: int) -> list[Task]:
-    """The first so many pictures with a thing large enough: its largest becomes a thing that is not in the picture, drawn by (seed, id)."""
+    """The first so many pictures with a thing large enough: its largest becomes a thing that is not in the picture, drawn by (seed, place in the split)."""
     found: list[Task] = []
     for place, name in enumerate(dataset.ids):
         if len(found) == count:
