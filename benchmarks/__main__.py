@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from diffseg_lib.backbone import Backbone
-from diffseg_lib.results import made, write_json
 from diffseg_lib.segmenter import LARGEST_MATRIX
+from diffseg_lib.support.files import write_json
+from diffseg_lib.support.provenance import made
 
 from . import families, gpu, parts
 from .cases import KEYS, OURS, SHARED, STEPS, cases

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from diffseg_lib.backbone import Backbone
-from diffseg_lib.capture import LEAN
+from diffseg_lib.config import Config
+from diffseg_lib.lean_attention import LEAN
 from diffseg_lib.profiles import PAPER_WEIGHTS
 from diffseg_lib.scoremaps import label, upsample
-from diffseg_lib.segmenter import Config, DiffSegmenter
+from diffseg_lib.segmenter import DiffSegmenter
 
 from .models import inputs
 from .released import released_maps

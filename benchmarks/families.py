@@ -18,10 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffseg_lib.backbone import Backbone, family_of
-from diffseg_lib.capture import LEAN, record_attention
+from diffseg_lib.attention import record_attention
+from diffseg_lib.backbone import Backbone
+from diffseg_lib.config import Config
+from diffseg_lib.lean_attention import LEAN
+from diffseg_lib.loading import family_of
 from diffseg_lib.profiles import Profile
-from diffseg_lib.segmenter import Config, DiffSegmenter
+from diffseg_lib.segmenter import DiffSegmenter
 
 from .measure import peak_of
 from .models import CLASS_TOKEN, TOKENS, unet_config, vae_config

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffseg_lib.locations import data_dir
+from diffseg_lib.support.paths import data_dir
 
 from .parts import gigaflops
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffseg_lib.backbone import Backbone, load_backbone
+from diffseg_lib.backbone import Backbone
+from diffseg_lib.loading import load_backbone
 from diffseg_lib.profiles import Profile
 
 TOKENS, WIDTH = 77, 768  # of a prompt of Stable Diffusion

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from diffseg_lib.backbone import Backbone
-from diffseg_lib.capture import LEAN
-from diffseg_lib.evaluation import tally
+from diffseg_lib.config import Config
+from diffseg_lib.evaluation.metrics import tally
+from diffseg_lib.lean_attention import LEAN
 from diffseg_lib.scoremaps import label, upsample
-from diffseg_lib.segmenter import Config, DiffSegmenter
+from diffseg_lib.segmenter import DiffSegmenter
 
 from .cases import TIMESTEP, bare
 from .measure import spread
@@ -111,8 +112,8 @@ def sharing(images: int) -> dict[str, Any]:
     Args:
         images: of Pocket-VOC val, the classes present given; thresholds fixed on 40 train images.
     """
-    from diffseg_lib.datasets import open_dataset
-    from diffseg_lib.studies import measure
+    from diffseg_lib.evaluation.sources import open_dataset
+    from diffseg_lib.experiments.measure import measure
 
     counts: dict[str, dict[str, list[Any]]] = {}
     segmenter = DiffSegmenter.from_profile("pocket")

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from .locations import models_dir, profiles_dir
-from .prompts import nearest
+from .support.errors import nearest
+from .support.paths import models_dir, profiles_dir
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
@@ -51,7 +51,7 @@ class Profile:
     (0: the model's own); template: of the prompt, ``{class}`` in it; words: the vocabulary the model was trained on
     (empty: open); captioner, clip: sources of the BLIP and the CLIP beside it; clip_relative: share of the best class's CLIP
     score that keeps a class; caption_similarity: CLIP text cosine at which a caption's word means a class (for both see
-    :mod:`diffseg_lib.vocabulary`); roots: folders of data sets by name, ``$VARIABLES`` of the environment in them;
+    :mod:`diffseg_lib.category_filter`); roots: folders of data sets by name, ``$VARIABLES`` of the environment in them;
     device, dtype: where and in what precision it runs, of :data:`DTYPES`; "auto", in a file, is a GPU and float16 where there is
     one, else the processor and float32; chosen_on: where the numbers are from.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -181,13 +180,3 @@ def emphasise(embeddings: Float[Tensor, "b l d"], empty: Float[Tensor, "1 l d"],
 def unknown_words(name: str, words: Collection[str]) -> list[str]:
     """Words of a class name outside a vocabulary."""
     return [word for word in name.lower().split() if word not in words]
-
-
-def nearest(word: str, words: Collection[str]) -> str:
-    """A hint for an error message: the closest known words, or some of them.
-
-    >>> nearest("hous", ["house", "fish"])
-    'did you mean house?'
-    """
-    close = difflib.get_close_matches(word, list(words), n=3)
-    return f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(words))}"

@@ -13,86 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .backbone import Backbone, load_backbone
-from .capture import LEAN, Recording, record_attention
-from .images import Photo, areas, load_photo, to_photo, working_size
+from .attention import record_attention
+from .backbone import Backbone
+from .config import Config, configure
+from .lean_attention import LEAN
+from .loading import load_backbone
 from .profiles import DTYPES, Profile, load_profile
-from .prompts import Prompt, emphasise, make_prompt, nearest, span_weights, unknown_words, write
+from .prompts import Prompt, emphasise, make_prompt, span_weights, unknown_words, write
+from .recording import Recording
 from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
-from .zoo import Captioner
+from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
+from .support.images import Photo, areas, load_photo, to_photo, working_size
+from .vision_language import Captioner
 
-CAPTIONS = ("none", "complete", "phrase")
 LARGEST_MATRIX = 64 * 96  # pixels of the finest attention up to which an n x n matrix a class is kept: 64 MiB at 64 x 64, 144 at 64 x 96
-
-
-@dataclass(frozen=True)
-class Config:
-    """The method's switches. The defaults are ours; :func:`recipe` gives the paper's and the code's.
-
-    template: of the prompt, ``{class}`` in it (None: the profile's). span: "all" sub-tokens of a class or the "last".
-    plus: how many "+" the class's embedding gets (2 is "++", a weight of 1.21). caption: "none" leaves
-    the template alone, "complete" lets BLIP continue it (the paper), "phrase" sets before the class the
-    adjectives that BLIP's free caption gives it. modifiers: fuse the maps of the words that describe
-    the class with its own (Sec. 3.5). scale: "minmax" or
-    "none" before fusion. final_norm: min-max "after" or "before" upsampling. iterations: of
-    completion. timesteps, weights, threshold: None takes the profile's. class_batch: classes in one
-    UNet call. shared: complete every class by the first class's self-attention. lean: compute nothing twice
-    and nothing that is not read (equal to the plain path to rounding). seed: of the noise.
-    """
-
-    template: str | None = None
-    span: str = "all"
-    plus: float = 2.0
-    caption: str = "none"
-    modifiers: bool = False
-    scale: str = "minmax"
-    final_norm: str = "after"
-    iterations: int = 1
-    timesteps: tuple[int, ...] | None = None
-    weights: Mapping[int, float] | None = None
-    threshold: float | None = None
-    class_batch: int = 32
-    shared: bool = False
-    lean: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold {self.threshold}: expected a number from 0 to 1, or None for the profile's")
-        if self.caption not in CAPTIONS:
-            raise ValueError(f"caption {self.caption!r}: expected {', '.join(CAPTIONS)}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed {self.seed}: expected an integer from 0 to 2**64 - 1")
-        if self.class_batch < 1 or self.iterations < 0:
-            raise ValueError(f"class_batch {self.class_batch}, iterations {self.iterations}: expected at least 1 and at least 0")
-
-
-RECIPES: dict[str, Config] = {
-    "paper": Config(final_norm="before", caption="complete", modifiers=True),
-    "released": Config(template="a photograph of {class}", span="last", caption="complete", modifiers=True),
-}
-# The released code's prompt on data sets where it is another.
-RELEASED_TEMPLATES = dict.fromkeys(("context", "object"), "a photography of {class}")
-
-
-def recipe(name: str, dataset: str = "", **changes: Any) -> Config:
-    """The switches as the paper or the released code sets them, where the two differ.
-
-    Args:
-        name: "paper" or "released".
-        dataset: whose prompt the released code words in its own way.
-        changes: fields of :class:`Config`.
-
-    >>> recipe("released").span, recipe("paper").final_norm, recipe("released", "object").template
-    ('last', 'before', 'a photography of {class}')
-    """
-    if name not in RECIPES:
-        raise ValueError(f"unknown recipe {name!r}: expected {' or '.join(RECIPES)}")
-    wording = {"template": RELEASED_TEMPLATES[dataset]} if name == "released" and dataset in RELEASED_TEMPLATES else {}
-    return replace(RECIPES[name], **wording | changes)
-
-
-configure = recipe  # its name where an argument is called `recipe`
 
 
 @dataclass(frozen=True)
@@ -166,16 +100,16 @@ class DiffSegmenter:
         """Load a profile's model.
 
         Args:
-            profile: as of :func:`~diffseg_lib.backbone.load_backbone`.
+            profile: as of :func:`~diffseg_lib.loading.load_backbone`.
             recipe: "paper", "released" or None (ours).
             dataset: as of :func:`recipe`.
             device: "cpu", "cuda", ...; "" is the profile's.
             dtype: of weights and activations: "float32", "bfloat16" or "float16"; "" is the profile's.
-            offloaded: as of :func:`~diffseg_lib.backbone.load_backbone`.
+            offloaded: as of :func:`~diffseg_lib.loading.load_backbone`.
             changes: fields of :class:`Config`.
 
         Raises:
-            ValueError: on another dtype, and as :func:`~diffseg_lib.backbone.load_backbone` does.
+            ValueError: on another dtype, and as :func:`~diffseg_lib.loading.load_backbone` does.
         """
         known = profile if isinstance(profile, Profile) else load_profile(profile)
         device, dtype = device or known.device, dtype or known.dtype
@@ -350,7 +284,7 @@ class DiffSegmenter:
         embeddings, spans = self.embed(prompts)
         try:
             cross, layers, fused, completed = self._maps(latents, noise, embeddings, spans, keep, self.config.class_batch)
-        except _OUT_OF_MEMORY as error:
+        except OUT_OF_MEMORY as error:
             if not ran_out_of_memory(error) or len(prompts) == 1:
                 raise
             half = (min(self.config.class_batch, len(prompts)) + 1) // 2
@@ -361,14 +295,6 @@ class DiffSegmenter:
         notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
         kept = Intermediates(latents, noise, self.timesteps, spans, cross, layers, fused, completed) if keep else None
         return Segmentation(label(scores, self.threshold).cpu().numpy(), scores.cpu().numpy(), names, self.threshold, notes, kept)
-
-
-_OUT_OF_MEMORY = (MemoryError, RuntimeError)
-
-
-def ran_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that there was not enough memory; on the CPU torch has no type for it."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _photo(image: str | Path | Image.Image | np.ndarray) -> Photo:

@@ -159,7 +159,7 @@ def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(pipeline_folder: Path):
-    from diffseg_lib.backbone import load_backbone
+    from diffseg_lib.loading import load_backbone
 
     return load_backbone(pipeline_folder)
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from diffseg_lib.backbone import load_backbone
+from diffseg_lib.loading import load_backbone
 from diffseg_lib.profiles import PAPER_WEIGHTS, load_profile
 
 

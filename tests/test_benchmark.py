@@ -12,14 +12,17 @@ import pytest
 import torch
 
 from diffseg_lib import DiffSegmenter
-from diffseg_lib.__main__ import fixed_threshold, main
-from diffseg_lib.benchmark import choose_threshold, count, labels_of, own_miou, save, summarise
-from diffseg_lib.datasets import DataError, open_dataset
-from diffseg_lib.evaluation import confusion, miou
-from diffseg_lib.methods import METHODS, Attention, Scored, attention_scores, make_method
+from diffseg_lib.baselines.attention import Attention, attention_scores
+from diffseg_lib.baselines.base import Scored
+from diffseg_lib.baselines.registry import METHODS, make_method
+from diffseg_lib.category_filter import Vocabulary
+from diffseg_lib.cli.main import fixed_threshold, main
+from diffseg_lib.data import DataError
+from diffseg_lib.evaluation.evaluator import choose_threshold, count, labels_of, own_miou, save, summarise
+from diffseg_lib.evaluation.metrics import confusion, miou
+from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.profiles import load_profile
-from diffseg_lib.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +106,8 @@ def test_a_broken_image_is_an_error_row_and_there_is_no_headline(data):
 def test_labels_that_are_no_classes_stop_the_run(tree, data, tmp_path):
     import shutil
 
-    from diffseg_lib.datasets import LabelError
-    from diffseg_lib.images import save_labels
+    from diffseg_lib.data import LabelError
+    from diffseg_lib.support.images import save_labels
 
     copy = tmp_path / "copy"
     shutil.copytree(tree, copy)
@@ -204,7 +207,7 @@ def test_one_pass_gives_three_methods(data):
 
 def test_daam_is_the_plain_sum_over_layers_and_heads(data):
     """Against every head's own map, recorded one by one, upsampled and added up."""
-    from diffseg_lib.capture import record_attention
+    from diffseg_lib.attention import record_attention
     from diffseg_lib.scoremaps import resize, upsample
 
     segmenter, sample = DiffSegmenter.from_profile("pocket"), data.load(data.ids[0])

@@ -13,8 +13,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from diffseg_lib import book
-from diffseg_lib.notebooks import breaches, code_only, inputs_hash, modules_used, normalise, with_prose
+from diffseg_lib.book.notebooks import breaches, code_only, inputs_hash, modules_used, normalise, with_prose
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -174,7 +173,7 @@ def test_only_modules_that_a_notebook_reaches_count(tmp_path):
 def test_the_real_library_is_followed_through_its_late_imports():
     found = modules_used("from diffseg_lib import DiffSegmenter", ROOT)
     assert {"diffseg_lib.segmenter", "diffseg_lib.scoremaps", "diffseg_lib.backbone"} <= set(found)
-    assert "diffseg_lib.book" not in found
+    assert "diffseg_lib.book.run" not in found
 
 
 def test_comments_docstrings_and_blank_lines_do_not_count():
@@ -277,7 +276,7 @@ def test_pictures_become_smaller_and_stay_the_same_picture():
     import numpy as np
     from PIL import Image
 
-    from diffseg_lib.notebooks import smaller_png
+    from diffseg_lib.book.notebooks import smaller_png
 
     pixels = np.zeros((60, 80, 4), np.uint8)
     pixels[..., 1], pixels[..., 3] = np.arange(80) * 3, 255

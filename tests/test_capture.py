@@ -6,7 +6,8 @@ import pytest
 import torch
 from einops import rearrange
 
-from diffseg_lib.capture import LEAN, record_attention
+from diffseg_lib.attention import record_attention
+from diffseg_lib.lean_attention import LEAN
 from diffseg_lib.scoremaps import apply_attention, complete, self_attention
 
 SIZES = [(16, 16), (16, 24), (32, 8)]
@@ -185,8 +186,8 @@ def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, lean, heads):
 
 def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(backbone, monkeypatch):
     awake = lean_call(backbone, spans(), lean=LEAN, self_attention="matrix")
-    monkeypatch.setattr("diffseg_lib.capture.LARGE", 1)
-    monkeypatch.setattr("diffseg_lib.capture.ROWS", 100)  # a last part that is not full
+    monkeypatch.setattr("diffseg_lib.attention.LARGE", 1)
+    monkeypatch.setattr("diffseg_lib.attention.ROWS", 100)  # a last part that is not full
     rested = lean_call(backbone, spans(), lean=LEAN, self_attention="matrix")
     assert rested.resting is None and not torch.equal(rested.matrix, awake.matrix)
     maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))

@@ -10,7 +10,7 @@ import sys
 import nbformat
 import pytest
 
-from diffseg_lib.book import notebooks_dir
+from diffseg_lib.book.run import notebooks_dir
 
 QUICK = {
     "00_quickstart": {},

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from diffseg_lib.claims import CLAIMS, Claim, ledger, verdict, write_ledger
-from diffseg_lib.locations import data_dir
-from diffseg_lib.studies.__main__ import STUDIES
+from diffseg_lib.cli.study import STUDIES
+from diffseg_lib.experiments.claims import CLAIMS, Claim, ledger, verdict, write_ledger
+from diffseg_lib.support.paths import data_dir
 
 CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a minus b", "a minus c"), "+1")
 
@@ -67,7 +67,7 @@ def test_the_committed_ledger_follows_from_the_committed_results():
 
 
 def test_every_claim_has_a_study_that_was_run_and_a_chapter():
-    from diffseg_lib.book import notebooks_dir
+    from diffseg_lib.book.run import notebooks_dir
 
     assert len(CLAIMS) >= 15 and len({one.claim for one in CLAIMS}) == len(CLAIMS)
     assert [one.claim for one in CLAIMS if one.study not in STUDIES] == []

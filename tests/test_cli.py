@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffseg_lib.__main__ import main
+from diffseg_lib.cli.main import main
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_a_picture_of_a_far_size_is_resized_and_said(pipeline_folder, tmp_path, 
 
 def test_the_pocket_models_say_that_they_know_only_their_world(tmp_path, capsys):
     photo = "data/pocket/samples/house-fish-umbrella.jpg"
-    from diffseg_lib.locations import repository_root
+    from diffseg_lib.support.paths import repository_root
 
     assert main(["segment", str(repository_root() / photo), "--classes", "house", "--out", str(tmp_path)]) == 0
     assert "know only the world they were trained on" in capsys.readouterr().err

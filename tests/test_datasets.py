@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from diffseg_lib.datasets import CONTEXT, CONTEXT_ORIGINAL, VOC, DataError, LabelError, decode_colours, open_dataset, read_mask, read_picture
-from diffseg_lib.datasets.names import SPLIT_SIZES
-from diffseg_lib.images import save_labels, voc_colours
+from diffseg_lib.data import CONTEXT, CONTEXT_ORIGINAL, VOC, DataError, LabelError, decode_colours, read_mask, read_picture
+from diffseg_lib.data.names import SPLIT_SIZES
+from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import ensure_layout, write_layout
 from diffseg_lib.pocket.scenes import voc_truth
 from diffseg_lib.pocket.world import GROUND_OFFSET, compose, paint, trace
+from diffseg_lib.support.images import save_labels, voc_colours
 
 TRUTHS = {"voc": voc_truth, "context": trace, "object": lambda scene: np.where(trace(scene) >= GROUND_OFFSET, 0, trace(scene))}
 PIXELS = np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffseg_lib.crf import PRESETS
-from diffseg_lib.datasets import open_dataset
-from diffseg_lib.deeplab import MEAN, NETS, POCKET, DeepLabV2, Recipe, augment, class_weights, confusions, load, main, predict, to_pixels, train
+from diffseg_lib.applications.crf import PRESETS
+from diffseg_lib.applications.deeplab import MEAN, NETS, POCKET, DeepLabV2, Recipe, augment, class_weights, confusions, load, main, predict, to_pixels, train
+from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import write_layout
-from diffseg_lib.runs import RunError
+from diffseg_lib.support.files import RunError
 
 TINY = replace(POCKET, iterations=6, batch=2, crop=48)
 
@@ -133,7 +133,7 @@ def test_pixels_are_those_of_imagenets_statistics():
 
 
 def test_the_command_line_trains_on_masks_and_tests(tree, tmp_path, capsys):
-    from diffseg_lib.__main__ import main as segment
+    from diffseg_lib.cli.main import main as segment
 
     assert segment(["pseudo", "--root", str(tree), "--timesteps", "100", "--sure", "0.5", "--out", str(tmp_path / "masks")]) == 0
     given = ["--root", str(tree), "--masks", str(tmp_path / "masks"), "--iterations", "3", "--batch", "2", "--crop", "48", "--out", str(tmp_path / "net")]
@@ -149,8 +149,8 @@ def test_the_command_line_trains_on_masks_and_tests(tree, tmp_path, capsys):
 
 def test_the_study_trains_one_network_a_kind_of_mask(tree, tmp_path):
     from diffseg_lib import DiffSegmenter
-    from diffseg_lib.crf import Crf
-    from diffseg_lib.studies.network import DRAWN, OURS, RIVAL, network_study
+    from diffseg_lib.applications.crf import Crf
+    from diffseg_lib.experiments.network import DRAWN, OURS, RIVAL, network_study
 
     asked = {"train_images": 3, "images": 2, "tuning_images": 1, "recipe": TINY, "multiscale": False, "tried": [Crf(1)]}
     found = network_study(DiffSegmenter.from_profile("pocket"), tmp_path, "voc", str(tree), **asked)

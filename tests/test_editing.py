@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffseg_lib.__main__ import main
-from diffseg_lib.denoising import to_pixels
-from diffseg_lib.editing import Gate, LocalBlend, PromptToPrompt, align, edit, invert, positions
-from diffseg_lib.segmenter import Config, DiffSegmenter
+from diffseg_lib.applications.generation import to_pixels
+from diffseg_lib.applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, align, edit, invert, positions
+from diffseg_lib.cli.main import main
+from diffseg_lib.config import Config
+from diffseg_lib.segmenter import DiffSegmenter
 
 SOURCE, TARGET = "a photograph of a house", "a photograph of a fish"
 HARD = PromptToPrompt(0.5, 0.5, guidance=5.0)
@@ -121,7 +122,7 @@ def test_an_added_word_keeps_its_own_attention(backbone):
 
 def test_cross_attention_is_the_papers_formula(segmenter, inverted):
     """Swap: M_edit = M_source A until the given share of the steps, M_target after it; re-weighting multiplies a word's column."""
-    from diffseg_lib.editing import _control, _Controlled
+    from diffseg_lib.applications.prompt_to_prompt import _control, _Controlled
 
     control = _control(segmenter.backbone, inverted, TARGET, PromptToPrompt(0.5, 0.0), {"fish": 3.0}, None, None)
     query, key = torch.randn(2, 2, 96, 4), torch.randn(2, 2, 24, 4)
@@ -206,8 +207,8 @@ def test_the_command_writes_the_edit_its_mask_and_the_facts(backbone, picture, t
 
 
 def test_the_study_measures_outside_and_inside(monkeypatch):
-    from diffseg_lib.studies import edits
-    from diffseg_lib.zoo import Clip
+    from diffseg_lib.experiments import edits
+    from diffseg_lib.vision_language import Clip
 
     monkeypatch.setattr(edits, "TRIED", edits.TRIED[:1])
     monkeypatch.setattr(edits, "BLENDS", edits.BLENDS[:1])
@@ -224,7 +225,7 @@ def test_the_study_measures_outside_and_inside(monkeypatch):
 
 
 def test_psnr_and_success_are_those_of_a_hand_made_edit():
-    from diffseg_lib.studies.edits import Task, box, judge
+    from diffseg_lib.experiments.edits import Task, box, judge
 
     inside = np.zeros((32, 32), bool)
     inside[8:16, 4:12] = True

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from diffseg_lib import DiffSegmenter
-from diffseg_lib.datasets import open_dataset
-from diffseg_lib.elbo import ElboMethod, Posterior, denoising_errors, draw_noise, elbo_posterior, error_draws, noise_sharing, smooth
+from diffseg_lib.baselines.elbo import ElboMethod, Posterior, denoising_errors, draw_noise, elbo_posterior, error_draws, noise_sharing, smooth
+from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.experiments.elbo import elbo_study
 from diffseg_lib.pocket.scenes import photo_or_scene
-from diffseg_lib.studies.elbo import elbo_study
 
 
 @pytest.fixture(scope="module")

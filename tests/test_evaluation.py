@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffseg_lib.evaluation import (
+from diffseg_lib.data.samples import VOID
+from diffseg_lib.evaluation.metrics import (
     BINS,
-    VOID,
     best_threshold,
     bootstrap_difference,
     bootstrap_miou,

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffseg_lib.backbone import FAMILIES, family_of, load_backbone
-from diffseg_lib.capture import LEAN, record_attention
-from diffseg_lib.editing import Gate, edit, invert
+from diffseg_lib.applications.prompt_to_prompt import Gate, edit, invert
+from diffseg_lib.attention import record_attention
+from diffseg_lib.config import Config
+from diffseg_lib.lean_attention import LEAN
+from diffseg_lib.loading import FAMILIES, family_of, load_backbone
 from diffseg_lib.scoremaps import complete
-from diffseg_lib.segmenter import Config, DiffSegmenter
+from diffseg_lib.segmenter import DiffSegmenter
 
 NAMES = ("sd15", "sd21", "sd21-v", "sdxl")
 SIDES = {"sd15": [8, 4, 2, 1], "sd21": [8, 4, 2, 1], "sd21-v": [8, 4, 2, 1], "sdxl": [4, 2]}
@@ -111,8 +113,8 @@ def test_re_weighting_changes_the_class_and_nothing_else(loaded):
 
 
 def test_the_other_methods_run_on_every_family(loaded, picture):
-    from diffseg_lib.elbo import ElboMethod
-    from diffseg_lib.methods import attention_scores
+    from diffseg_lib.baselines.attention import attention_scores
+    from diffseg_lib.baselines.elbo import ElboMethod
 
     segmenter = DiffSegmenter(loaded)
     maps = attention_scores(segmenter, picture, ["house", "fish"])

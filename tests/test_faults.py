@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffseg_lib.__main__ import main
-from diffseg_lib.images import save_labels, voc_colours
+from diffseg_lib.cli.main import main
 from diffseg_lib.pocket.layouts import write_layout
+from diffseg_lib.support.images import save_labels, voc_colours
 
 COUNT = 3
 INSIDE = Path("VOCdevkit/VOC2012")
@@ -197,7 +197,7 @@ def test_a_list_shorter_than_the_published_split_gives_no_headline(tree, tmp_pat
 
 
 def test_an_empty_filter_is_all_background_and_counted(tree, tmp_path, monkeypatch):
-    from diffseg_lib.vocabulary import Vocabulary
+    from diffseg_lib.category_filter import Vocabulary
 
     monkeypatch.setattr(Vocabulary, "filter", lambda self, image: type("Found", (), {"kept": ()})())
     code, found = evaluate(tree, tmp_path / "out", "--labels", "filter")
@@ -250,7 +250,7 @@ def test_a_default_run_opens_no_connection_and_weights_are_safetensors_alone(tre
     import pickle
     import socket
 
-    import diffseg_lib.jobs as jobs
+    import diffseg_lib.evaluation.jobs as jobs
 
     def refuse(*arguments, **options):
         raise AssertionError("a connection was opened, or a pickle read")

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffseg_lib.segmenter import Config, DiffSegmenter
+from diffseg_lib.config import Config
+from diffseg_lib.segmenter import DiffSegmenter
 
 WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffseg_lib.pocket.fitting import Schedule, fit, load_average
+from diffseg_lib.pocket.training.fitting import Schedule, fit, load_average
 
 SCHEDULE = Schedule(steps=12, lr=0.05, ema=0.9)
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from diffseg_lib import DiffSegmenter
-from diffseg_lib.evaluation import confusion, confusions_at
-from diffseg_lib.grounding import SideMaps, choose_weights, collect, combine, gain, layer_separation, score, short_name, tallies, weight_grid
-from diffseg_lib.pocket.measure import against_targets
+from diffseg_lib.evaluation.fusion_search import SideMaps, choose_weights, collect, combine, gain, layer_separation, score, short_name, tallies, weight_grid
+from diffseg_lib.evaluation.metrics import confusion, confusions_at
 from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
+from diffseg_lib.pocket.training.measure import against_targets
 
 
 @pytest.fixture(scope="module")

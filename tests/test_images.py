@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffseg_lib import images
-from diffseg_lib.images import ImageError, areas, load_photo, overlay, save_labels, voc_colours, working_size
+from diffseg_lib.support import images
+from diffseg_lib.support.images import ImageError, areas, load_photo, overlay, save_labels, voc_colours, working_size
 
 
 @pytest.fixture

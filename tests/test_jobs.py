@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from diffseg_lib.__main__ import main
-from diffseg_lib.benchmark import count
-from diffseg_lib.datasets import LabelError
-from diffseg_lib.executors import InProcess, finished, open_executor
-from diffseg_lib.images import save_labels
-from diffseg_lib.jobs import Job, carry_out, count_ids, make_segmenter
-from diffseg_lib.methods import Attention
+from diffseg_lib.baselines.attention import Attention
+from diffseg_lib.cli.main import main
+from diffseg_lib.data import LabelError
+from diffseg_lib.evaluation.evaluator import count
+from diffseg_lib.evaluation.jobs import Job, carry_out, count_ids, make_segmenter
+from diffseg_lib.evaluation.run_store import open_run
 from diffseg_lib.pocket.layouts import write_layout
-from diffseg_lib.runs import open_run
+from diffseg_lib.support.executors import InProcess, finished, open_executor
+from diffseg_lib.support.images import save_labels
 
 IMAGES = 6
 
@@ -99,7 +99,7 @@ def test_an_interruption_keeps_what_is_done_and_the_next_start_goes_on(job, rows
 
 
 def test_what_another_process_keeps_meanwhile_is_not_done_again(job, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffseg_lib.jobs.PAUSE", 0.0)  # look, and keep, after every image
+    monkeypatch.setattr("diffseg_lib.evaluation.jobs.PAUSE", 0.0)  # look, and keep, after every image
     run, seen = open_run(tmp_path, job.facts()), []
 
     def other(new):
@@ -139,7 +139,7 @@ def test_labels_that_are_no_classes_stop_the_run_and_every_image_is_listed(job, 
 
 
 def test_the_command_line_goes_on_after_an_interruption(tree, tmp_path, monkeypatch, capsys):
-    import diffseg_lib.jobs as jobs
+    import diffseg_lib.evaluation.jobs as jobs
 
     arguments = ["evaluate", "--dataset", "voc", "--root", str(tree), "--labels", "image", "--threshold", ".3", "--threads", "1"]
     assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
@@ -230,6 +230,6 @@ def test_dask_gives_the_same_rows_though_a_worker_is_killed_midway(job, rows, tm
 
 
 def test_a_scheduler_that_is_not_there_is_told(monkeypatch):
-    monkeypatch.setattr("diffseg_lib.executors.CONNECT", 1)
+    monkeypatch.setattr("diffseg_lib.support.executors.CONNECT", 1)
     with pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"), open_executor(scheduler="tcp://127.0.0.1:9"):
         pass

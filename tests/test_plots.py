@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from diffseg_lib import plots
-from diffseg_lib.images import PALETTE
+from diffseg_lib.book import plots
+from diffseg_lib.support.images import PALETTE
 
 PIXELS = np.full((8, 12, 3), 200, np.uint8)
 FOUND = np.zeros((8, 12), int)
@@ -160,7 +160,7 @@ def test_errors_say_what_was_expected(ax, draw, message):
 def test_a_study_is_drawn_beside_its_json(tmp_path):
     import json
 
-    from diffseg_lib.plots import main
+    from diffseg_lib.book.plots import main
 
     row = {"value": 50.0, "ci95": [40.0, 60.0]}
     effect = {"value": 5.0, "ci95": [1.0, 9.0]}
@@ -172,7 +172,7 @@ def test_a_study_is_drawn_beside_its_json(tmp_path):
 
 
 def test_every_committed_study_has_its_picture():
-    from diffseg_lib.locations import data_dir
+    from diffseg_lib.support.paths import data_dir
 
     runs = list((data_dir() / "results").glob("*/*.json"))
     assert runs and [path.name for path in runs if not path.with_suffix(".png").is_file()] == []

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from diffseg_lib.locations import models_dir
-from diffseg_lib.pocket.cards import card
-from diffseg_lib.pocket.measure import TARGETS, captions, clip_scores, load_clip, measure_vae
-from diffseg_lib.pocket.pictures import classes_named
+from diffseg_lib.pocket.training.cards import card
+from diffseg_lib.pocket.training.measure import TARGETS, captions, clip_scores, load_clip, measure_vae
+from diffseg_lib.pocket.training.pictures import classes_named
 from diffseg_lib.pocket.world import CLASS_NAMES, CLASSES, COLOURS, compose, paint
+from diffseg_lib.support.paths import models_dir
 
 MODELS = models_dir()
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import diffseg_lib
-from diffseg_lib.pocket import pictures, world
+from diffseg_lib.pocket import world
+from diffseg_lib.pocket.training import pictures
 
 ROOT = Path(diffseg_lib.__file__).parent
 ALLOWED = {"CAPTIONS_EACH", "CLASSES", "CLASS_NAMES", "COLOURS", "GROUNDS", "GROUND_NAMES", "SIZE", "SPLITS", "WORLD_SEED", "compose", "describe", "paint"}

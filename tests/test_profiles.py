@@ -9,13 +9,12 @@ import nbformat
 import pytest
 import yaml
 
-from diffseg_lib import book
-from diffseg_lib.backbone import load_backbone, offload
-from diffseg_lib.locations import profiles_dir
-from diffseg_lib.notebooks import code_cells
+from diffseg_lib.book.notebooks import code_cells
+from diffseg_lib.evaluation.preflight import require
+from diffseg_lib.loading import load_backbone, offload
 from diffseg_lib.profiles import PAPER_WEIGHTS, Profile, is_hub_id, known_profiles, load_profile, located
-from diffseg_lib.readiness import require
 from diffseg_lib.segmenter import DiffSegmenter
+from diffseg_lib.support.paths import profiles_dir
 
 REAL = [name for name in known_profiles() if name != "pocket"]
 

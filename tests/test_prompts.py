@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffseg_lib.prompts import adjectives, emphasise, make_prompt, nearest, span_weights, unknown_words, write
+from diffseg_lib.prompts import adjectives, emphasise, make_prompt, span_weights, unknown_words, write
+from diffseg_lib.support.errors import nearest
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffseg_lib.__main__ import main
-from diffseg_lib.images import save_labels
+from diffseg_lib.cli.main import main
+from diffseg_lib.evaluation.preflight import check, check_data, check_models
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.profiles import load_profile
-from diffseg_lib.readiness import check, check_data, check_models
+from diffseg_lib.support.images import save_labels
 
 LAYOUTS = ("voc", "context", "object")
 MASKS = {"voc": "VOCdevkit/VOC2012/SegmentationClass", "context": "VOCdevkit/VOC2010/SegmentationClassContext"}
@@ -130,7 +130,7 @@ def test_many_faults_are_counted_and_some_named(trees, monkeypatch):
     for path in (trees / "voc" / MASKS["voc"]).glob("val*"):
         cut_off(path)
     assert [one.state for one in check_data("voc", trees / "voc", ["val"])] == ["wrong"] * 4
-    monkeypatch.setattr("diffseg_lib.readiness.SHOWN", 1)
+    monkeypatch.setattr("diffseg_lib.evaluation.preflight.SHOWN", 1)
     assert [one.detail for one in check_data("voc", trees / "voc", ["val"])][1:] == ["and 3 more of the 4 images looked at"]
 
 

@@ -9,15 +9,17 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from diffseg_lib.datasets import open_dataset
-from diffseg_lib.evaluation import VOID, boundary_band, boundary_confusion, recall_at_precision
-from diffseg_lib.methods import make_method
+from diffseg_lib.baselines.dense_clip import DenseClip, _pixels, mean_of_shifts, window_offsets
+from diffseg_lib.baselines.group_vit import GroupVit
+from diffseg_lib.baselines.registry import make_method
+from diffseg_lib.data.samples import VOID
+from diffseg_lib.evaluation.metrics import boundary_band, boundary_confusion, recall_at_precision
+from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.experiments.qualitative import COARSE, CROSS, MEASURES, METHODS, OURS, RIVAL, covered, first_with, qualitative_study, score_both, see
 from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
-from diffseg_lib.rivals import DenseClip, GroupVit, _pixels, mean_of_shifts, window_offsets
 from diffseg_lib.scoremaps import resize, upsample
 from diffseg_lib.segmenter import DiffSegmenter
-from diffseg_lib.studies.qualitative import COARSE, CROSS, MEASURES, METHODS, OURS, RIVAL, covered, first_with, qualitative_study, score_both, see
-from diffseg_lib.zoo import Clip
+from diffseg_lib.vision_language import Clip
 
 
 def _text(tokenizer, **more):

@@ -15,8 +15,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffseg_lib.evaluation import Tally
-from diffseg_lib.runs import Row, RunError, missing, open_run, run_key
+from diffseg_lib.evaluation.metrics import Tally
+from diffseg_lib.evaluation.run_store import Row, missing, open_run, run_key
+from diffseg_lib.support.files import RunError
 
 FACTS = {"method": "test", "seed": 0}
 
@@ -121,7 +122,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 import resource, signal, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_runs import FACTS, row
-from diffseg_lib.runs import RunError, open_run
+from diffseg_lib.evaluation.run_store import RunError, open_run
 run = open_run({str(tmp_path)!r}, FACTS)
 run.add([row(0)])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -141,7 +142,7 @@ WORKER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from test_runs import FACTS, row
-from diffseg_lib.runs import missing, open_run
+from diffseg_lib.evaluation.run_store import missing, open_run
 run = open_run(sys.argv[2], FACTS)
 print("ready", flush=True)
 while left := missing([f"image-{i}" for i in range(60)], run.rows()):

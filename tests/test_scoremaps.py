@@ -6,17 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffseg_lib.scoremaps import (
-    complete,
-    complete_materialised,
-    constant_maps,
-    fuse,
-    label,
-    normalise,
-    resize,
-    self_attention,
-    upsample,
-)
+from diffseg_lib.scoremaps import complete, complete_materialised, constant_maps, fuse, label, normalise, resize, self_attention, upsample
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from diffseg_lib.config import Config, recipe
 from diffseg_lib.profiles import load_profile
-from diffseg_lib.segmenter import Config, DiffSegmenter, recipe
+from diffseg_lib.segmenter import DiffSegmenter
 
 CLASSES = ["house", "cat", "red fish"]
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from diffseg_lib import DiffSegmenter
-from diffseg_lib.datasets import open_dataset
-from diffseg_lib.evaluation import Tally, confusion, miou, tally
-from diffseg_lib.studies import Store, about, committed, measure, say
-from diffseg_lib.studies.__main__ import main
-from diffseg_lib.studies.ablation import ROWS, ablation_study, variants
-from diffseg_lib.studies.benchmark import choices, count_attention, filter_quality
-from diffseg_lib.studies.timesteps import signal_to_noise
-from diffseg_lib.vocabulary import Vocabulary
+from diffseg_lib.category_filter import Vocabulary
+from diffseg_lib.cli.study import main
+from diffseg_lib.evaluation.metrics import Tally, confusion, miou, tally
+from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.experiments.ablation import ROWS, ablation_study, variants
+from diffseg_lib.experiments.benchmark import choices, count_attention, filter_quality
+from diffseg_lib.experiments.measure import Store, about, committed, measure, say
+from diffseg_lib.experiments.timesteps import signal_to_noise
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -144,7 +144,7 @@ def test_signal_to_noise_falls_and_is_one_at_half(segmenter):
 
 
 def test_the_runner_writes_json_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
-    import diffseg_lib.studies.__main__ as runner
+    import diffseg_lib.cli.study as runner
 
     monkeypatch.setattr(runner, "build_dir", lambda: tmp_path / "build")
     command = ["timesteps", "--images", "2", "--train-images", "2", "--seeds", "0", "--timesteps", "50", "100", "--out", str(tmp_path)]
@@ -172,7 +172,7 @@ def test_committed_results_are_large_enough_and_say_how_they_were_made():
         assert run["results"]["images"] >= 500 and len(run["results"]["seeds"]) >= 3
     for data in ("voc", "context", "object"):
         run = committed(f"benchmark_{data}")
-        assert run["results"]["images"] >= 500 and run["seconds"] > 0 and run["commit"] and run["versions"] and "diffseg_lib.studies" in run["command"]
+        assert run["results"]["images"] >= 500 and run["seconds"] > 0 and run["commit"] and run["versions"] and "diffseg_lib.experiments" in run["command"]
     assert committed("no such study") is None and "not run" in about(None)
 
 
@@ -181,8 +181,8 @@ def test_effects_are_said_in_whole_points():
 
 
 def test_recipes_turn_one_switch_a_row(segmenter):
-    from diffseg_lib.studies.recipes import OURS, PAPER, RELEASED, SWITCHES
-    from diffseg_lib.studies.recipes import variants as recipe_variants
+    from diffseg_lib.experiments.recipes import OURS, PAPER, RELEASED, SWITCHES
+    from diffseg_lib.experiments.recipes import variants as recipe_variants
 
     rows = {name: one.config for name, one in recipe_variants(segmenter, "object", 3).items()}
     assert list(rows) == [OURS, *SWITCHES, PAPER, RELEASED]
@@ -193,7 +193,7 @@ def test_recipes_turn_one_switch_a_row(segmenter):
 
 
 def test_the_recipe_study_measures_every_row(segmenter):
-    from diffseg_lib.studies.recipes import OURS, RELEASED, SWEPT, SWITCHES, recipe_study
+    from diffseg_lib.experiments.recipes import OURS, RELEASED, SWEPT, SWITCHES, recipe_study
 
     found = recipe_study(segmenter, "voc", "", "val", 1, 2)
     assert set(found["rows"]) >= {OURS, RELEASED, *SWITCHES} and found["images"] == 2

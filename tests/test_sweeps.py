@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from diffseg_lib import book
-from diffseg_lib.sweeps import metrics_of, points
+from diffseg_lib.book.sweep import metrics_of, points
 
 CODE = """
 import json, pathlib

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diffseg_lib.category_filter import Vocabulary, nouns, precision_recall
 from diffseg_lib.pocket.scenes import voc_samples
 from diffseg_lib.pocket.world import CLASS_NAMES
-from diffseg_lib.vocabulary import Vocabulary, nouns, precision_recall
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 AXES = {"house": (1, 0, 0), "cottage": (0.9, 0.436, 0), "fish": (0, 1, 0), "potted plant": (0, 0, 1)}

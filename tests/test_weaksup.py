@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffseg_lib.__main__ import main
-from diffseg_lib.crf import LEAST, PRESETS, Crf, preset, probabilities, refine
-from diffseg_lib.datasets import open_dataset
-from diffseg_lib.methods import Scored
+from diffseg_lib.applications.crf import LEAST, PRESETS, Crf, preset, probabilities, refine
+from diffseg_lib.applications.pseudo_labels import MASKS, Pseudo, with_masks, write_masks
+from diffseg_lib.baselines.base import Scored
+from diffseg_lib.cli.main import main
+from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import write_layout
-from diffseg_lib.runs import RunError
 from diffseg_lib.scoremaps import label
-from diffseg_lib.weaksup import MASKS, Pseudo, with_masks, write_masks
+from diffseg_lib.support.files import RunError
 
 
 def by_hand(image: np.ndarray, given: np.ndarray, crf: Crf) -> np.ndarray:
@@ -188,7 +188,7 @@ def test_the_command_writes_goes_on_and_refuses(tree, tmp_path, capsys):
 
 def test_the_study_measures_every_row_on_images_it_did_not_tune_on(tree):
     from diffseg_lib import DiffSegmenter
-    from diffseg_lib.studies.pseudo import CHOSEN, FOUR, ONE, pseudo_study
+    from diffseg_lib.experiments.pseudo import CHOSEN, FOUR, ONE, pseudo_study
 
     tried = [Crf(2, 3, 3, 10, 5, 4), Crf(2, 3, 3, 25, 13, 10)]
     found = pseudo_study(DiffSegmenter.from_profile("pocket"), "voc", str(tree), "train", 2, 2, tried)

@@ -7,7 +7,7 @@ import pytest
 
 from diffseg_lib import DiffSegmenter
 from diffseg_lib.pocket.scenes import photo_or_scene, voc_samples
-from diffseg_lib.zoo import Captioner, Clip
+from diffseg_lib.vision_language import Captioner, Clip
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..images import save_labels
-from ..locations import cache_dir
+from ..support.images import save_labels
+from ..support.paths import cache_dir
 from .scenes import CONTEXT_NAMES, VOC_NAMES, scene_id, voc_truth
 from .world import CLASS_NAMES, SPLITS, WORLD_SEED, Scene, compose, describe, paint, trace, trace_instances
 

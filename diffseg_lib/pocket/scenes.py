@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ..datasets import Sample
-from ..images import load_photo
+from ..data import Sample
+from ..support.images import load_photo
 from .world import CLASS_NAMES, GROUND_NAMES, GROUND_OFFSET, WORLD_SEED, Scene, compose, paint, trace
 
 VOC_NAMES = ("background", *CLASS_NAMES)

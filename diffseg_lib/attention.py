@@ -1,0 +1,241 @@
+"""Recording attention while a UNet runs, and leaving the UNet as it was.
+
+The plain recorder stands beside each attention layer's own processor: the layer's output is computed by that
+processor, unchanged, and the maps are computed next to it, only for the layers and tokens asked for. The lean
+one takes both from the same probabilities, shares among the prompts what does not depend on words, and stops
+after the last layer that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from .lean_attention import LEAN, ROWS, _add_rows, _awake, _chunk_feed_forward, _last_read, _rest, _share_stem, _unpack, _workers
+from .recording import Recording, _Order, pyramid
+
+SELF_ATTENTION = ("finest", "all", "matrix", "none")
+
+
+class _Finished(Exception):
+    """Everything that was asked for is recorded."""
+
+
+class _Recorder:
+    """An attention processor that runs another one, or does its work, and writes down what was attended to."""
+
+    def __init__(self, name: str, inner: Any, recording: Recording, order: _Order) -> None:
+        self.name, self.inner, self.recording, self.order = name, inner, recording, order
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if self.recording.finest_size == (0, 0):  # a UNet goes from fine to coarse, so the first layer is of the finest
+            self.recording.finest_size = self._size(hidden_states.shape[1])
+        if "rest" in self.order.lean and not self._finest(hidden_states.shape[1]):
+            _rest(self.recording)
+        wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.order.same
+        if (wanted or same) and "once" in self.order.lean and attention_mask is None and ordinary(attn, self.inner):
+            return self._both(attn, hidden_states, encoder_hidden_states, wanted, same)
+        if wanted:
+            self._beside(attn, hidden_states, encoder_hidden_states)
+        if self.name == self.order.last:
+            raise _Finished
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+
+    def _wanted(self, cross: bool, count: int) -> bool:
+        if not cross:
+            return self.order.self_attention == "all" or (self.order.self_attention in ("finest", "matrix") and self._finest(count))
+        if self.order.spans is None:
+            return False
+        size = self._size(count)
+        return self.order.sides is None or any(size == pyramid(self.recording.size).get(divisor) for divisor in self.order.sides)
+
+    def _finest(self, count: int) -> bool:
+        return count == self.recording.finest_size[0] * self.recording.finest_size[1]
+
+    def _size(self, count: int) -> tuple[int, int]:
+        for size in pyramid(self.recording.size).values():
+            if size[0] * size[1] == count:
+                return size
+        raise ValueError(f"{self.name} attends from {count} pixels, which no halving of {self.recording.size} latents gives")
+
+    @torch.no_grad()
+    def _beside(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
+        query, key = _heads(attn.to_q(hidden), attn.heads), _heads(attn.to_k(hidden if context is None else context), attn.heads)
+        if context is not None:
+            self._attend(query, key, None, attn.scale)
+        elif self.order.self_attention == "matrix":
+            self._accumulate(query, key, None, attn.scale)
+        else:
+            self._keep(query, key)
+
+    @torch.no_grad()
+    def _both(self, attn: Any, hidden: Tensor, context: Tensor | None, wanted: bool, same: bool) -> Tensor:
+        rows = hidden[:1] if same else hidden
+        source, last = rows if context is None else context, self.name == self.order.last
+        query, key = _heads(attn.to_q(rows), attn.heads), _heads(attn.to_k(source), attn.heads)
+        value = None if last else _heads(attn.to_v(source), attn.heads)
+        if context is not None and wanted:
+            output = self._attend(query, key, value, attn.scale)
+        elif wanted and self.order.self_attention == "matrix":
+            output = self._accumulate(query, key, value, attn.scale)
+        else:
+            if wanted:
+                self._keep(query, key)
+            output = None if value is None else scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
+        if output is None:
+            raise _Finished
+        joined = rearrange(output, "b e n d -> b n (e d)")
+        return attn.to_out[1](attn.to_out[0](joined)).expand(len(hidden), -1, -1)
+
+    def _keep(self, query: Tensor, key: Tensor) -> None:
+        kept = slice(0, 1) if self.order.first_only else slice(None)
+        self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
+        """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output."""
+        size = self._size(query.shape[2])
+        spans = self.order.spans.to(query) if self.order.spans is not None else query.new_empty(0)
+        if spans.shape != (len(key), key.shape[2]):
+            raise ValueError(f"spans of shape {tuple(spans.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
+        scores, maps, outputs = query.new_empty(query.shape[1], query.shape[2], key.shape[2]), [], []
+        for row in range(len(key)):
+            one = query[row if len(query) > 1 else 0]
+            torch.baddbmm(scores, one, key[row].mT, beta=0, alpha=scale, out=scores)
+            torch.softmax(scores, -1, out=scores)  # heads n l
+            of_heads = scores @ spans[row]
+            maps.append(of_heads if self.order.heads else of_heads.mean(0))
+            if value is not None:
+                outputs.append(scores @ value[row])
+        self.recording.cross[self.name] = torch.stack(maps).unflatten(-1, size)
+        return torch.stack(outputs) if outputs else None
+
+    def _accumulate(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
+        """Self-attention, some rows of the n x n matrix at a time: adds its mean over heads, and the layer's output if there are values."""
+        b, n = len(query), query.shape[2]
+        kept = 1 if self.order.first_only else self.order.prompts
+        total = _awake(self.recording, query, kept)
+        output = None if value is None else torch.empty_like(value)
+        for row in range(b):
+            if row >= kept:  # the others of a shared completion
+                if output is not None and value is not None:
+                    output[row] = scaled_dot_product_attention(query[row : row + 1], key[row : row + 1], value[row : row + 1])[0]
+                continue
+            target = total if b < self.order.prompts else total[row : row + 1]  # one row for all prompts, where nothing told them apart yet
+            one = (query[row], (key[row] * scale).mT, None if value is None else value[row], target, None if output is None else output[row])
+            threads = min(torch.get_num_threads(), -(-n // ROWS))
+            if query.device.type != "cpu" or threads == 1:
+                _add_rows(range(0, n, ROWS), query.new_empty(2, min(ROWS, n), n), *one)
+            else:
+                shares = [range(first * ROWS, n, threads * ROWS) for first in range(threads)]
+                rooms = query.new_empty(threads, 2, min(ROWS, n), n)  # made here: what a thread allocates itself it does not give back
+                list(_workers(threads).map(lambda starts, room, one=one: _add_rows(starts, room, *one), shares, rooms))
+        return output
+
+
+def _heads(projected: Tensor, heads: int) -> Tensor:
+    return rearrange(projected, "b n (e d) -> b e n d", e=heads)
+
+
+def ordinary(attn: Any, processor: Any) -> bool:
+    """Whether a layer is attention as in the textbook, so that its output may be taken from the probabilities that are recorded."""
+    extras = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "residual_connection", "added_kv_proj_dim", "fused_projections")
+    known = type(processor).__name__ in ("AttnProcessor2_0", "AttnProcessor")
+    return known and not any(getattr(attn, extra, None) for extra in extras) and getattr(attn, "rescale_output_factor", 1) == 1
+
+
+def _running_order(names: Collection[str]) -> list[str]:
+    """Layers in the order in which a UNet runs them: down, middle, up."""
+    stages = ("down", "mid", "up")
+    return sorted(names, key=lambda name: next((i for i, stage in enumerate(stages) if name.startswith(stage)), len(stages)))
+
+
+def attention_layers(unet: nn.Module) -> dict[str, Any]:
+    """The attention layers of a UNet by name.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
+    if not layers:
+        raise ValueError(f"{type(unet).__name__} has no attention layers: expected a UNet2DConditionModel")
+    return layers
+
+
+@contextmanager
+def replaced_processors(layers: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Give each layer the processor that `make` returns for its name and its own one, which is put back on leaving, whatever happens."""
+    before = {name: layer.processor for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            layer.set_processor(make(name, before[name]))
+        yield
+    finally:
+        for name, layer in layers.items():
+            layer.set_processor(before[name])
+
+
+@contextmanager
+def record_attention(
+    unet: nn.Module,
+    spans: Float[Tensor, "b l"] | None,
+    *,
+    self_attention: str = "finest",
+    heads: bool = False,
+    lean: Collection[str] = (),
+    sides: Collection[int] | None = None,
+    first_only: bool = False,
+) -> Iterator[Recording]:
+    """Record one call of `unet` made inside the ``with`` block.
+
+    Args:
+        unet: a ``UNet2DConditionModel``; its processors are put back on leaving, whatever happens.
+        spans: for each prompt the weight of each token in the recorded map (1/m at each of a class's
+            m sub-tokens gives their mean); None records no cross-attention.
+        self_attention: keep queries and keys of the "finest" self-attention layers, of "all", or of "none"; or,
+            for the finest, the "matrix" of their probabilities.
+        heads: keep every head's cross map rather than their mean.
+        lean: savings, of :data:`LEAN`; maps equal the plain ones to rounding. "once": probabilities are computed once, for
+            the layer's output and for the recording. "stem": what comes before the first text is done once for all prompts
+            (where the latents are one row, expanded). "stop": the ``with`` block ends after the last layer that is read, so
+            the UNet's output is not to be had. "chunks": the finest feed-forward layers take a quarter of the pixels at a time.
+            "rest": a large matrix waits in 16 bits while the coarser layers run (an error of some 1e-5 of the maps' range).
+        sides: divisors of the latent's side whose cross maps are wanted; None: all.
+        first_only: keep self-attention of the first prompt alone.
+
+    Raises:
+        ValueError: if the model has no attention layers, or `spans` does not fit the prompts.
+    """
+    if self_attention not in SELF_ATTENTION or not set(lean) <= set(LEAN):
+        raise ValueError(f"self_attention {self_attention!r}, lean {tuple(lean)}: expected one of {', '.join(SELF_ATTENTION)}, and any of {', '.join(LEAN)}")
+    layers = attention_layers(unet)
+    recording, order = Recording(), _Order(spans, heads, self_attention, sides, first_only, lean)
+    with ExitStack() as stack:
+        stack.enter_context(replaced_processors(layers, lambda name, inner: _Recorder(name, inner, recording, order)))
+        _note_call(unet, recording, order, stack)
+        stack.callback(_unpack, recording)
+        names = _running_order(layers)
+        if "stop" in lean:
+            order.last = _last_read(names, len(list(unet.get_submodule("down_blocks").children())), order)
+            stack.enter_context(suppress(_Finished))
+        if "stem" in lean:
+            _share_stem(unet, names[0], order, stack)
+        if "chunks" in lean:
+            _chunk_feed_forward(unet, names[0], stack)
+        yield recording
+
+
+def _note_call(unet: nn.Module, recording: Recording, order: _Order, stack: ExitStack) -> None:
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        recording.size, order.prompts = (sample.shape[-2], sample.shape[-1]), len(sample)
+
+    stack.callback(unet.register_forward_pre_hook(note, with_kwargs=True).remove)

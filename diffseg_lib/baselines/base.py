@@ -1,0 +1,24 @@
+"""What every method of segmentation answers: scores of the classes that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scored:
+    """scores: k H W in [0, 1], float32; calls: UNet evaluations, one a prompt and noise draw (0: none); notes: of the picture."""
+
+    scores: np.ndarray
+    calls: int = 0
+    notes: tuple[str, ...] = ()
+
+
+class Method(Protocol):
+    """Scores of the classes named, each a map of the image's size."""
+
+    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored: ...

@@ -1,0 +1,67 @@
+"""Methods of segmentation, the diffusion model's and its rivals, behind one call.
+
+Adding a method is one class with this call, and one line in :data:`METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..segmenter import DiffSegmenter
+from ..support.errors import nearest
+from .attention import Attention
+from .base import Method
+
+
+def _elbo(segmenter: DiffSegmenter, source: str) -> Method:
+    from .elbo import ElboMethod
+
+    return ElboMethod(segmenter)
+
+
+def _dense_clip(segmenter: DiffSegmenter, source: str) -> Method:
+    from .dense_clip import DenseClip
+
+    return DenseClip.from_path(source or segmenter.backbone.profile.clip)
+
+
+def _group_vit(segmenter: DiffSegmenter, source: str) -> Method:
+    from .group_vit import GroupVit
+
+    return GroupVit.from_path(source or "nvidia/groupvit-gcc-yfcc")
+
+
+METHODS: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {
+    "diffsegmenter": lambda segmenter, source: Attention(segmenter),
+    "cross": lambda segmenter, source: Attention(segmenter, "cross"),
+    "daam": lambda segmenter, source: Attention(segmenter, "daam"),
+    "elbo": _elbo,
+    "denseclip": _dense_clip,
+    "groupvit": _group_vit,
+}
+
+
+def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method:
+    """A method by its name.
+
+    Args:
+        name: of :data:`METHODS`.
+        segmenter: the diffusion model, its profile naming the CLIP beside it.
+        source: of the rival's own model; "" takes the profile's.
+
+    Raises:
+        ValueError: on an unknown name.
+    """
+    return METHODS[check_method(name)](segmenter, source)
+
+
+def check_method(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: if it is none of :data:`METHODS`.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: expected {', '.join(METHODS)}; {nearest(name, list(METHODS))}")
+    return name

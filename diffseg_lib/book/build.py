@@ -1,0 +1,95 @@
+"""The site, made from executed notebooks: nothing is executed a second time."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from ..support.paths import repository_root
+from .run import all_notebooks
+
+NOT_PAGES = ("README.md", "CHANGELOG.md")  # of the pages at the top: not of the site
+
+
+def stage(notebooks: Path, target: Path) -> None:
+    """Lay out what the site is built from: pages, pictures, executed notebooks, MathJax.
+
+    Raises:
+        FileNotFoundError: if a notebook of the table of contents has not been run.
+    """
+    root = repository_root()
+    shutil.rmtree(target, ignore_errors=True)
+    (target / "notebooks").mkdir(parents=True)
+    for path in [*root.glob("*.md"), *root.glob("*.bib"), root / "_config.yml", root / "_toc.yml"]:
+        if path.name not in NOT_PAGES:
+            shutil.copy2(path, target / path.name)
+    for folder in ("images", "_static"):
+        if (root / folder).is_dir():
+            shutil.copytree(root / folder, target / folder)
+    for path in all_notebooks():
+        done = notebooks / path.name
+        if not done.exists():
+            raise FileNotFoundError(f"{done} is missing: run the notebooks first (python -m diffseg_lib.book run)")
+        book = nbformat.read(done, 4)
+        book.metadata.pop("papermill", None)
+        nbformat.write(book, target / "notebooks" / path.name)
+    _stage_mathjax(target / "_static" / "mathjax")
+
+
+def _stage_mathjax(target: Path) -> None:
+    """Copy MathJax out of the installed package, so that no page asks a network for it: one file, which needs no fonts."""
+    from importlib.metadata import files
+
+    found = [file for file in files("sphinx-mathjax-offline") or [] if file.name == "tex-svg.js"]
+    if not found:
+        raise FileNotFoundError("tex-svg.js of the package sphinx-mathjax-offline is missing: install requirements.lock")
+    target.mkdir(parents=True)
+    shutil.copy2(str(found[0].locate()), target / "tex-svg.js")
+
+
+def _tree_hash(staged: Path) -> str:
+    """Of all that the site shows: the staged files, and the library's sources, docstrings included."""
+    digest, package = hashlib.sha256(), Path(__file__).parent.parent
+    for root, paths in ((staged, staged.rglob("*")), (package, package.rglob("*.py"))):
+        for path in sorted(p for p in paths if p.is_file()):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\n")
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def build(notebooks: Path, site: Path, *, force: bool = False) -> Path:
+    """Build the site, every warning an error; returns its first page.
+
+    Args:
+        notebooks: folder of executed notebooks.
+        site: where the pages go; what they are made from is staged beside it.
+        force: build what is current too.
+
+    Raises:
+        RuntimeError: if jupyter-book fails; its warnings are in the message.
+    """
+    staged, key, page = site.with_name(f"{site.name}-stage"), site.with_name(f"{site.name}.key"), site / "index.html"
+    stage(notebooks, staged)
+    fresh = _tree_hash(staged)
+    if not force and page.exists() and key.exists() and key.read_text() == fresh:
+        print("nothing to do: the site is current")
+        return page
+    key.unlink(missing_ok=True)
+    start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", start, "build", str(staged), "-W", "-n", "--keep-going"], capture_output=True, text=True)
+    log = site.with_name(f"{site.name}.log")
+    log.write_text(done.stdout + done.stderr)
+    html = staged / "_build" / "html"
+    if done.returncode or not (html / "index.html").exists():
+        lines = log.read_text().splitlines()
+        told = [line for line in lines if "WARNING" in line or "ERROR" in line or "rror:" in line]
+        raise RuntimeError("the site did not build:\n" + "\n".join((told or lines)[-30:]) + f"\nwhole log: {log}")
+    shutil.rmtree(site, ignore_errors=True)
+    shutil.move(html, site)
+    key.write_text(fresh)
+    return page

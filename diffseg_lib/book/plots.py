@@ -1,0 +1,416 @@
+"""Pictures for the chapters: every function takes an Axes (or several) and gives it back.
+
+``python -m diffseg_lib.book.plots images/hero.png`` draws the welcome picture, and
+``python -m diffseg_lib.book.plots data/results/pocket`` a picture beside every study's JSON in that folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+from ..support.images import PALETTE
+
+MAPS = "cividis"  # of every heat map: even in lightness, fit for colour-blind readers
+INK = "#222222"
+
+
+def use_style() -> None:
+    """Small, sharp figures with little ink, on a white ground that dark pages can carry too."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "figure.dpi": 90,
+            "savefig.dpi": 90,
+            "figure.facecolor": "white",
+            "savefig.bbox": "tight",
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "image.interpolation": "nearest",
+        }
+    )
+
+
+def class_colour(label: int) -> tuple[float, float, float]:
+    """The colour of a label, 0..1; 0 is the background. The palette starts again after its last colour.
+
+    Raises:
+        ValueError: on a negative label.
+
+    >>> class_colour(0), class_colour(1) == class_colour(2)
+    ((0.0, 0.0, 0.0), False)
+    """
+    if label < 0:
+        raise ValueError(f"label {label}: expected 0 for the background, or the number of a class, 1 and up")
+    r, g, b = PALETTE[(label - 1) % (len(PALETTE) - 1) + 1] if label else PALETTE[0]
+    return r / 255, g / 255, b / 255
+
+
+def bare(ax: Axes, title: str = "") -> Axes:
+    """No ticks, no frame; a title."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_title(title)
+    return ax
+
+
+def picture(ax: Axes, pixels: np.ndarray, title: str = "") -> Axes:
+    """A picture: H W 3, uint8.
+
+    Raises:
+        ValueError: on an array of another shape.
+    """
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"picture of shape {pixels.shape}: expected H x W x 3")
+    ax.imshow(pixels)
+    return bare(ax, title)
+
+
+def heat(ax: Axes, values: np.ndarray, title: str = "", over: np.ndarray | None = None, limits: tuple[float, float] | None = None) -> Axes:
+    """A map h w as colours from its least to its greatest value, or half-transparent over a picture.
+
+    Args:
+        ax: to draw on.
+        values: h w, any range.
+        title: above it.
+        over: H W 3, uint8, a picture to lie under the map; the map is stretched to its size.
+        limits: values of the darkest and the brightest colour; needed where maps are to be compared.
+
+    Raises:
+        ValueError: if `values` is no single map, or is not finite.
+    """
+    if values.ndim != 2:
+        raise ValueError(f"heat map of shape {values.shape}: expected one map h x w; index its class first")
+    if not np.isfinite(values).all():
+        raise ValueError("a heat map has values that are not finite: expected real numbers everywhere")
+    low, high = limits or (float(values.min()), float(values.max()))
+    if over is not None:
+        h, w = over.shape[:2]
+        ax.imshow(over)
+        ax.imshow(values, cmap=MAPS, vmin=low, vmax=high, alpha=0.6, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
+    else:
+        ax.imshow(values, cmap=MAPS, vmin=low, vmax=high)
+    return bare(ax, title)
+
+
+def outline(ax: Axes, mask: np.ndarray, colour: str = "white") -> Axes:
+    """The edge of a mask H W, on an Axes that already shows something of that size."""
+    h, w = mask.shape
+    ax.contour(np.arange(w), np.arange(h), mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
+    return ax
+
+
+def labels(ax: Axes, pixels: np.ndarray, found: np.ndarray, classes: Sequence[str], title: str = "", legend: bool = True) -> Axes:
+    """Labels H W over a picture, each class in its colour with an outline, and named.
+
+    Args:
+        ax: to draw on.
+        pixels: H W 3, uint8.
+        found: H W; i is the i-th class, 0 and what lies above the number of classes (void) stay uncovered.
+        classes: names, in the order of the labels.
+        title: above it.
+        legend: name the colours below the picture.
+
+    Raises:
+        ValueError: if labels and picture differ in size.
+    """
+    if found.shape != pixels.shape[:2]:
+        raise ValueError(f"labels of shape {found.shape} over a picture of shape {pixels.shape}: expected the same height and width")
+    colours = ListedColormap([class_colour(i) for i in range(1, len(classes) + 1)])
+    ax.imshow(pixels)
+    ax.imshow(np.ma.masked_where((found == 0) | (found > len(classes)), found), cmap=colours, vmin=1, vmax=max(len(classes), 2), alpha=0.6)
+    for i in range(1, len(classes) + 1):
+        if (found == i).any() and not (found == i).all():
+            outline(ax, found == i)
+    if legend:
+        handles = [Patch(color=class_colour(i), label=name) for i, name in enumerate(classes, start=1)]
+        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=min(3, len(classes)), frameon=False)
+    return bare(ax, title)
+
+
+def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]] | None = None, xlabel: str = "", strong: str = "") -> Axes:
+    """Horizontal bars, first on top, with 95 % intervals as whiskers; `strong` names one to stand out.
+
+    Raises:
+        ValueError: if a bar has no interval while others have.
+    """
+    without = [name for name in values if intervals is not None and name not in intervals]
+    if without:
+        raise ValueError(f"no interval for {', '.join(without)}: expected one (low, high) a bar")
+    names = list(values)
+    heights = [values[n] for n in names]
+    ax.barh(names, heights, color=["#0077bb" if n == strong or not strong else "#bbbbbb" for n in names])
+    for i, name in enumerate(names):
+        low, high = intervals[name] if intervals else (values[name], values[name])
+        if intervals:
+            ax.plot([low, high], [i, i], color=INK, linewidth=1.2)
+        ax.text(max(high, values[name]) + 0.6, i, f"{values[name]:.1f}", va="center")
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.margins(x=0.12)
+    return ax
+
+
+def curve(
+    ax: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    label: str = "",
+    marker: str = "o",
+    intervals: Sequence[tuple[float, float]] | None = None,
+    **style: object,
+) -> Axes:
+    """A line with markers and, where given, its 95 % intervals as a band in the line's colour.
+
+    Raises:
+        ValueError: if there is not one interval a point.
+    """
+    if intervals is not None and len(intervals) != len(x):
+        raise ValueError(f"{len(intervals)} intervals for {len(x)} points: expected one (low, high) a point")
+    (line,) = ax.plot(x, y, marker=marker, markersize=4, label=label, **style)  # type: ignore[arg-type]
+    if intervals is not None:
+        low, high = zip(*intervals, strict=True)
+        ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return ax
+
+
+def strip(axes: Sequence[Axes], maps: Mapping[str, np.ndarray], truth: np.ndarray | None = None) -> Sequence[Axes]:
+    """One heat map an Axes, each under its name, the outline of a mask drawn at each map's own scale."""
+    for ax, (name, values) in zip(axes, maps.items(), strict=True):
+        heat(ax, values, name)
+        if truth is not None:
+            h, w = values.shape
+            H, W = truth.shape
+            ax.contour((np.arange(W) + 0.5) * w / W - 0.5, (np.arange(H) + 0.5) * h / H - 0.5, truth.astype(float), levels=[0.5], colors="white", linewidths=1)
+    return axes
+
+
+def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], strong: str = "", xlabel: str = "mean IoU, %") -> Sequence[Axes]:
+    """Rows of a study as bars with intervals, a panel a run; a run that is None says so."""
+    for ax, (title, found) in zip(axes, runs.items(), strict=True):
+        if found is None:
+            bare(ax, title).text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
+            continue
+        bars(ax, {name: row["value"] for name, row in found.items()}, {name: row["ci95"] for name, row in found.items()}, xlabel, strong)
+        ax.set_title(title)
+        ax.set_xlim(0, 105)
+    for ax in axes[1:]:
+        ax.set_yticklabels([])
+    return axes
+
+
+VERDICT_COLOURS = {"reproduced": "#0077bb", "not reproduced": "#cc3311", "inconclusive": "#999999"}
+
+
+def verdicts(ax: Axes, claims: Mapping[str, Mapping[str, Any]]) -> Axes:
+    """Claims as effects with their intervals about zero, coloured and marked by verdict; rows of :func:`~diffseg_lib.experiments.claims.ledger`."""
+    marks = dict(zip(VERDICT_COLOURS, "osD", strict=True))
+    for kind, colour in VERDICT_COLOURS.items():
+        places = [(y, row) for y, row in enumerate(claims.values()) if row["verdict"] == kind]
+        ax.plot([row["effect"] for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
+        for y, row in places:
+            ax.plot(row["ci95"], [y, y], color=colour, linewidth=1.4)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks(range(len(claims)), list(claims))
+    ax.invert_yaxis()
+    ax.set_xlabel("effect, points")
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICT_COLOURS))
+    return ax
+
+
+def confusion(ax: Axes, shares: np.ndarray, true: Sequence[str], found: Sequence[str]) -> Axes:
+    """Shares 0..1 of each true class (a row) that got each label (a column); those of a hundredth or more are written as percent."""
+    import seaborn
+
+    text = np.where(shares >= 0.01, np.round(100 * shares).astype(int).astype(str), "")
+    seaborn.heatmap(shares, ax=ax, cmap=MAPS, vmin=0, vmax=1, cbar=False, annot=text, fmt="", annot_kws={"size": 6}, xticklabels=found, yticklabels=true)
+    ax.set(xlabel="label given", ylabel="true class, % of its pixels")
+    return ax
+
+
+def forest(ax: Axes, runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], names: Sequence[str], xlabel: str = "points of mean IoU") -> Axes:
+    """Paired effects with their 95 % intervals about zero: a line an effect, a mark a run (those that are None are left out).
+
+    Args:
+        ax: to draw on.
+        runs: title to effects by name.
+        names: which effects, from the top.
+        xlabel: below.
+    """
+    shown = {title: found for title, found in runs.items() if found is not None}
+    for i, (title, found) in enumerate(shown.items()):
+        lift = (i - (len(shown) - 1) / 2) * 0.25
+        places = [(row + lift, found[name]) for row, name in enumerate(names) if name in found]
+        (marks,) = ax.plot([one["value"] for _, one in places], [y for y, _ in places], "os"[i % 2], markersize=5, label=title)
+        for y, one in places:
+            ax.plot(one["ci95"], [y, y], color=marks.get_color(), linewidth=1.4)
+    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.16), ncol=2)
+    return ax
+
+
+def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, Any]]], xlabel: str = "time, bare UNet forward = 1") -> Sequence[Axes]:
+    """A dot and its range for every case, a panel a group; the line at 1 is what they are compared with.
+
+    Args:
+        axes: one a group.
+        groups: name to cases, each with ``median`` and ``range``.
+        xlabel: of every panel.
+    """
+    for ax, (name, cases) in zip(axes, groups.items(), strict=True):
+        places = range(len(cases))
+        low, middle, high = ([case["range"][0] for case in cases.values()], [c["median"] for c in cases.values()], [c["range"][1] for c in cases.values()])
+        ax.axvline(1, color="#999999", linewidth=1)
+        ax.hlines(places, low, high, color=INK, linewidth=1.2)
+        ax.plot(middle, places, "o", color=INK, markersize=5)
+        for place, value, end in zip(places, middle, high, strict=True):
+            ax.annotate(f"{value:.2f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.set_yticks(places, list(cases))
+        ax.invert_yaxis()
+        ax.margins(x=0.15)
+        ax.set_xlabel(xlabel)
+        ax.set_title(name)
+    for ax in list(axes)[1:]:
+        if list(groups.values())[0].keys() == groups[ax.get_title()].keys():
+            ax.set_yticklabels([])
+    return axes
+
+
+def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
+    """One stacked bar a model, each stage's share of its time.
+
+    Args:
+        ax: to draw on.
+        bars_of: name of a model to seconds by stage; what recording saves (below 0) is drawn as nothing.
+    """
+    import seaborn as sns
+
+    names = list(next(iter(bars_of.values())))
+    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    for place, (_, parts) in enumerate(bars_of.items()):
+        kept = {name: max(value, 0.0) for name, value in parts.items()}
+        total, left = sum(kept.values()), 0.0
+        for name, value in kept.items():
+            share = value / total
+            ax.barh(place, share, left=left, color=colours[name], edgecolor="white", linewidth=0.8, label=name if place == 0 else None)
+            if share > 0.05:
+                ax.text(left + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=8, color="white")
+            left += share
+    ax.set_yticks(range(len(bars_of)), list(bars_of))
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1)
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.set_xlabel("share of one image's time")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False, fontsize=8)
+    return ax
+
+
+def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
+    """The welcome picture, a column a test scene: the scene, one word's fused and completed maps, all labels (axes: 4 x scenes)."""
+    from ..pocket.scenes import photo_or_scene
+    from ..segmenter import DiffSegmenter
+
+    segmenter = DiffSegmenter.from_profile("pocket")
+    for column, index in zip(axes.T, scenes, strict=True):
+        sample = photo_or_scene("", (), index)
+        found = segmenter.segment(sample.image, sample.classes, keep=True)
+        maps = found.intermediates.fused[0].numpy() if found.intermediates is not None else found.scores[0]
+        picture(column[0], sample.image)
+        heat(column[1], maps, f"“{found.classes[0]}”")
+        heat(column[2], found.scores[0])
+        labels(column[3], sample.image, found.labels, found.classes, legend=False)
+        column[3].set_xlabel(" and ".join(found.classes))
+    for ax, text in zip(axes[:, 0], ("scene", "cross-attention", "completed", "labels"), strict=True):
+        ax.set_ylabel(text)
+    return axes
+
+
+def score_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray], scores: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """A column a picture: itself, then each method's score map of one word, from 0 to 1, with the outline of the truth.
+
+    Args:
+        axes: (1 + methods) x pictures.
+        pictures: H W 3, uint8 each.
+        truths: H W, bool: where the word is; nowhere draws no outline.
+        scores: H W in [0, 1] by method, one mapping a picture.
+    """
+    for column, pixels, truth, maps in zip(axes.T, pictures, truths, scores, strict=True):
+        picture(column[0], pixels)
+        for ax, (name, values) in zip(column[1:], maps.items(), strict=True):
+            heat(ax, values, limits=(0, 1))
+            if truth.any():
+                outline(ax, truth)
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel(name)
+    return axes
+
+
+def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Sequence[Mapping[str, np.ndarray]], classes: Sequence[Sequence[str]]) -> np.ndarray:
+    """A column a picture: labels by method (or the truth) over it, one under the other, the classes named under the last.
+
+    Args:
+        axes: methods x pictures.
+        pictures: H W 3, uint8 each.
+        found: H W labels by method, one mapping a picture; i is the i-th of its classes.
+        classes: names, one list a picture.
+    """
+    for column, pixels, maps, names in zip(axes.T, pictures, found, classes, strict=True):
+        for ax, (method, values) in zip(column, maps.items(), strict=True):
+            labels(ax, pixels, values, names, legend=False)
+            if ax.get_subplotspec().is_first_col():
+                ax.set_ylabel(method)
+        handles = [Patch(color=class_colour(i), label=name) for i, name in enumerate(names, start=1)]
+        column[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, 0), ncol=2, frameon=False, handlelength=0.9, columnspacing=1)
+    return axes
+
+
+def study(path: Path) -> Path:
+    """Draw a study's JSON, rows beside effects, as a PNG of its name; returns the PNG's path."""
+    import json
+
+    import matplotlib.pyplot as plt
+
+    run = json.loads(path.read_text())
+    found, effects = run["results"]["rows"], run["results"]["effects"]
+    known = [name for name, one in effects.items() if one]
+    fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(known))), gridspec_kw={"wspace": 0.9})
+    unit = run["results"].get("unit", "mean IoU, %")
+    rows(axes[:1], {f"{run['profile']}: {path.stem}, {run['results']['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
+    forest(axes[1], {"paired differences": effects}, known, "points")
+    fig.savefig(path.with_suffix(".png"), dpi=70, metadata={"Software": None})
+    plt.close(fig)
+    return path.with_suffix(".png")
+
+
+def main(target: Path) -> None:
+    """Draw the studies in a folder, or the welcome picture into a file."""
+    import matplotlib.pyplot as plt
+
+    use_style()
+    if target.is_dir():
+        for path in sorted(target.glob("*.json")):
+            print(study(path))
+        return
+    figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
+    welcome(panels, (3, 14, 22, 23, 11))
+    figure.savefig(target)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(Path(sys.argv[1]))

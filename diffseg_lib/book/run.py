@@ -1,0 +1,291 @@
+"""The book's machinery: ``python -m diffseg_lib.book run | build | refresh | check | sweep``.
+
+``run`` executes notebooks with papermill into ``build/notebooks``; ``build`` makes the site from what was
+executed, and never executes a second time; ``refresh`` keeps quick, normalised outputs in ``notebooks/``;
+``check`` tells if those are stale or break the contract of the chapters; ``sweep`` executes one with many parameter sets. What is current, by a hash of
+notebook, library, parameters and weights, is not done again.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from ..support.errors import nearest
+from ..support.files import write_text
+from ..support.identity import fingerprint, weights_hash
+from ..support.paths import data_dir, models_dir, repository_root
+from .notebooks import LIBRARY, code_cells, inputs_hash, with_prose
+
+
+def notebooks_dir() -> Path:
+    """The chapters."""
+    return repository_root() / "notebooks"
+
+
+def all_notebooks() -> list[Path]:
+    """Every chapter, in reading order."""
+    return sorted(notebooks_dir().glob("*.ipynb"))
+
+
+def inputs_of(path: Path) -> str:
+    """A hash of what a notebook's outputs depend on; see :func:`~diffseg_lib.book.notebooks.inputs_hash`.
+
+    A notebook that shows the larger runs depends on their JSON as well.
+    """
+    notebook = nbformat.read(path, 4)
+    given = weights_hash(models_dir())
+    if any(name in cell.source for cell in code_cells(notebook) for name in ("committed(", "ledger(")):
+        given += "".join(hashlib.sha256(kept.read_bytes()).hexdigest() for kept in sorted((data_dir() / "results").glob("*/*.json")))
+    return inputs_hash(notebook, Path(__file__).parent.parent.parent, given)
+
+
+# -- parameters ----------------------------------------------------------------------------------
+
+
+def load_profile_file(name: str) -> dict[str, dict[str, Any]]:
+    """Parameters by notebook from ``notebooks/profiles/NAME.yaml`` or a path; under ``all`` those for every one that has them.
+
+    In the file an entry named as a notebook holds that one's parameters, ``settings`` the model's
+    (:class:`~diffseg_lib.profiles.Profile`), and any other entry is a parameter, as papermill's ``-f`` takes it too.
+
+    Raises:
+        ValueError: if there is no such file, or it is no such mapping.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else notebooks_dir() / "profiles" / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(p.stem for p in (notebooks_dir() / "profiles").glob("*.yaml"))
+        raise ValueError(f"no profile file {path}: expected a YAML file or one of {', '.join(known)}; {nearest(name, known)}")
+    content = yaml.safe_load(path.read_text()) or {}
+    chapters = {key: value for key, value in content.items() if re.match(r"\d\d_", key)} if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in chapters.values()):
+        raise ValueError(f"{path}: expected parameters, and under the name of a notebook a mapping with those of that one")
+    strangers = sorted(set(chapters) - {p.stem for p in all_notebooks()})
+    if strangers:
+        raise ValueError(f"profile {name} speaks of {', '.join(strangers)}: there are no such notebooks")
+    shared = {key: value for key, value in content.items() if key not in chapters and key != "settings"}
+    return chapters | {"all": ({"profile": str(path)} if "settings" in content else {}) | shared}
+
+
+def declared(path: Path) -> dict[str, dict[str, str]]:
+    """The parameters that a notebook declares, by name, as papermill's inspection tells them."""
+    from papermill import inspect_notebook
+
+    return inspect_notebook(str(path))
+
+
+def type_wanted(entry: Mapping[str, str]) -> str:
+    """The type of a parameter as papermill's inspection tells it: its annotation, else its default's type."""
+    if entry["inferred_type_name"] != "None":
+        return entry["inferred_type_name"].replace(" ", "")
+    default = _default(entry)
+    return "Any" if default in (None, ...) else type(default).__name__
+
+
+def fits(value: Any, wanted: str) -> bool:
+    """Whether a value has the type that an annotation names.
+
+    >>> fits(["house"], "list[str]"), fits("house", "list[str]"), fits(1, "float"), fits(True, "int")
+    (True, False, True, False)
+    """
+    outer, _, inner = wanted.rstrip("]").partition("[")
+    if outer not in ("str", "int", "float", "bool", "list", "dict", "tuple"):
+        return True
+    if outer == "list" and isinstance(value, list) and inner:
+        return all(fits(one, inner) for one in value)
+    return type(value).__name__ == outer or (outer == "float" and type(value) is int)
+
+
+def parameters_for(path: Path, profile: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], typed: Mapping[str, str]) -> dict[str, Any]:
+    """The parameters of one notebook that differ from its defaults, names and types checked before anything runs.
+
+    Args:
+        path: the notebook.
+        profile: parameters by notebook; names under ``all`` go to the notebooks that have them.
+        given: name to value.
+        typed: name to text from the command line, read as the parameter's type asks.
+
+    Raises:
+        ValueError: on a parameter that the notebook does not have (the nearest name is given) or
+            whose type is not the one it declares.
+    """
+    known = declared(path)
+    wanted = {k: v for k, v in profile.get("all", {}).items() if k in known} | dict(profile.get(path.stem, {})) | dict(given)
+    for name in [*wanted, *typed]:
+        if name not in known:
+            raise ValueError(f"{path.name} has no parameter {name!r}: {nearest(name, list(known))}")
+    wanted |= {name: text if type_wanted(known[name]) == "str" else yaml.safe_load(text) for name, text in typed.items()}
+    for name, value in wanted.items():
+        expected = type_wanted(known[name])
+        if not fits(value, expected):
+            got = f"{type(value).__name__} {value!r}"
+            raise ValueError(f"{path.name}: parameter {name!r} expects {expected} (default {known[name]['default']}), got {got}")
+    return {name: value for name, value in wanted.items() if value != _default(known[name])}
+
+
+def _default(entry: Mapping[str, str]) -> Any:
+    try:
+        return ast.literal_eval(entry["default"])
+    except (ValueError, SyntaxError):
+        return ...  # equal to no value
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a notebook: state is "passed", "failed" or "skipped"."""
+
+    name: str
+    state: str
+    seconds: float = 0.0
+    message: str = ""
+
+
+def run_key(path: Path, parameters: Mapping[str, Any]) -> str:
+    """A hash of all that an execution depends on: the inputs, the parameters and the locked packages."""
+    lock = repository_root() / "requirements.lock"
+    return fingerprint({"inputs": inputs_of(path), "parameters": parameters, "lock": lock.read_text() if lock.exists() else ""})
+
+
+def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path, timeout: float, tick: Callable[[], Any]) -> str:
+    """Run papermill in a process of its own; what went wrong, or "" if nothing did."""
+    command = [sys.executable, "-m", "papermill", str(path), str(partial), "--kernel", "python3", "--cwd", os.getcwd()]
+    command += ["--log-output", "--no-progress-bar"] + (["-y", yaml.safe_dump(dict(parameters))] if parameters else [])
+    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
+    late = threading.Event()
+
+    def stop() -> None:  # the kernel follows its parent
+        late.set()
+        process.kill()
+
+    with (
+        log.open("w") as out,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process,
+    ):
+        clock = threading.Timer(timeout, stop)
+        clock.start()
+        lines = process.stdout or ()
+        for line in lines:
+            out.write(line)
+            if "Ending Cell" in line:
+                tick()
+        process.wait()
+        clock.cancel()
+    if late.is_set():
+        return f"not done after {timeout:g} s"
+    if process.returncode == 0:
+        return ""
+    told = [line.strip() for line in log.read_text().splitlines() if line.strip()]
+    return told[-1] if told else f"papermill ended with {process.returncode}"
+
+
+def run_notebook(
+    path: Path,
+    parameters: Mapping[str, Any],
+    out: Path,
+    *,
+    force: bool = False,
+    timeout: float = 1800,
+    tick: Callable[[], Any] = lambda: None,
+) -> Outcome:
+    """Execute one notebook into `out`, unless what is there is current; a change of prose alone executes nothing.
+
+    The result is renamed into place only after success: a timeout or a dead kernel leaves
+    ``….ipynb.partial`` and a log, never something that looks finished.
+
+    Args:
+        path: the notebook.
+        parameters: checked by :func:`parameters_for`.
+        out: folder of the result; its log goes to ``logs`` inside.
+        force: execute what is current too.
+        timeout: seconds for the whole notebook.
+        tick: called after every cell.
+    """
+    target, partial, log = out / path.name, out / f"{path.name}.partial", out / "logs" / f"{path.stem}.log"
+    key = run_key(path, parameters)
+    if not force and target.exists():
+        done = nbformat.read(target, 4)
+        if done.metadata.get(LIBRARY, {}).get("run") == key:
+            write_notebook(_stamped(with_prose(done, nbformat.read(path, 4)), key), target)
+            return Outcome(path.stem, "skipped")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    message = _execute(path, partial, parameters, log, timeout, tick)
+    seconds = time.perf_counter() - start
+    if message:
+        return Outcome(path.stem, "failed", seconds, f"{message} (log: {log})")
+    write_notebook(_stamped(nbformat.read(partial, 4), key), partial)
+    partial.replace(target)
+    return Outcome(path.stem, "passed", seconds)
+
+
+def _stamped(notebook: nbformat.NotebookNode, key: str) -> nbformat.NotebookNode:
+    notebook.metadata[LIBRARY] = {"run": key}
+    return notebook
+
+
+def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
+
+
+def run(jobs: Sequence[tuple[Path, Mapping[str, Any]]], out: Path, *, force: bool = False, timeout: float = 1800) -> list[Outcome]:
+    """Execute notebooks one after the other, under one bar of progress that counts cells.
+
+    Args:
+        jobs: notebooks with their parameters.
+        out: folder of the results.
+        force: execute what is current too.
+        timeout: seconds a notebook.
+    """
+    from tqdm import tqdm
+
+    cells = {path: len(nbformat.read(path, 4).cells) for path, _ in jobs}
+    outcomes = []
+    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, disable=None) as bar:
+        for path, parameters in jobs:
+            bar.set_description(path.stem)
+            before = bar.n
+            outcomes.append(run_notebook(path, parameters, out, force=force, timeout=timeout, tick=bar.update))
+            bar.update(before + cells[path] - bar.n)
+    return outcomes
+
+
+def report(outcomes: Sequence[Outcome]) -> int:
+    """Print a table; the number of failures."""
+    for one in outcomes:
+        print(f"{one.name:28} {one.state:8} {one.seconds:7.1f} s  {one.message}".rstrip())
+    count = {state: sum(one.state == state for one in outcomes) for state in ("passed", "failed", "skipped")}
+    if outcomes and count["skipped"] == len(outcomes):
+        print("nothing to do: every notebook is current")
+    else:
+        print(", ".join(f"{number} {state}" for state, number in count.items()))
+    return count["failed"]
+
+
+# -- build ---------------------------------------------------------------------------------------
+
+
+# -- sweep ---------------------------------------------------------------------------------------
+
+
+# -- outputs in git ------------------------------------------------------------------------------
+
+
+# -- command line --------------------------------------------------------------------------------

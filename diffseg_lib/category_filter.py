@@ -1,0 +1,196 @@
+"""The category filter: which of many class names are worth a UNet evaluation on this picture.
+
+Two witnesses, and the union of what they name (Sec. 3.6, Wang et al. 2023): the nouns of a BLIP caption,
+matched with the class names by lemma, synonym or CLIP's text similarity; and CLIP's image-text scores.
+
+The paper keeps classes whose cosine is above .97. No raw cosine of CLIP is; the released label files are
+what a threshold *relative to the picture's best class* gives, and that is what is built here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .prompts import FUNCTION_WORDS, lemma
+
+if TYPE_CHECKING:
+    from .profiles import Profile
+
+# Words that captions set before nouns and that are no thing themselves, though CLIP may find them close to one.
+ADJECTIVES = frozenset(
+    "red orange yellow green blue purple pink brown white black grey gray golden silver dark light bright small big large little tiny huge tall short "
+    "long old young new wooden metal plastic glass colorful colourful many other".split()
+)
+# Other words for a class, beside its plural (which the lemma takes care of).
+SYNONYMS: Mapping[str, tuple[str, ...]] = {
+    "person": ("man", "woman", "boy", "girl", "child", "kid", "baby", "lady", "guy", "player", "rider"),
+    "plane": ("airplane", "aeroplane", "jet", "aircraft"),
+    "airplane": ("plane", "aeroplane", "jet", "aircraft"),
+    "bicycle": ("bike",),
+    "motorcycle": ("motorbike", "scooter"),
+    "boat": ("ship", "sailboat", "canoe"),
+    "car": ("automobile", "van", "taxi"),
+    "cat": ("kitten",),
+    "dog": ("puppy",),
+    "cow": ("cattle", "bull", "calf"),
+    "sheep": ("lamb", "goat"),
+    "horse": ("pony", "foal"),
+    "sofa": ("couch",),
+    "couch": ("sofa",),
+    "table": ("dining table", "desk"),
+    "dining table": ("table",),
+    "potted plant": ("plant", "houseplant"),
+    "monitor": ("tv", "television", "screen", "computer"),
+    "tv": ("television", "monitor", "screen"),
+    "cup": ("mug",),
+    "bird": ("parrot", "duck", "goose", "pigeon"),
+}
+
+
+class Captions(Protocol):
+    """What the filter asks of a captioner; :class:`diffseg_lib.vision_language.Captioner` gives it."""
+
+    def caption(self, pictures: Sequence[np.ndarray]) -> list[str]: ...
+
+
+class Judge(Protocol):
+    """What the filter asks of a judge of images and words; :class:`diffseg_lib.vision_language.Clip` gives it."""
+
+    def similarities(self, pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray: ...
+    def texts(self, names: Sequence[str]) -> object: ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A class that passed: word of the caption that named it ("" for none), CLIP's score relative to the best, why."""
+
+    name: str
+    word: str
+    relative: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What the filter found on one picture: its caption, the classes kept, every class's relative CLIP score."""
+
+    caption: str
+    kept: tuple[Kept, ...]
+    relative: Mapping[str, float]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes kept, in the vocabulary's order."""
+        return tuple(one.name for one in self.kept)
+
+
+def nouns(caption: str, adjectives: Collection[str] = ADJECTIVES) -> list[str]:
+    """The words of a caption that may name a thing, in the singular, and pairs of neighbours ("potted plant").
+
+    Function words are left out, and the `adjectives` given; the rest is left to the comparison with the class names,
+    which no verb or adverb survives.
+
+    >>> nouns("a photograph of two red houses on grass")
+    ['photograph', 'house', 'grass']
+    """
+    found: list[str] = []
+    for phrase in re.split(r"[^\w\s'-]", caption.lower()):
+        before = ""
+        for word in phrase.split():
+            if word in FUNCTION_WORDS or word in adjectives:
+                before = ""
+                continue
+            found += [lemma(word)] + ([f"{before} {lemma(word)}"] if before else [])
+            before = lemma(word)
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Class names to choose from, and the two models that choose.
+
+    names: classes, without the background. captioner, clip: models of :mod:`diffseg_lib.vision_language`. synonyms: other
+    words for a class. similarity: CLIP text cosine at which a caption's word means a class (.8, the released
+    code). relative: share of the best class's CLIP score at which a class is kept (.97, the paper's figure).
+    adjectives: words that are never a noun. sources: "union", "caption" or "clip".
+
+    Raises:
+        ValueError: on no names, or numbers outside [0, 1].
+    """
+
+    names: tuple[str, ...]
+    captioner: Captions
+    clip: Judge
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=lambda: SYNONYMS)
+    similarity: float = 0.8
+    relative: float = 0.97
+    adjectives: Collection[str] = ADJECTIVES
+    sources: str = "union"
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("a vocabulary needs at least one class name")
+        if not (0 <= self.similarity <= 1 and 0 <= self.relative <= 1):
+            raise ValueError(f"similarity {self.similarity}, relative {self.relative}: expected numbers in [0, 1]")
+        if self.sources not in ("union", "caption", "clip"):
+            raise ValueError(f"sources {self.sources!r}: expected union, caption or clip")
+
+    @classmethod
+    def load(cls, names: Sequence[str], captioner: str = "pocket", clip: str = "pocket", device: str = "cpu", **changes: Any) -> Vocabulary:
+        """With the models of :mod:`diffseg_lib.vision_language` by source; `changes` are fields of the class."""
+        from .vision_language import Captioner, Clip
+
+        return cls(tuple(names), Captioner.load(captioner, device), Clip.load(clip, device), **changes)
+
+    @classmethod
+    def of_profile(cls, names: Sequence[str], profile: Profile, device: str = "", **changes: Any) -> Vocabulary:
+        """With a profile's models and thresholds, on its device if none is named; `changes` are fields of the class."""
+        given = {"relative": profile.clip_relative, "similarity": profile.caption_similarity} | changes
+        return cls.load(names, profile.captioner, profile.clip, device or profile.device, **given)
+
+    def match(self, caption: str) -> dict[str, tuple[str, float]]:
+        """Class name to (the caption's word for it, similarity): 1 for the same lemma or a synonym, else CLIP's cosine."""
+        words = nouns(caption, self.adjectives)
+        forms = {name: {" ".join(lemma(w) for w in form.split()) for form in (name, *self.synonyms.get(name, ()))} for name in self.names}
+        found = {name: (word, 1.0) for name in self.names for word in words if word in forms[name]}
+        known = {word for word, _ in found.values()}
+        rest = [word for word in words if word not in known and not any(word in pair.split() for pair in known)]
+        if rest:
+            cosines = np.asarray(self.clip.texts(rest)) @ np.asarray(self.clip.texts(self.names)).T
+            for word, row in zip(rest, cosines, strict=True):
+                name, value = self.names[int(row.argmax())], float(row.max())
+                if value >= self.similarity and value > found.get(name, ("", 0.0))[1]:
+                    found[name] = (word, value)
+        return found
+
+    def filter(self, image: np.ndarray) -> Filtered:
+        """The classes worth asking for in a picture (H W 3, uint8), each with the reason it was kept."""
+        [caption] = self.captioner.caption([image])
+        cosines = self.clip.similarities([image], self.names)[0]
+        best = float(cosines.max())
+        relative = {name: float(value) / best if best > 0 else 0.0 for name, value in zip(self.names, cosines, strict=True)}
+        said = self.match(caption) if self.sources != "clip" else {}
+        kept = []
+        for name in self.names:
+            word, similarity = said.get(name, ("", 0.0))
+            seen = self.sources != "caption" and relative[name] >= self.relative
+            reasons = [f"caption says “{word}”" + (f" (similarity {similarity:.2f})" if similarity < 1 else "")] if word else []
+            reasons += [f"CLIP scores {relative[name]:.2f} of the best class"] if seen else []
+            if reasons:
+                kept.append(Kept(name, word, relative[name], "; ".join(reasons)))
+        return Filtered(caption, tuple(kept), relative)
+
+
+def precision_recall(kept: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) -> tuple[float, float]:
+    """Share of the kept classes that are present, and of the present ones that are kept, over all pictures together.
+
+    >>> precision_recall([["cat", "cup"], []], [["cat"], ["fish"]])
+    (0.5, 0.5)
+    """
+    right = sum(len(set(k) & set(p)) for k, p in zip(kept, present, strict=True))
+    return right / max(sum(len(set(k)) for k in kept), 1), right / max(sum(len(set(p)) for p in present), 1)

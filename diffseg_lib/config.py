@@ -1,0 +1,79 @@
+"""The method's switches, and the settings of the paper and of the released code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+CAPTIONS = ("none", "complete", "phrase")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The method's switches. The defaults are ours; :func:`recipe` gives the paper's and the code's.
+
+    template: of the prompt, ``{class}`` in it (None: the profile's). span: "all" sub-tokens of a class or the "last".
+    plus: how many "+" the class's embedding gets (2 is "++", a weight of 1.21). caption: "none" leaves
+    the template alone, "complete" lets BLIP continue it (the paper), "phrase" sets before the class the
+    adjectives that BLIP's free caption gives it. modifiers: fuse the maps of the words that describe
+    the class with its own (Sec. 3.5). scale: "minmax" or
+    "none" before fusion. final_norm: min-max "after" or "before" upsampling. iterations: of
+    completion. timesteps, weights, threshold: None takes the profile's. class_batch: classes in one
+    UNet call. shared: complete every class by the first class's self-attention. lean: compute nothing twice
+    and nothing that is not read (equal to the plain path to rounding). seed: of the noise.
+    """
+
+    template: str | None = None
+    span: str = "all"
+    plus: float = 2.0
+    caption: str = "none"
+    modifiers: bool = False
+    scale: str = "minmax"
+    final_norm: str = "after"
+    iterations: int = 1
+    timesteps: tuple[int, ...] | None = None
+    weights: Mapping[int, float] | None = None
+    threshold: float | None = None
+    class_batch: int = 32
+    shared: bool = False
+    lean: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold {self.threshold}: expected a number from 0 to 1, or None for the profile's")
+        if self.caption not in CAPTIONS:
+            raise ValueError(f"caption {self.caption!r}: expected {', '.join(CAPTIONS)}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed {self.seed}: expected an integer from 0 to 2**64 - 1")
+        if self.class_batch < 1 or self.iterations < 0:
+            raise ValueError(f"class_batch {self.class_batch}, iterations {self.iterations}: expected at least 1 and at least 0")
+
+
+RECIPES: dict[str, Config] = {
+    "paper": Config(final_norm="before", caption="complete", modifiers=True),
+    "released": Config(template="a photograph of {class}", span="last", caption="complete", modifiers=True),
+}
+# The released code's prompt on data sets where it is another.
+RELEASED_TEMPLATES = dict.fromkeys(("context", "object"), "a photography of {class}")
+
+
+def recipe(name: str, dataset: str = "", **changes: Any) -> Config:
+    """The switches as the paper or the released code sets them, where the two differ.
+
+    Args:
+        name: "paper" or "released".
+        dataset: whose prompt the released code words in its own way.
+        changes: fields of :class:`Config`.
+
+    >>> recipe("released").span, recipe("paper").final_norm, recipe("released", "object").template
+    ('last', 'before', 'a photography of {class}')
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}: expected {' or '.join(RECIPES)}")
+    wording = {"template": RELEASED_TEMPLATES[dataset]} if name == "released" and dataset in RELEASED_TEMPLATES else {}
+    return replace(RECIPES[name], **wording | changes)
+
+
+configure = recipe  # its name where an argument is called `recipe`

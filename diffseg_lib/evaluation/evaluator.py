@@ -1,0 +1,212 @@
+"""One evaluator for every data set, method and choice of labels: counts once, reads off any threshold.
+
+An image that cannot be read or scored becomes an error row and the run goes on; below full coverage there
+is no headline number.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..baselines.base import Method, Scored
+from ..category_filter import Vocabulary, precision_recall
+from ..data import Dataset, LabelError, Sample
+from ..data.samples import VOID
+from ..support.errors import nearest, ran_out_of_memory
+from ..support.files import write_json
+from .metrics import best_threshold, bootstrap_miou, confusions_at, iou, miou, sweep, tally
+from .run_store import Row
+
+LABELS = ("image", "filter", "all")
+
+
+def check_labels(labels: str) -> str:
+    """The choice itself.
+
+    Raises:
+        ValueError: if it is none of :data:`LABELS` and no JSON file.
+    """
+    if labels not in LABELS and not (labels.endswith(".json") and Path(labels).is_file()):
+        raise ValueError(f"labels {labels!r}: expected {', '.join(LABELS)}, or an existing JSON file that maps image ids to class names")
+    return labels
+
+
+@lru_cache(maxsize=2)
+def read_labels(path: str) -> Mapping[str, tuple[str, ...]]:
+    """Frozen labels: image id to class names, as a filter once chose them.
+
+    Raises:
+        ValueError: on a file that is no such mapping.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in found.values()):
+            raise ValueError("it is something else")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} ({error}): expected a JSON object from image ids to lists of class names") from error
+    return {Path(name).stem: tuple(dict.fromkeys(names)) for name, names in found.items()}
+
+
+def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabulary | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
+    """The labels a method is asked for on one image, and why, by class name.
+
+    Args:
+        dataset: of the names.
+        sample: the image.
+        labels: "image", the classes present (image-level labels, Table 2); "filter", what the vocabulary
+            keeps (zero-shot, Table 1); "all" the data set's classes; or a JSON file from image ids (a file's
+            name will do) to names, the data set's own or the words it prompts with.
+        vocabulary: for "filter", over the data set's prompt words.
+
+    Raises:
+        ValueError: on other `labels`, a filter without a vocabulary, or a file that lacks the image or has unknown names.
+    """
+    if labels == "image":
+        return tuple(dataset.names.index(name) for name in sample.classes), {}
+    if labels == "all":
+        return tuple(range(1, len(dataset.names))), {}
+    places = {word: i + 1 for i, word in enumerate(dataset.prompts)} | {name: i for i, name in enumerate(dataset.names) if i}
+    if labels == "filter" and vocabulary is not None:
+        kept = vocabulary.filter(sample.image).kept
+        return tuple(places[one.name] for one in kept), {dataset.names[places[one.name]]: one.why for one in kept}
+    if labels == "filter":
+        raise ValueError("labels 'filter' need a vocabulary")
+    frozen = read_labels(check_labels(labels))
+    if sample.id not in frozen:
+        raise ValueError(f"{labels} has no entry for image {sample.id}: expected one for each of {len(dataset)} images, it has {len(frozen)}")
+    unknown = [name for name in frozen[sample.id] if name not in places]
+    if unknown:
+        raise ValueError(f"{labels} gives image {sample.id} the class {unknown[0]!r}, which is none of {dataset.name}'s: {nearest(unknown[0], list(places))}")
+    return tuple(sorted({places[name] for name in frozen[sample.id]})), {}
+
+
+def count_one(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None, name: str) -> Row:
+    """Score and count one image; an error row if it cannot be read or scored. An empty filter is all background.
+
+    Raises:
+        LabelError: on a mask whose labels are no classes of the data set: not one broken file but a wrong set or order.
+    """
+    started = time.perf_counter()
+    try:
+        sample = dataset.load(name)
+        asked, why = labels_of(dataset, sample, labels, vocabulary)
+        scored = Scored(np.zeros((0, *sample.truth.shape), np.float32))
+        if asked:
+            scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
+        counted = tally(sample.truth, scored.scores, asked, len(dataset.names))
+    except LabelError:
+        raise
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
+            raise
+        return Row(name, "error", type(error).__name__, " ".join(str(error).split()), seconds=time.perf_counter() - started)
+    h, w = sample.truth.shape
+    names, valid = tuple(dataset.names[i] for i in asked), int((sample.truth != VOID).sum())
+    facts = {"height": h, "width": w, "valid_pixels": valid, "present": tuple(sample.classes), "asked": names, "why": why}
+    notes = (*sample.notes, *scored.notes)
+    return Row(name, "ok", **facts, notes=notes, unet_calls=scored.calls, seconds=time.perf_counter() - started, counted=counted)
+
+
+def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None = None) -> Iterator[Row]:
+    """:func:`count_one` for every image of a data set, in its order."""
+    return (count_one(dataset, method, labels, vocabulary, name) for name in dataset.ids)
+
+
+def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:
+    """The figures of a run; `miou` and what goes with it are None below full coverage.
+
+    Args:
+        rows: of :func:`count`.
+        names: of the classes, background first.
+        threshold: of the background, fixed elsewhere.
+        expected: images the run should have.
+
+    Returns:
+        ``miou`` at the threshold and ``miou_oracle`` at the best one of this very split, percent, each with
+        its 95 % bootstrap interval over images; ``iou`` by class; ``confusion`` (true by predicted, pixels);
+        what the labels asked for were worth (``label_precision``, ``label_recall``); costs.
+    """
+    done = [row for row in rows if row.counted is not None]
+    tallies, classes = [row.counted for row in done if row.counted is not None], len(names)
+    precision, recall = precision_recall([row.asked for row in done], [row.present for row in done])
+    facts: dict[str, Any] = {
+        "images": len(done),
+        "expected_images": expected,
+        "errors": {row.id: f"{row.error_type}: {row.error}" for row in rows if row.counted is None},
+        "coverage": "full" if len(done) == expected else f"PARTIAL {len(done)}/{expected}",
+        "pictures_converted": sum(bool(row.notes) for row in done),
+        "threshold": threshold,
+        "empty_labels": sum(not row.asked for row in done),
+        "label_precision": precision,
+        "label_recall": recall,
+        "unet_calls": sum(row.unet_calls for row in done),
+        "seconds": round(sum(row.seconds for row in rows), 1),
+        "miou": None,
+        "miou_ci95": None,
+        "miou_oracle": None,
+        "miou_oracle_ci95": None,
+        "threshold_oracle": None,
+        "iou": None,
+        "confusion": None,
+    }
+    if len(done) < expected or not done:
+        return facts
+    confusions = confusions_at(tallies, threshold, classes)
+    oracle, _ = best_threshold(tallies, classes)
+    at_best = confusions_at(tallies, oracle, classes)
+    total = confusions.sum(0)
+    per_class = {name: None if np.isnan(value) else round(100 * float(value), 2) for name, value in zip(names, iou(total), strict=True)}
+    return facts | {
+        "miou": float(miou(total)),
+        "miou_ci95": bootstrap_miou(confusions),
+        "miou_oracle": float(miou(at_best.sum(0))),
+        "miou_oracle_ci95": bootstrap_miou(at_best),
+        "threshold_oracle": oracle,
+        "iou": per_class,
+        "confusion": total.tolist(),
+    }
+
+
+def choose_threshold(rows: Iterable[Row], classes: int) -> float:
+    """The threshold of the highest mean IoU on these rows; choose on the train split.
+
+    Raises:
+        ValueError: if no image could be counted.
+    """
+    return best_threshold([row.counted for row in rows if row.counted is not None], classes)[0]
+
+
+def own_miou(row: Row, threshold: float, classes: int) -> float:
+    """One image's own mean IoU, percent, over the classes in it; NaN for an error row."""
+    return float("nan") if row.counted is None else float(miou(confusions_at([row.counted], threshold, classes)[0]))
+
+
+def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], out: Path) -> None:
+    """Write ``summary.json``, ``images.csv`` (a row an image), ``classes.csv`` (IoU by class) and ``sweep.csv``."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "images.csv").open("w", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerow([*(key for key in Row.__dataclass_fields__ if key != "counted"), "miou"])
+        for row in rows:
+            facts = asdict(row) | {key: "|".join(getattr(row, key)) for key in ("present", "asked", "notes")} | {"why": json.dumps(row.why, ensure_ascii=False)}
+            facts["seconds"] = round(row.seconds, 4)
+            value = own_miou(row, summary["threshold"], len(names))
+            sheet.writerow([*(value for key, value in facts.items() if key != "counted"), "" if np.isnan(value) else round(value, 2)])
+    if summary["iou"]:
+        with (out / "classes.csv").open("w", newline="") as file:
+            sheet = csv.writer(file)
+            sheet.writerows([["class", "iou"], *summary["iou"].items()])
+    counted = [row.counted for row in rows if row.counted is not None]
+    with (out / "sweep.csv").open("w", newline="") as file:
+        sheet = csv.writer(file)
+        sheet.writerows([["threshold", "miou"], *zip(*(values.tolist() for values in sweep(counted, len(names))), strict=True)])
+    write_json(out / "summary.json", summary)

@@ -1,0 +1,172 @@
+"""How well maps find classes whose names are given: collect maps once, then try weights and thresholds.
+
+Completion is linear, so the completed map of a weighted sum of sides is the weighted sum of the
+completed sides: each side is completed once, and any fusion weights are tried by a product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from ..data.samples import VOID
+from ..scoremaps import complete, fuse, resize, upsample
+from ..segmenter import DiffSegmenter
+from .metrics import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, miou, tally
+
+
+class Sampled(Protocol):
+    """An image with its ground truth and the names of the classes present."""
+
+    @property
+    def image(self) -> np.ndarray: ...
+    @property
+    def truth(self) -> np.ndarray: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+
+Words = Callable[[Sequence[str]], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class SideMaps:
+    """One image's maps at the latent's size, by divisor: k h w; rounds[r] after r rounds of completion."""
+
+    truth: np.ndarray
+    labels: tuple[int, ...]
+    rounds: tuple[dict[int, Tensor], ...]
+
+
+def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, rounds: int = 1, words: Words = list) -> list[SideMaps]:
+    """Run the backbone once an image, ground-truth classes given, and keep the maps of every side.
+
+    Args:
+        segmenter: its configuration rules prompts, scale and seed.
+        samples: images with truth.
+        names: all class names, background first; a class's label is its place.
+        timestep: of the noise.
+        rounds: of completion to keep.
+        words: from classes to the words to prompt with.
+    """
+    found = []
+    for sample in samples:
+        latents = segmenter.encode(sample.image)
+        embeddings, spans = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
+        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
+        queries, keys = recording.finest()
+        kept = [{d: fuse({d: maps}, {d: 1.0}, recording.finest_size, segmenter.config.scale) for d, maps in recording.by_side().items()}]
+        for _ in range(rounds):
+            kept.append({d: complete(maps, queries, keys) for d, maps in kept[-1].items()})
+        found.append(SideMaps(sample.truth, tuple(names.index(c) for c in sample.classes), tuple(kept)))
+    return found
+
+
+def combine(maps: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:
+    """The weighted sum of the sides: k h w."""
+    return torch.stack([w * maps[d] for d, w in weights.items() if w]).sum(0)
+
+
+def tallies(found: Sequence[SideMaps], weights: Mapping[int, float], classes: int, *, rounds: int = 1, final_norm: str = "after") -> list[Tally]:
+    """Count every image at every threshold, for one set of fusion weights."""
+    result = []
+    for one in found:
+        maps = combine(one.rounds[rounds], weights)
+        result.append(tally(one.truth, upsample(maps, one.truth.shape, final_norm).cpu().numpy(), one.labels, classes))
+    return result
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean IoU in percent at a threshold fixed elsewhere, its 95 % interval, and the oracle beside it."""
+
+    miou: float
+    ci95: tuple[float, float]
+    threshold: float
+    oracle: float
+    oracle_threshold: float
+    confusions: np.ndarray
+
+
+def score(counted: Sequence[Tally], threshold: float, classes: int) -> Score:
+    """Mean IoU of counted images at `threshold`, with a bootstrap interval over images."""
+    confusions = confusions_at(counted, threshold, classes)
+    oracle_threshold, oracle = best_threshold(counted, classes)
+    return Score(float(miou(confusions.sum(0))), bootstrap_miou(confusions), threshold, oracle, oracle_threshold, confusions)
+
+
+def gain(first: Score, second: Score) -> tuple[float, tuple[float, float]]:
+    """Mean IoU of `first` minus `second` on the same images, with its paired 95 % interval."""
+    return first.miou - second.miou, bootstrap_difference(first.confusions, second.confusions)
+
+
+def weight_grid(divisors: Sequence[int], parts: int = 5) -> list[dict[int, float]]:
+    """Every way to share `parts` equal parts of weight among the sides.
+
+    >>> len(weight_grid([8, 4, 2, 1])), weight_grid([2, 1], 1)
+    (56, [{2: 0.0, 1: 1.0}, {2: 1.0, 1: 0.0}])
+    """
+
+    def shares(left: int, places: int) -> list[tuple[int, ...]]:
+        if places == 1:
+            return [(left,)]
+        return [(first, *rest) for first in range(left + 1) for rest in shares(left - first, places - 1)]
+
+    return [{d: share / parts for d, share in zip(divisors, one, strict=True)} for one in shares(parts, len(divisors))]
+
+
+def choose_weights(found: Sequence[SideMaps], classes: int, *, rounds: int = 1, parts: int = 5) -> tuple[dict[int, float], float, float]:
+    """The fusion weights and threshold of the highest mean IoU on these images: (weights, threshold, mean IoU).
+
+    Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it.
+    """
+    best: tuple[dict[int, float], float, float] | None = None
+    for weights in weight_grid(sorted(found[0].rounds[0], reverse=True), parts):
+        threshold, value = best_threshold(tallies(found, weights, classes, rounds=rounds), classes)
+        if best is None or value > best[2]:
+            best = weights, threshold, value
+    if best is None:
+        raise ValueError("no weights to choose from: parts must be 1 or more")
+    return best
+
+
+def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, words: Words = list) -> dict[str, list[float]]:
+    """How well each cross-attention layer tells a class's pixels from the rest: area under the ROC curve.
+
+    Args:
+        segmenter, samples, names, timestep, words: as for :func:`collect`.
+
+    Returns:
+        Layer name to one value for each (image, class): 1 is perfect, 0.5 chance, below it the layer
+        points away from the object. Void pixels are left out.
+    """
+    found: dict[str, list[float]] = {}
+    for sample in samples:
+        latents = segmenter.encode(sample.image)
+        embeddings, spans = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
+        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
+        seen = sample.truth != VOID
+        for layer, maps in recording.cross.items():
+            full = resize(maps.float(), sample.truth.shape).cpu().numpy()
+            for name, values in zip(sample.classes, full, strict=True):
+                inside = (sample.truth == names.index(name))[seen]
+                if inside.any() and not inside.all():
+                    found.setdefault(layer, []).append(float(roc_auc_score(inside, values[seen])))
+    return found
+
+
+def short_name(layer: str) -> str:
+    """A layer's name for a figure.
+
+    >>> short_name("up_blocks.3.attentions.1.transformer_blocks.0.attn2")
+    'up 3.1'
+    """
+    block, *rest = layer.split(".attentions.")
+    kind = block.split("_")[0]
+    return "mid" if kind == "mid" else f"{kind} {block.split('.')[1]}.{rest[0].split('.')[0]}"

@@ -1,0 +1,229 @@
+"""One evaluation as a value that any process can carry out: a :class:`Job` and ids in, rows out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..baselines.base import Method
+from ..baselines.registry import make_method
+from ..category_filter import Vocabulary
+from ..data import Dataset, LabelError, released_words
+from ..profiles import Profile, load_profile
+from ..segmenter import DiffSegmenter
+from ..support.executors import InProcess, finished
+from ..support.identity import source_hash, weights_hash
+from ..support.paths import models_dir
+from .evaluator import count_one
+from .run_store import Row, Run, missing
+from .sources import open_dataset
+
+PART, PAUSE = 32, 10.0  # rows of a part at most, seconds between parts at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is evaluated, all in plain values.
+
+    dataset, root, split, limit, order: as of :func:`~diffseg_lib.evaluation.sources.open_dataset` (root "" is the profile's, or the
+    pocket world's); labels: of ``diffseg_lib.evaluation.evaluator.LABELS`` or a JSON file; method, model: as of
+    :func:`~diffseg_lib.baselines.registry.make_method`; profile: a name, file or folder; captioner, clip: in place of the profile's;
+    recipe: "" for ours ("released" also takes the released code's words for classes); device, dtype: "" for the profile's;
+    offloaded: as of :func:`~diffseg_lib.loading.load_backbone`; seed: of the noise; threads: of torch (the last bits of a
+    score depend on their number).
+    """
+
+    dataset: str
+    root: str = ""
+    split: str = "val"
+    limit: int = 0
+    order: str = ""
+    labels: str = "filter"
+    method: str = "diffsegmenter"
+    model: str = ""
+    profile: str = "pocket"
+    captioner: str = ""
+    clip: str = ""
+    recipe: str = ""
+    device: str = ""
+    dtype: str = ""
+    offloaded: bool = False
+    seed: int = 0
+    threads: int = 1
+
+    def open(self) -> Dataset:
+        """Its data set."""
+        root = self.resolved_profile().data_root(self.dataset, self.root)
+        found = _dataset(self.dataset, root, self.split, self.limit, self.order)
+        return released_words(found) if self.recipe == "released" else found
+
+    def resolved_profile(self) -> Profile:
+        """The profile with the captioner and the CLIP asked for."""
+        return load_profile(self.profile).beside(self.captioner, self.clip)
+
+    def facts(self) -> dict[str, Any]:
+        """All that its rows depend on: settings, models by content or id, data by fingerprint, the library by version and source."""
+        profile, dataset = self.resolved_profile(), self.open()
+        skipped = ("root", "limit", "order", "model", "captioner", "clip", "offloaded")
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
+        if self.labels.endswith(".json"):
+            own["labels"] = hashlib.sha256(Path(self.labels).read_bytes()).hexdigest()[:12]
+        segmenter = make_segmenter(self)
+        sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip, "model": self.model}
+        backbone = segmenter.backbone
+        return own | {
+            "device": backbone.device.type,
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "config": asdict(replace(segmenter.resolved, threshold=None)),
+            "clip_relative": profile.clip_relative,
+            "caption_similarity": profile.caption_similarity,
+            "models": {name: _known(name, source) for name, source in sources.items() if source},
+            "data": dataset.fingerprint(),
+            "names": list(dataset.names),
+            "prompts": list(dataset.prompts),
+            "library": f"{__version__} {source_hash()}",
+        }
+
+
+def _known(what: str, source: str) -> str:
+    """The weights of a source by content, or its hub id; the shipped CLIP is also what a rival without a source of its own is made of."""
+    return weights_hash(models_dir() / {"captioner": "blip"}.get(what, "clip") if source == "pocket" else source)
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, root: str, split: str, limit: int, order: str) -> Dataset:
+    return open_dataset(name, root, split, limit, order)
+
+
+def make_segmenter(job: Job) -> DiffSegmenter:
+    """The diffusion model of a job, loaded once a process."""
+    kept = ("dataset", "profile", "captioner", "clip", "recipe", "device", "dtype", "offloaded", "seed")
+    return _segmenter(Job(**{name: getattr(job, name) for name in kept}))
+
+
+@lru_cache(maxsize=1)
+def _segmenter(job: Job) -> DiffSegmenter:
+    places: dict[str, Any] = {"device": job.device, "dtype": job.dtype, "offloaded": job.offloaded}
+    return DiffSegmenter.from_profile(job.resolved_profile(), job.recipe or None, dataset=job.dataset, seed=job.seed, **places)
+
+
+@lru_cache(maxsize=1)
+def _tools(job: Job, prompts: tuple[str, ...]) -> tuple[Method, Vocabulary | None]:
+    """Method and filter of a job whose split does not matter, loaded once a process."""
+    segmenter = make_segmenter(job)
+    profile = segmenter.backbone.profile
+    vocabulary = Vocabulary.of_profile(prompts, profile, str(segmenter.backbone.device)) if job.labels == "filter" else None
+    return make_method(job.method, segmenter, job.model), vocabulary
+
+
+def count_ids(job: Job, ids: Sequence[str]) -> list[Row]:
+    """A row for each id: what a worker does. Models and data are opened once a process, images where they are scored.
+
+    Raises:
+        LabelError: on a mask whose labels are no classes of the data set.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(job.threads)
+    try:
+        dataset = job.open()
+        method, vocabulary = _tools(replace(job, split="", limit=0), dataset.prompts)
+        return [count_one(dataset, method, job.labels, vocabulary, name) for name in ids]
+    finally:
+        torch.set_num_threads(before)
+
+
+def carry_out(
+    job: Job, run: Run, executor: Executor | None = None, at_once: int = 1, chunk: int = 1, tell: Callable[[Sequence[Row]], Any] = lambda rows: None
+) -> list[Row]:
+    """Compute what a run lacks, keep it part by part, and return all its rows in the data set's order.
+
+    Args:
+        job: what to do.
+        run: its store.
+        executor: where; None: here.
+        at_once: calls that the executor works at once.
+        chunk: images a call.
+        tell: called with new rows.
+
+    Raises:
+        LabelError: on masks whose labels are no classes; all such ids are listed.
+        RunError: if rows cannot be kept, or disagree.
+    """
+    executor, ids = executor or InProcess(), job.open().ids
+    fresh: list[Row] = []
+    known: dict[Path, list[Row]] = {}
+    written = time.monotonic()
+    work = ((job, names) for names in _chunks(run, ids, chunk, known))
+    try:
+        for (_, names), future in finished(executor, count_ids, work, 2 * at_once if at_once > 1 else 1):
+            rows = _rows_of(future.result, names)
+            fresh += rows
+            tell(rows)
+            if len(fresh) >= PART or time.monotonic() - written > PAUSE:
+                run.add(fresh)
+                fresh, written = [], time.monotonic()
+    except LabelError as error:
+        raise _all_wrong(job.open(), error) from error
+    finally:
+        run.add(fresh)
+    rows_now = run.rows(known)
+    return [rows_now[name] for name in ids if name in rows_now]
+
+
+def _rows_of(result: Callable[[], list[Row]], names: Sequence[str]) -> list[Row]:
+    """A chunk's rows; error rows where its workers were lost again and again."""
+    try:
+        return result()
+    except Exception as error:
+        if not type(error).__module__.startswith("distributed"):
+            raise
+        return [Row(name, "error", type(error).__name__, " ".join(str(error).split())) for name in names]
+
+
+def _chunks(run: Run, ids: Sequence[str], size: int, known: dict[Path, list[Row]]) -> Iterator[list[str]]:
+    """What a run lacks, so many ids at a time; what another process keeps meanwhile is left out.
+
+    Each process begins at a place of its own, so that two of them share the work rather than repeat it.
+    """
+    started = run.rows(known)
+    left = missing(ids, started)
+    begin = hash_of_process() % len(left) if left else 0
+    left, looked, done = left[begin:] + left[:begin], time.monotonic(), started
+    while left:
+        if time.monotonic() - looked > PAUSE:
+            done, looked = run.rows(known), time.monotonic()
+        names, left = left[:size], left[size:]
+        names = [name for name in names if name not in done or done[name].status != "ok"]
+        if names:
+            yield names
+
+
+def hash_of_process() -> int:
+    """A number that two processes, on whatever machines, hardly share."""
+    import os
+    import platform
+
+    return int(hashlib.sha256(f"{platform.node()} {os.getpid()}".encode()).hexdigest()[:8], 16)
+
+
+def _all_wrong(dataset: Dataset, first: LabelError) -> LabelError:
+    """The error with every image that has it."""
+    wrong = []
+    for name in dataset.ids:
+        try:
+            dataset.load(name)
+        except LabelError:
+            wrong.append(name)
+        except (ValueError, OSError):
+            continue
+    shown = ", ".join(wrong[:10]) + (", ..." if len(wrong) > 10 else "")
+    return LabelError(f"{first}; so it is in {len(wrong)} of {len(dataset)} images: {shown}")

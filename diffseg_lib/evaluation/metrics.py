@@ -1,0 +1,292 @@
+"""The metric: one integer confusion matrix, mean IoU, every threshold from one pass, intervals.
+
+Pure numpy. C counts the background: labels 0..C-1, 0 background, 255 void.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..data.samples import VOID
+
+BINS = 256  # of scores in [0, 1]; thresholds are multiples of 1/256
+_ROUNDING = 1e-5  # by which interpolated scores may leave [0, 1]
+
+
+def _check_size(truth: np.ndarray, other: np.ndarray, what: str) -> None:
+    if truth.shape != other.shape:
+        raise ValueError(f"ground truth is {truth.shape}, {what} is {other.shape}: bring the prediction to the ground truth's size")
+
+
+def _check_labels(labels: np.ndarray, classes: int, what: str, cause: str) -> None:
+    if labels.dtype.kind not in "biu":
+        raise ValueError(f"{what} is of type {labels.dtype}: expected integer labels")
+    wrong = np.unique(labels[(labels < 0) | (labels >= classes)])
+    if wrong.size:
+        raise ValueError(f"{what} holds labels {wrong.tolist()}, expected 0..{classes - 1}: {cause}")
+
+
+def _seen(truth: np.ndarray, classes: int) -> np.ndarray:
+    """Where the ground truth is not void; H W, bool. Its labels are checked first."""
+    if not 1 <= classes <= VOID:
+        raise ValueError(f"{classes} classes: expected 1 to {VOID}, as {VOID} is the void label")
+    seen = truth != VOID
+    _check_labels(truth[seen], classes, f"ground truth ({VOID} is void)", "is this another set's label order, or an image read as colours?")
+    return seen
+
+
+def confusion(truth: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
+    """Counts of pixels by (true, predicted) label: C x C, int64. Void pixels are dropped.
+
+    Args:
+        truth: H W, integers 0..C-1 or 255.
+        prediction: H W, integers 0..C-1.
+        classes: C, background included.
+
+    Raises:
+        ValueError: if the sizes differ (both named), or a label is none of the classes (all listed).
+
+    >>> confusion(np.array([[0, 1, 255]]), np.array([[0, 0, 1]]), 2).tolist()
+    [[1, 0], [1, 0]]
+    """
+    _check_size(truth, prediction, "the prediction")
+    seen = _seen(truth, classes)
+    _check_labels(prediction, classes, "prediction", "were more classes segmented than are evaluated, or is void predicted?")
+    pairs = truth[seen].astype(np.int64) * classes + prediction[seen].astype(np.int64)
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union by class, in [0, 1]: ... C C to ... C.
+
+    NaN for a class in neither map; 0 for one that is predicted but nowhere true.
+
+    >>> iou(np.array([[2, 0, 2], [0, 0, 0], [0, 0, 0]])).tolist()
+    [0.5, nan, 0.0]
+    """
+    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
+    union = counts.sum(-1) + counts.sum(-2) - hit
+    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+
+
+def miou(counts: np.ndarray) -> np.ndarray:
+    """Mean IoU over the classes, background included, in percent: ... C C to ...; absent classes are left out.
+
+    NaN if nothing was counted at all.
+
+    >>> float(miou(np.array([[2, 0, 2], [0, 0, 0], [0, 0, 0]])))
+    25.0
+    """
+    values = iou(counts)
+    known = ~np.isnan(values)
+    total, number = np.where(known, values, 0).sum(-1), known.sum(-1)
+    return 100 * np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One image, counted so that every threshold can be read off.
+
+    counts: rows of (true class, best foreground class 1..C-1, bin of its score, pixels), int64 r x 4.
+    """
+
+    counts: np.ndarray
+
+
+def tally(truth: np.ndarray, scores: np.ndarray, labels: Sequence[int], classes: int) -> Tally:
+    """Count pixels by (true class, best foreground class, score bin), void left out.
+
+    A pixel is of the class of its highest score (the first, if several tie) where that score is
+    *above* the threshold, else background. Bins are closed above, so that this holds exactly at
+    every threshold that is a multiple of 1/256.
+
+    Args:
+        truth: H W, integers 0..C-1 or 255.
+        scores: k H W in [0, 1].
+        labels: the label of each of the k score maps, 1..C-1; none: everything is background.
+        classes: C, background included.
+
+    Raises:
+        ValueError: on maps of another size or number, scores outside [0, 1], or labels that are no classes.
+
+    >>> one = tally(np.array([[1, 0]]), np.array([[[0.75, 0.5]]]), [1], 2)
+    >>> confusions_at([one], 0.5, 2).tolist()
+    [[[1, 0], [0, 1]]]
+    """
+    seen = _seen(truth, classes)
+    if len(scores) != len(labels):
+        raise ValueError(f"{len(scores)} score maps for {len(labels)} labels: expected one each")
+    wrong = [label for label in labels if not 0 < label < classes]
+    if wrong:
+        raise ValueError(f"score maps of labels {wrong}: expected 1..{classes - 1}")
+    if len(labels):
+        _check_size(truth, scores[0], "the score map")
+        highest = scores.max(0)[seen].astype(np.float64)
+        if not ((scores >= -_ROUNDING) & (scores <= 1 + _ROUNDING)).all():
+            raise ValueError(f"scores lie in {scores.min()}..{scores.max()}: expected numbers in [0, 1]")
+        best = np.asarray(labels)[scores.argmax(0)][seen].astype(np.int64)
+        height = np.ceil(highest.clip(0, 1) * BINS).astype(np.int64)  # score > j/BINS iff bin > j
+    else:
+        best = height = np.zeros(int(seen.sum()), np.int64)
+    code = (truth[seen].astype(np.int64) * classes + best) * (BINS + 1) + height
+    cells, pixels = np.unique(code, return_counts=True)
+    return Tally(np.stack([cells // (BINS + 1) // classes, cells // (BINS + 1) % classes, cells % (BINS + 1), pixels], axis=1))
+
+
+def confusions_at(tallies: Sequence[Tally], threshold: float, classes: int) -> np.ndarray:
+    """The confusion matrix of each image at one threshold (rounded to 1/256): images C C, int64.
+
+    Raises:
+        ValueError: if the threshold is not in [0, 1].
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold}: expected a score in [0, 1]")
+    cut = round(threshold * BINS)
+    result = np.zeros((len(tallies), classes, classes), np.int64)
+    for matrix, one in zip(result, tallies, strict=True):
+        true, best, height, pixels = one.counts.T
+        np.add.at(matrix, (true, np.where(height > cut, best, 0)), pixels)
+    return result
+
+
+def sweep(tallies: Sequence[Tally], classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean IoU, percent, at every threshold 0, 1/256, ..., 255/256: (thresholds, values)."""
+    total = np.zeros((classes, classes, BINS + 1), np.int64)
+    for one in tallies:
+        true, best, height, pixels = one.counts.T
+        np.add.at(total, (true, best, height), pixels)
+    below = total.cumsum(-1)[..., :BINS]  # height <= cut
+    matrices = (total.sum(-1, keepdims=True) - below).transpose(2, 0, 1).copy()
+    matrices[:, :, 0] += below.sum(1).T
+    return np.arange(BINS) / BINS, miou(matrices)
+
+
+def best_threshold(tallies: Sequence[Tally], classes: int, between: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+    """The threshold of the highest mean IoU (the lowest of equals), and that mean IoU in percent.
+
+    On the split that is evaluated this is the oracle.
+
+    Args:
+        tallies: an image each.
+        classes: with the background.
+        between: the lowest and the highest threshold that are tried.
+
+    Raises:
+        ValueError: if there is no pixel to count.
+    """
+    thresholds, values = sweep(tallies, classes)
+    if np.isnan(values).all():
+        raise ValueError(f"no threshold to choose from {len(tallies)} images: expected at least one pixel that is not void")
+    values = np.where((thresholds >= between[0]) & (thresholds <= between[1]), values, -np.inf)
+    best = int(np.nanargmax(values))
+    return float(thresholds[best]), float(values[best])
+
+
+def bootstrap_miou(confusions: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of mean IoU, images drawn with replacement: images C C to (low, high), percent."""
+    low, high = np.percentile(_resampled(confusions, resamples, seed), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bootstrap_difference(first: np.ndarray, second: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of mean IoU `first` - `second` on the same images, paired."""
+    if first.shape != second.shape:
+        raise ValueError(f"paired images expected: {first.shape} and {second.shape}")
+    low, high = np.percentile(_resampled(first, resamples, seed) - _resampled(second, resamples, seed), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _resampled(confusions: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    images, classes, _ = confusions.shape
+    if not images:
+        raise ValueError("a bootstrap needs at least one image")
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    sums = weights.astype(np.float64) @ confusions.reshape(images, -1)  # exact: counts stay below 2^53
+    return miou(sums.reshape(resamples, classes, classes))
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over images."""
+    values = np.asarray(values, dtype=float)
+    if not values.size:
+        raise ValueError("a bootstrap needs at least one image")
+    rows = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_and_sd(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation (n - 1) of one figure over seeds of the noise.
+
+    Raises:
+        ValueError: with fewer than two values there is no deviation.
+
+    >>> mean_and_sd([60.0, 61.0, 62.0])
+    (61.0, 1.0)
+    """
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} values: expected the figure of two seeds or more")
+    return float(np.mean(values)), float(np.std(values, ddof=1))
+
+
+def boundary_band(truth: np.ndarray, width: int) -> np.ndarray:
+    """Pixels near an edge of the ground truth: H W, bool; void is never among them.
+
+    Near is: in the square of `width` px to each side lies another label, or void (which is how VOC marks an edge,
+    so that the band begins at its rim). The picture's own border is no edge.
+
+    Raises:
+        ValueError: if `width` is below 1.
+
+    >>> boundary_band(np.array([[0, 0, 0, 255, 1, 1]]), 1).tolist()
+    [[False, False, True, False, True, False]]
+    """
+    if width < 1:
+        raise ValueError(f"a band {width} px wide: expected 1 px or more")
+    low = high = np.pad(truth, width, mode="edge")
+    for axis in (0, 1):
+        low = np.lib.stride_tricks.sliding_window_view(low, 2 * width + 1, axis).min(-1)
+        high = np.lib.stride_tricks.sliding_window_view(high, 2 * width + 1, axis).max(-1)
+    return (low != high) & (truth != VOID)
+
+
+def boundary_confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, width: int = 3) -> np.ndarray:
+    """The confusion matrix of the pixels in :func:`boundary_band` alone: how an outline is hit, whatever the inside.
+
+    Args:
+        truth, prediction, classes: as for :func:`confusion`.
+        width: of the band, px to each side of an edge.
+    """
+    _check_size(truth, prediction, "the prediction")
+    return confusion(np.where(boundary_band(truth, width), truth, VOID), prediction, classes)
+
+
+def recall_at_precision(inside: np.ndarray, scores: np.ndarray, precision: float) -> float:
+    """The largest share of the object that a threshold on one map finds while it is right this often, in [0, 1].
+
+    The threshold is the map's own best, by the truth: a property of the map, and no result of a method. Pixels of
+    one score are found together.
+
+    Args:
+        inside: where the object is, any shape, bool.
+        scores: of the same pixels.
+        precision: share of the found pixels that must be inside, in (0, 1].
+
+    Raises:
+        ValueError: if there is no object.
+
+    >>> recall_at_precision(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]), 0.6)
+    1.0
+    >>> recall_at_precision(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]), 0.9)
+    0.5
+    """
+    inside, scores = inside.ravel(), scores.ravel()
+    if not inside.any():
+        raise ValueError("recall of an object without pixels: expected at least one inside")
+    order = np.argsort(-scores, kind="stable")
+    hits, ends = inside[order].cumsum(), np.append(scores[order][1:] != scores[order][:-1], True)
+    good = ends & (hits >= precision * np.arange(1, hits.size + 1))
+    return float(hits[good].max() / hits[-1]) if good.any() else 0.0

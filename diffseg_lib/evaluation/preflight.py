@@ -1,0 +1,157 @@
+"""Is everything there? Models and data looked at before anything is loaded, every finding at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..data import READERS, place_of
+from ..loading import check_folder
+from ..profiles import Profile, is_hub_id, load_profile, located
+from ..support.paths import models_dir
+from .sources import open_dataset
+
+SPLITS = ("train", "val")
+SHOWN = 5  # broken images named
+_LAYOUTS = {"voc": "VOCdevkit/VOC2012", "context": "VOCdevkit/VOC2010", "object": "annotations"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """what was looked at; state: "ready", "missing" or "wrong"; detail: what was found, and what to do."""
+
+    what: str
+    state: str
+    detail: str
+
+
+def _hub(what: str, source: str, file: str) -> Finding:
+    """Of a hub id: whether one file of it was downloaded to this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    place, options = located(source)
+    if isinstance(try_to_load_from_cache(place, file, revision=options.get("revision")), str):
+        return Finding(what, "ready", source)
+    revision = f", revision={options['revision']!r}" if "revision" in options else ""
+    fetch = f"huggingface_hub.snapshot_download({place!r}{revision})"
+    return Finding(what, "missing", f"{source} is not on this machine: fetch it once, online, by {fetch}, or name a folder it is in")
+
+
+def check_models(profile: Profile, beside: Sequence[str] = ("captioner", "clip")) -> list[Finding]:
+    """The diffusion model of a profile and, of BLIP and CLIP, those named, by their files; no weight is read."""
+    found = [_diffusion(profile)]
+    for field in beside:
+        what, pocket = {"captioner": ("captioner (BLIP)", "blip"), "clip": ("CLIP", "clip")}[field]
+        source = getattr(profile, field)
+        folder = models_dir() / pocket if source == "pocket" else Path(source)
+        if folder.is_dir():
+            lacking = [name for name in ("config.json", "model.safetensors") if not any(folder.glob(f"{name}*"))]
+            missing = f"{folder} lacks {', '.join(lacking)}: expected what save_pretrained writes, in safetensors"
+            found.append(Finding(what, "missing" if lacking else "ready", missing if lacking else str(folder.name)))
+        elif is_hub_id(source):
+            found.append(_hub(what, source, "config.json"))
+        else:
+            found.append(Finding(what, "missing", f"{source} is no folder: expected pocket, a folder that save_pretrained wrote, or a hub id"))
+    return found
+
+
+def _diffusion(profile: Profile) -> Finding:
+    what, folder = "diffusion model", Path(profile.source)
+    if is_hub_id(profile.source):
+        return _hub(what, profile.source, "unet/config.json")
+    try:
+        check_folder(folder)
+        return Finding(what, "ready", folder.name)
+    except FileNotFoundError as error:
+        return Finding(what, "missing", str(error))
+    except (ValueError, json.JSONDecodeError) as error:
+        return Finding(what, "wrong", str(error))
+
+
+def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: int = 50) -> Iterator[Finding]:
+    """A data set's splits: list and counts, order of labels, and so many images and masks of each, spread over the split.
+
+    Args:
+        name: of ``diffseg_lib.data.READERS``.
+        root: of the tree.
+        splits: to look at.
+        images: of each split that are read; 0 is all.
+    """
+    for split in splits:
+        what = f"{name}, {split}"
+        try:
+            dataset = open_dataset(name, root, split)
+        except (ValueError, OSError) as error:
+            missing = "no split file" in str(error) or "no annotations" in str(error) or "holds no" in str(error) or "is no folder" in str(error)
+            yield Finding(what, "missing" if missing else "wrong", str(error))
+            continue
+        if len(dataset) != dataset.expected:
+            yield Finding(what, "wrong", f"the list has {len(dataset)} images, the published split {dataset.expected}: restore the list")
+        step = max(1, len(dataset) // images) if images else 1
+        looked, broken = dataset.ids[::step], []
+        for one in looked:
+            try:
+                dataset.load(one)
+            except (ValueError, OSError) as error:
+                broken.append(str(error))
+        for text in broken[:SHOWN]:
+            yield Finding(what, "wrong", text)
+        if len(broken) > SHOWN:
+            yield Finding(what, "wrong", f"and {len(broken) - SHOWN} more of the {len(looked)} images looked at")
+        if not broken and len(dataset) == dataset.expected:
+            notes = f" ({'; '.join(dataset.notes)})" if dataset.notes else ""
+            yield Finding(what, "ready", f"{len(dataset)} images, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
+
+
+def _place(name: str, root: str, split: str) -> Finding:
+    """Of a data set: whether its tree can be opened."""
+    try:
+        return Finding(name, "ready", f"{len(open_dataset(name, root, split))} images")
+    except ValueError as error:
+        return Finding(name, "missing", f"{error}; the page on running it for real says where to fetch it")
+
+
+def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val") -> Profile:
+    """A profile whose files are all there, with the data's folders in it: everything that is missing is told in one message, before anything loads.
+
+    Args:
+        profile: as of :func:`~diffseg_lib.profiles.load_profile`.
+        beside: "captioner", "clip", if they will be needed.
+        datasets: that will be read.
+        data_root: their folder; "" is the profile's, or else the pocket world's tree, which is written when asked for.
+        split: of them that will be read.
+
+    Raises:
+        ValueError: on an unknown profile.
+        FileNotFoundError: if anything is missing; it says how to get each.
+    """
+    found = profile if isinstance(profile, Profile) else load_profile(profile)
+    looked = check_models(found, beside)
+    looked += [_place(name, root, split) for name in datasets if (root := found.data_root(name, data_root))]
+    lacking = [one for one in looked if one.state != "ready"]
+    if lacking:
+        lines = "\n".join(f"- {one.what}: {one.detail}" for one in lacking)
+        raise FileNotFoundError(f"profile {found.name!r} cannot run yet:\n{lines}")
+    return replace(found, roots={name: found.data_root(name, data_root) for name in READERS})
+
+
+def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50) -> list[Finding]:
+    """Models of a profile, and data sets under a folder.
+
+    Args:
+        profile: whose models.
+        root: a folder with ``VOCdevkit``, ``annotations`` or ``coco`` in it; "" looks at no data.
+        names: of the data sets; none: those whose folders are there.
+        images: as of :func:`check_data`.
+    """
+    found = check_models(profile)
+    if str(root):
+        top = Path(root)
+        wanted = names or [name for name in READERS if (place_of(name, top) / _LAYOUTS[name]).is_dir()]
+        if not wanted:
+            found.append(Finding("data", "missing", f"{top} holds none of {', '.join(_LAYOUTS.values())} (or coco/annotations): expected a data set's root"))
+        for name in wanted:
+            found += check_data(name, top, images=images)
+    return found

@@ -1,0 +1,224 @@
+"""Fig. 7: word swaps by Prompt-to-Prompt, unlimited, within its own local blend, and within our masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..applications.generation import to_pixels
+from ..applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, Trajectory, edit, invert
+from ..data import Dataset
+from ..evaluation.metrics import mean_interval
+from ..evaluation.sources import open_dataset
+from ..prompts import write
+from ..segmenter import DiffSegmenter
+from ..vision_language import Clip
+
+CODED, PLAIN, BLEND = "encoded and decoded, no edit", "Prompt-to-Prompt", "its local blend"
+ATTENTION, LATENTS, BOTH, PASTED = "our mask on attention", "our mask on latents", "our mask on both", "on both, pixels pasted"
+TRIED = tuple(PromptToPrompt(cross, own, guidance=guidance) for cross, own, guidance in ((0.2, 0.0, 7.5), (0.5, 0.3, 4.0), (0.5, 0.3, 7.5), (0.8, 0.4, 7.5)))
+BLENDS = tuple((divisor, threshold) for divisor in (2, 4) for threshold in (0.3, 0.5))
+PARTS = ("psnr", "ssim", "success", "first")  # of a row; see :func:`judge`
+LEAST = 0.05  # of the picture, that a thing must take to be edited
+MARGIN = 0.1  # of its side, around the box in which an edit is judged
+
+
+@dataclass(frozen=True)
+class Task:
+    """One swap: a picture, the prompt that describes it, the one that is asked for; the thing, what it is to become, its true mask, and ours."""
+
+    id: str
+    pixels: np.ndarray
+    source: str
+    target: str
+    word: str
+    new: str
+    inside: np.ndarray
+    mask: np.ndarray
+
+
+def sentence(names: Sequence[str], template: str) -> str:
+    """A prompt that names several things.
+
+    >>> sentence(["house", "umbrella"], "a photograph of a {class}")
+    'a photograph of a house and an umbrella'
+    """
+    first, *others = names
+    return " and ".join([write(first, template), *(write(name, " a {class}").strip() for name in others)])
+
+
+def make_tasks(segmenter: DiffSegmenter, dataset: Dataset, count: int, seed: int) -> list[Task]:
+    """The first so many pictures with a thing large enough: its largest becomes a thing that is not in the picture, drawn by (seed, place in the split)."""
+    found: list[Task] = []
+    for place, name in enumerate(dataset.ids):
+        if len(found) == count:
+            break
+        sample = dataset.load(name)
+        shares = {one: float((sample.truth == dataset.names.index(one)).mean()) for one in sample.classes}
+        if not shares or max(shares.values()) < LEAST:
+            continue
+        thing = max(shares, key=lambda one: shares[one])
+        others = [one for one in sample.classes if one != thing]
+        absent = [one for one in dataset.names[1:] if one not in sample.classes]
+        [word], [new] = dataset.words([thing]), dataset.words([str(np.random.default_rng([seed, place]).choice(absent))])
+        rest, template = dataset.words(others), segmenter.template
+        mask = segmenter.segment(sample.image, [word, *rest]).labels == 1
+        prompts = sentence([word, *rest], template), sentence([new, *rest], template)
+        found.append(Task(name, sample.image, *prompts, word, new, sample.truth == dataset.names.index(thing), mask))
+    return found
+
+
+def box(pixels: np.ndarray, mask: np.ndarray, margin: float = MARGIN) -> np.ndarray:
+    """The square around a mask, with a margin, inside the picture."""
+    ys, xs = np.nonzero(mask)
+    side = min(int((max(np.ptp(ys), np.ptp(xs)) + 1) * (1 + 2 * margin)), *mask.shape)
+    y, x = (min(max(0, (int(at.min()) + int(at.max()) + 1) // 2 - side // 2), full - side) for at, full in ((ys, mask.shape[0]), (xs, mask.shape[1])))
+    return pixels[y : y + side, x : x + side]
+
+
+def judge(task: Task, picture: np.ndarray, clip: Clip, words: Sequence[str]) -> dict[str, float]:
+    """PSNR (dB) and SSIM outside the thing's true mask; inside its box, percent: whether CLIP finds the
+    new word likelier than the old (success), and than all words (first)."""
+    from skimage.metrics import structural_similarity
+
+    error = (picture.astype(float) - task.pixels)[~task.inside]
+    # An error of nothing has no PSNR: count it as that of one value in ten thousand being off by one.
+    psnr = 10 * np.log10(255**2 / max(float((error**2).mean()), 1e-4))
+    alike = structural_similarity(task.pixels, picture, channel_axis=2, data_range=255, full=True)[1]
+    likeness = dict(zip(words, clip.similarities([box(picture, task.inside)], words)[0].tolist(), strict=True))
+    success, first = likeness[task.new] > likeness[task.word], likeness[task.new] == max(likeness.values())
+    return {"psnr": float(psnr), "ssim": float(alike[~task.inside].mean()), "success": 100.0 * success, "first": 100.0 * first}
+
+
+def choose(segmenter: DiffSegmenter, tasks: Sequence[Task], clip: Clip, words: Sequence[str], steps: int) -> tuple[PromptToPrompt, LocalBlend]:
+    """Prompt-to-Prompt's settings of most success, then its blend's of the highest mean IoU with the true masks."""
+    backbone, sources = segmenter.backbone, [invert(segmenter, task.pixels, task.source, steps) for task in tasks]
+
+    def success(settings: PromptToPrompt) -> float:
+        return sum(judge(t, edit(backbone, s, t.target, settings).picture, clip, words)["success"] for t, s in zip(tasks, sources, strict=True))
+
+    settings = max(TRIED, key=success)
+
+    def overlap(given: tuple[int, float]) -> float:
+        return float(np.mean([_iou(t, s, given) for t, s in zip(tasks, sources, strict=True)]))
+
+    def _iou(task: Task, source: Trajectory, given: tuple[int, float]) -> float:
+        found = edit(backbone, source, task.target, settings, blend=blend_of(task, given)).allowed
+        if found is None:  # too few steps for a blend
+            return 0.0
+        h, w = task.inside.shape
+        allowed = np.asarray(Image.fromarray((found > 0).astype(np.uint8)).resize((w, h), Image.Resampling.NEAREST)) > 0
+        return float((allowed & task.inside).sum() / (allowed | task.inside).sum())
+
+    divisor, threshold = max(BLENDS, key=overlap)
+    return settings, LocalBlend("", "", threshold, divisor=divisor)
+
+
+def blend_of(task: Task, given: tuple[int, float]) -> LocalBlend:
+    """A local blend on a task's words: divisor and threshold."""
+    return LocalBlend(task.word, task.new, given[1], divisor=given[0])
+
+
+def variants(segmenter: DiffSegmenter, task: Task, source: Trajectory, settings: PromptToPrompt, blend: LocalBlend) -> dict[str, np.ndarray]:
+    """The edited pictures of a task, by row."""
+    backbone = segmenter.backbone
+
+    def draw(**limits: Any) -> np.ndarray:
+        return edit(backbone, source, task.target, settings, **limits).picture
+
+    both = draw(gate=Gate(task.mask, pixels=False))
+    h, w = task.pixels.shape[:2]
+    coded = Image.fromarray(to_pixels(backbone.decode_latents(source.latents[0]))[0]).resize((w, h), Image.Resampling.BICUBIC)
+    return {
+        CODED: np.asarray(coded),
+        PLAIN: draw(),
+        BLEND: draw(blend=replace(blend, source=task.word, target=task.new)),
+        ATTENTION: draw(gate=Gate(task.mask, latents=False, pixels=False)),
+        LATENTS: draw(gate=Gate(task.mask, attention=False, pixels=False)),
+        BOTH: both,
+        PASTED: np.where(task.mask[..., None], both, task.pixels),
+    }
+
+
+def edit_study(
+    segmenter: DiffSegmenter,
+    clip: Clip,
+    dataset: str = "voc",
+    root: str = "",
+    split: str = "val",
+    tuning_images: int = 16,
+    images: int = 100,
+    steps: int = 15,
+    seed: int = 0,
+    tell: Callable[[str], Any] = lambda text: None,
+) -> dict[str, Any]:
+    """What word swaps leave alone, and whether they succeed.
+
+    Args:
+        segmenter: of the masks (its threshold) and the edits (its backbone).
+        clip: the judge.
+        dataset, root, split: to open; `split` is what is measured.
+        tuning_images: edits of train, on which the settings of Prompt-to-Prompt and of its blend are chosen.
+        images: edits that are measured, one a picture.
+        steps: of inversion and edit.
+        seed: of what becomes what.
+        tell: progress.
+
+    Returns:
+        ``rows``: PSNR outside the thing's true mask, dB, with interval, and in it ``ssim``, ``success`` and ``first`` (see :func:`judge`); ``effects``: paired
+        differences; ``judge``: how often the judge names the unedited thing; ``iou``: of our masks; ``settings``, ``blend``.
+
+    Raises:
+        ValueError: if the splits have too few pictures with a large enough thing.
+    """
+    sets = {"train": open_dataset(dataset, root, "train"), split: open_dataset(dataset, root, split)}
+    tuning, test = make_tasks(segmenter, sets["train"], tuning_images, seed), make_tasks(segmenter, sets[split], images, seed)
+    if len(tuning) < tuning_images or len(test) < images:
+        raise ValueError(
+            f"{len(tuning)} edits to tune on and {len(test)} to measure: expected {tuning_images} and {images}; "
+            f"only pictures with a thing of at least {LEAST:.0%} are edited, ask for fewer"
+        )
+    words = sets[split].words(sets[split].names[1:])
+    settings, blend = choose(segmenter, tuning, clip, words, steps)
+    tell(f"chosen on {len(tuning)} train images: {settings}, {blend}")
+    found: dict[str, list[dict[str, float]]] = {}
+    for number, task in enumerate(test, start=1):
+        source = invert(segmenter, task.pixels, task.source, steps)
+        for name, picture in variants(segmenter, task, source, settings, blend).items():
+            found.setdefault(name, []).append(judge(task, picture, clip, words))
+        if number % 10 == 0:
+            tell(f"{number} of {len(test)}")
+    named = [100.0 * (words[int(clip.similarities([box(one.pixels, one.inside)], words)[0].argmax())] == one.word) for one in test]
+    return _results(found) | {
+        "judge": _mean(named),
+        "iou": _mean([100.0 * (one.mask & one.inside).sum() / (one.mask | one.inside).sum() for one in test]),
+        "settings": asdict(settings),
+        "blend": {"divisor": blend.divisor, "threshold": blend.threshold, "start": blend.start},
+        "unit": "PSNR outside, dB",
+        "steps": steps,
+        "tuning_images": len(tuning),
+        "images": len(test),
+        "seeds": [seed],
+        "dataset": dataset,
+        "split": split,
+    }
+
+
+def _results(found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    table = {name: {part: np.array([one[part] for one in held]) for part in PARTS} for name, held in found.items()}
+    rows = {name: _mean(one["psnr"]) | {part: _mean(one[part]) for part in PARTS[1:]} for name, one in table.items()}
+    effects = {
+        f"{told}: {mine} minus {other}": _mean(table[mine][part] - table[other][part])
+        for part, told in zip(PARTS, ("PSNR outside", "SSIM outside", "success", "ranked first"), strict=True)
+        for mine in (ATTENTION, LATENTS, BOTH)
+        for other in (PLAIN, BLEND)
+    }
+    return {"rows": rows, "effects": effects}
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    return {"value": float(np.mean(values)), "ci95": list(mean_interval(values)), "images": len(values)}

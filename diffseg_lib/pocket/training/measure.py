@@ -1,0 +1,269 @@
+"""What the pocket models can do, on test scenes: ``python -m diffseg_lib.pocket.training.measure NAME``.
+
+Each measurement appends to ``measurements.json`` beside the models; ``cards`` writes the model cards
+from that file, so that no figure in them is typed by hand. Measured on the test split, whose scenes no
+model was trained on; what is chosen (timestep, weights, threshold) is chosen on the train split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...evaluation.fusion_search import choose_weights, collect, gain, score, tallies
+from ...evaluation.metrics import best_threshold, iou, mean_interval
+from ...prompts import write
+from ...segmenter import DiffSegmenter
+from ...support.paths import models_dir
+from ..scenes import VOC_NAMES, voc_samples
+from ..world import CLASS_NAMES, WORLD_SEED, compose, paint
+from .pictures import classes_named
+
+
+def _test_pictures(n: int, batch: int = 25) -> Iterator[tuple[list[int], np.ndarray]]:
+    for start in range(0, n, batch):
+        rows = list(range(start, min(n, start + batch)))
+        yield rows, np.stack([paint(compose("test", i)) for i in rows])
+
+
+def _to_range(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def measure_vae(models: Path, n: int) -> dict[str, Any]:
+    """Peak signal-to-noise ratio of the reconstruction, dB, mean over `n` test pictures."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(models / "diffusion" / "vae", torch_dtype=torch.float32)
+    ratios: list[float] = []
+    for _, images in _test_pictures(n):
+        decoded = vae.decode(vae.encode(_to_range(images)).latent_dist.mean).sample
+        drawn = ((decoded.clamp(-1, 1) + 1) * 127.5).round()
+        error = (drawn - torch.from_numpy(images).permute(0, 3, 1, 2)).square().mean((1, 2, 3))
+        ratios += (10 * torch.log10(255**2 / error)).tolist()
+    values = np.array(ratios)
+    return {"psnr_db": values.mean().item(), "ci95": mean_interval(values), "images": n}
+
+
+def load_clip(models: Path) -> tuple[Any, Any]:
+    """The pocket CLIP and its processor."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    return CLIPModel.from_pretrained(models / "clip", dtype=torch.float32).eval(), CLIPProcessor.from_pretrained(models / "clip")
+
+
+@torch.no_grad()
+def clip_scores(clip: Any, processor: Any, images: np.ndarray) -> np.ndarray:
+    """Image-text scores of pictures (n H W 3, uint8) with "a photograph of a {class}": n x classes."""
+    prompts = [write(name) for name in CLASS_NAMES]
+    batch = processor(images=list(images), text=prompts, padding="max_length", return_tensors="pt")
+    return clip(**batch).logits_per_image.numpy()
+
+
+def measure_clip(models: Path, n: int) -> dict[str, Any]:
+    """Mean average precision of the ranking of all classes, the classes present being the relevant ones."""
+    from sklearn.metrics import average_precision_score
+
+    clip, processor = load_clip(models)
+    precisions = []
+    for rows, images in _test_pictures(n):
+        for i, scores in zip(rows, clip_scores(clip, processor, images), strict=True):
+            present = set(compose("test", i).classes)
+            precisions.append(average_precision_score([name in present for name in CLASS_NAMES], scores))
+    return {"mean_average_precision": float(np.mean(precisions)), "ci95": mean_interval(np.array(precisions)), "images": n}
+
+
+@torch.no_grad()
+def captions(models: Path, images: np.ndarray) -> list[str]:
+    """The pocket BLIP's greedy captions of pictures (n H W 3, uint8)."""
+    from transformers import BlipForConditionalGeneration, BlipProcessor
+
+    blip = BlipForConditionalGeneration.from_pretrained(models / "blip", dtype=torch.float32).eval()
+    processor = BlipProcessor.from_pretrained(models / "blip")
+    pixels = processor(images=list(images), return_tensors="pt").pixel_values
+    return processor.batch_decode(blip.generate(pixels, max_new_tokens=36), skip_special_tokens=True)
+
+
+def measure_blip(models: Path, n: int) -> dict[str, Any]:
+    """Precision and recall, over all pictures together, of the classes that greedy captions name."""
+    right = said = there = 0
+    examples = []
+    for rows, images in _test_pictures(n):
+        written = captions(models, images)
+        for i, caption in zip(rows, written, strict=True):
+            named, present = classes_named(caption), set(compose("test", i).classes)
+            right, said, there = right + len(named & present), said + len(named), there + len(present)
+        examples += written[:1]
+    return {"precision": right / max(said, 1), "recall": right / there, "images": n, "examples": examples[:5]}
+
+
+@torch.no_grad()
+def measure_diffusion(models: Path, n: int, steps: int = 25, guidance: float = 4.0, seed: int = 0) -> dict[str, Any]:
+    """Share of generated scenes whose asked class the pocket CLIP ranks first among all classes."""
+    from diffusers import StableDiffusionPipeline
+    from PIL import Image
+
+    pipeline = StableDiffusionPipeline.from_pretrained(models / "diffusion", torch_dtype=torch.float32, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    clip, processor = load_clip(models)
+    asked = [i % len(CLASS_NAMES) for i in range(n)]
+    images: list[np.ndarray] = []
+    for start in range(0, n, 20):
+        rows = range(start, min(n, start + 20))
+        prompts = [write(CLASS_NAMES[asked[i]]) for i in rows]
+        seeds = [torch.Generator().manual_seed(seed * 100_003 + i) for i in rows]
+        made = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=seeds, output_type="np").images
+        images += list((made * 255).round().astype(np.uint8))
+    ranked = clip_scores(clip, processor, np.stack(images)).argmax(1)
+    hits = ranked == np.array(asked)
+    grid = [np.concatenate(images[row * 6 : row * 6 + 6], axis=1) for row in range(min(6, n // 6))]
+    if grid:
+        Image.fromarray(np.concatenate(grid)).save(models / "diffusion" / "samples.png")
+    return {
+        "asked_class_first": float(hits.mean()),
+        "ci95": mean_interval(hits.astype(float)),
+        "samples": n,
+        "steps": steps,
+        "guidance": guidance,
+        "seed": seed,
+    }
+
+
+TIMESTEPS = (50, 100, 150, 200, 300, 400)
+
+
+def choose(models: Path, n: int) -> dict[str, Any]:
+    """Choose timestep, fusion weights and threshold on `n` train scenes; write them to the profile."""
+    segmenter = DiffSegmenter.from_profile(models / "diffusion")
+    samples, classes = list(voc_samples("train", n)), len(VOC_NAMES)
+    tried: dict[int, dict[str, Any]] = {}
+    for timestep in TIMESTEPS:
+        found = collect(segmenter, samples, VOC_NAMES, timestep)
+        weights, threshold, value = choose_weights(found, classes)
+        fused_threshold, fused = best_threshold(tallies(found, weights, classes, rounds=0), classes)
+        tried[timestep] = {"weights": weights, "threshold": threshold, "miou": value, "fused_threshold": fused_threshold, "fused_miou": fused}
+    best = max(tried, key=lambda t: tried[t]["miou"])
+    path = models / "diffusion" / "profile.json"
+    profile = json.loads(path.read_text()) | {
+        "timesteps": [best],
+        "weights": {str(d): w for d, w in tried[best]["weights"].items()},
+        "threshold": tried[best]["threshold"],
+        "chosen_on": f"mean IoU of completed maps on {n} scenes of Pocket-VOC's train split, seed {WORLD_SEED}",
+    }
+    path.write_text(json.dumps(profile, indent=1) + "\n")
+    return {"images": n, "chosen": best, "train": {str(t): one for t, one in tried.items()}}
+
+
+def measure_grounding(models: Path, n: int) -> dict[str, Any]:
+    """Mean IoU on `n` test scenes of Pocket-VOC, true classes given, before and after completion.
+
+    Timestep, weights and both thresholds are those that :func:`choose` found on the train split.
+    """
+    segmenter = DiffSegmenter.from_profile(models / "diffusion")
+    known = json.loads((models / "measurements.json").read_text())["choose"]
+    classes, weights = len(VOC_NAMES), segmenter.weights
+    found = collect(segmenter, voc_samples("test", n), VOC_NAMES, segmenter.timesteps[0])
+    completed = score(tallies(found, weights, classes), segmenter.threshold, classes)
+    fused = score(tallies(found, weights, classes, rounds=0), known["train"][str(segmenter.timesteps[0])]["fused_threshold"], classes)
+    added, added_ci95 = gain(completed, fused)
+    per_class = iou(completed.confusions.sum(0))
+    return {
+        "miou": completed.miou,
+        "ci95": completed.ci95,
+        "miou_oracle": completed.oracle,
+        "fused_miou": fused.miou,
+        "fused_ci95": fused.ci95,
+        "fused_oracle": fused.oracle,
+        "gain": added,
+        "gain_ci95": added_ci95,
+        "iou": {name: round(100 * float(value), 2) for name, value in zip(VOC_NAMES, per_class, strict=True)},
+        "threshold": segmenter.threshold,
+        "timesteps": segmenter.timesteps,
+        "weights": {str(d): w for d, w in weights.items()},
+        "images": n,
+    }
+
+
+MEASURES = {"vae": measure_vae, "clip": measure_clip, "blip": measure_blip, "diffusion": measure_diffusion, "choose": choose, "grounding": measure_grounding}
+
+
+TARGETS: tuple[tuple[str, str, str, float], ...] = (
+    ("vae", "psnr_db", "autoencoder: PSNR, dB", 30),
+    ("clip", "mean_average_precision", "CLIP: mean average precision of the classes present", 0.90),
+    ("blip", "precision", "BLIP: precision of the classes named", 0.85),
+    ("blip", "recall", "BLIP: recall of the classes named", 0.85),
+    ("diffusion", "asked_class_first", "UNet: asked class ranked first in a generated scene", 0.80),
+    ("grounding", "miou", "grounding: mean IoU of completed maps, %", 60),
+    ("grounding", "gain", "grounding: points that completion adds", 3),
+)
+
+
+def against_targets(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of figure, target and verdict, from the content of ``measurements.json``."""
+    rows = []
+    for name, key, text, target in TARGETS:
+        known = measured.get(name, {})
+        value = known.get(key)
+        verdict = "not measured" if value is None else "met" if value >= target else "missed"
+        shown = "" if value is None else f"{value:.2f}"
+        rows.append(
+            {
+                "measure": name,
+                "key": key,
+                "what": text,
+                "figure": shown,
+                "target": f"{target:g}",
+                "verdict": verdict,
+                "images": known.get("images", known.get("samples", "")),
+            }
+        )
+    return rows
+
+
+def sizes(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
+    """Parameters and size on disk of models, read from their safetensors files."""
+    from safetensors import safe_open
+
+    table = {}
+    for name, folder in folders.items():
+        count = size = 0
+        for path in sorted(folder.glob("*.safetensors")):
+            size += path.stat().st_size
+            with safe_open(path, "pt") as file:
+                count += sum(int(np.prod(file.get_slice(key).get_shape())) for key in file.keys())  # noqa: SIM118
+        table[name] = {"parameters": f"{count / 1e6:.2f} million", "file": f"{size / 1e6:.1f} MB"}
+    return table
+
+
+def record(models: Path, name: str, figures: dict[str, Any], command: str, seconds: float) -> None:
+    """Put one measurement into ``measurements.json``."""
+    path = models / "measurements.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[name] = figures | {"command": command, "seconds": round(seconds)}
+    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.pocket.training.measure", description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=[*MEASURES])
+    parser.add_argument("--n", type=int, help="pictures or samples (300; 200 generated; 120 to choose on)")
+    parser.add_argument("--models", type=Path, default=models_dir())
+    o = parser.parse_args(arguments)
+    n = o.n or {"diffusion": 200, "choose": 120}.get(o.name, 300)
+    start = time.perf_counter()
+    figures = MEASURES[o.name](o.models, n)
+    record(o.models, o.name, figures, f"{parser.prog} {o.name} --n {n}", time.perf_counter() - start)
+    print(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

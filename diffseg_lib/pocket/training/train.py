@@ -1,0 +1,486 @@
+"""Train the pocket models: ``python -m diffseg_lib.pocket.training.train vae|decoder|clip|unet|blip``, then ``ship``.
+
+Everything is learnt from rendered pictures and their captions (:mod:`diffseg_lib.pocket.training.pictures`);
+no label map is ever within reach. A run resumes where it stopped: give the same command again.
+``ship`` turns the runs' averaged weights into folders that ``from_pretrained`` loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, l1_loss, mse_loss
+from transformers import BertTokenizer, CLIPTokenizer
+
+from ...prompts import write
+from ...support.paths import cache_dir
+from ..world import CLASS_NAMES, CLASSES
+from . import architectures
+from .fitting import Schedule, fit, load_average
+from .pictures import Pictures, classes_named, load_pictures
+
+VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
+CAPTIONS_A_BATCH = 32  # that are contrasted with their pictures
+PHRASE_OPENINGS = ("a photograph of", "a photo of", "a picture of")
+SCALE_PICTURES = 1024  # that the latents' scale is measured on
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of training. until: share of training at which it ends; size: px a side; pictures: how many
+    there are; batch: of how many; crowded: only pictures whose caption names two things or more.
+    """
+
+    until: float
+    size: int
+    pictures: int
+    batch: int
+    crowded: bool = False
+
+
+# Small pictures first, then whole scenes.
+UNET_STAGES = [Stage(0.45, 64, 40_000, 32), Stage(0.72, 64, 40_000, 32, crowded=True), Stage(1.0, 128, 16_000, 16)]
+CLIP_STAGES = [Stage(0.35, 64, 40_000, 128), Stage(1.0, 128, 40_000, 128)]
+PARTIAL = 0.35  # of the UNet's captions name one of the things in the picture and nothing else
+
+
+def to_range(images: Tensor) -> Tensor:
+    """uint8 b h w 3 in [0, 255] to float b 3 h w in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _tensor(pictures: Pictures) -> Tensor:
+    return torch.from_numpy(np.array(pictures.images))
+
+
+def _views(pictures: Pictures) -> Tensor:
+    """Pictures at the size CLIP and BLIP look at, resized as their processors do: n side side 3."""
+    side = architectures.PICTURE
+    if pictures.images.shape[1] == side:
+        return _tensor(pictures)
+    return torch.from_numpy(np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC)) for p in pictures.images]))
+
+
+def _captions() -> list[str]:
+    return [line for lines in load_pictures("train", VOCABULARY_PICTURES, 128).captions for line in lines]
+
+
+def _token_ids(tokenizer: CLIPTokenizer | BertTokenizer, pictures: Pictures) -> Tensor:
+    """Token ids of every caption, padded: n variants l."""
+    flat = [line for lines in pictures.captions for line in lines]
+    ids = tokenizer(flat, padding="max_length", truncation=True, max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids
+    return ids.unflatten(0, (len(pictures), -1))
+
+
+def _pick(ids: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """One caption for each row: b l."""
+    return ids[rows, torch.randint(ids.shape[1], rows.shape, generator=generator)]
+
+
+def _said(pictures: Pictures) -> Tensor:
+    """Which classes a picture's first caption names: n classes, 0 or 1."""
+    return torch.tensor([[name in classes_named(lines[0]) for name in CLASS_NAMES] for lines in pictures.captions]).float()
+
+
+def _phrases(tokenizer: CLIPTokenizer) -> list[Tensor]:
+    """For each class, token ids of phrases that name it, in all its names, canonical one first: m l."""
+    lines = [[write(word, f"{opening} a {{class}}") for word in (c.name, *(s for s, _ in c.synonyms)) for opening in PHRASE_OPENINGS] for c in CLASSES]
+    return [tokenizer(names, padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids for names in lines]
+
+
+def start_from(models: Path | None, kind: str, model: nn.Module) -> None:
+    """Fill a model with shipped weights, so that training goes on from them; with None, leave it fresh.
+
+    Raises:
+        ValueError: if the weights there are of another architecture.
+    """
+    parts = {
+        "vae": {"": "diffusion/vae"},
+        "unet": {"unet.": "diffusion/unet", "text.": "diffusion/text_encoder"},
+        "clip": {"": "clip"},
+        "blip": {"": "blip"},
+    }
+    if models is None:
+        return
+    weights: dict[str, Tensor] = {}
+    for prefix, folder in parts[kind].items():
+        for path in sorted((models / folder).glob("*.safetensors")):
+            weights |= {prefix + name: tensor.float() for name, tensor in load_file(path).items()}
+    mine = model.state_dict()
+    strange = [k for k, v in weights.items() if k not in mine or mine[k].shape != v.shape]
+    present = {mine[k].data_ptr() for k in weights if k in mine}
+    strange += [k for k, v in model.named_parameters() if v.data_ptr() not in present]
+    if strange:
+        raise ValueError(f"the weights in {models} are of another architecture than the recipe's: {', '.join(strange[:4])}, ...")
+    model.load_state_dict(weights, strict=False)
+
+
+# -- autoencoder ---------------------------------------------------------------------------------
+
+
+def train_vae(folder: Path, schedule: Schedule, device: str, pictures: int, start: Path | None = None) -> None:
+    """Autoencoder: L1 + MSE + a weak KL on random 64 px crops, batches of 32."""
+    data = _tensor(load_pictures("train", pictures, 128))
+    model = architectures.vae()
+    start_from(start, "vae", model)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        rows = torch.randint(len(data), (32,), generator=generator)
+        y, x = torch.randint(0, 65, (2,), generator=generator).tolist()
+        crops = to_range(data[rows, y : y + 64, x : x + 64]).to(device)
+        posterior = model.encode(crops).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        drawn = model.decode(posterior.mean + posterior.std * noise).sample
+        return l1_loss(drawn, crops) + mse_loss(drawn, crops) + 1e-5 * posterior.kl().mean() / crops[0].numel() * 64
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+def train_decoder(folder: Path, schedule: Schedule, device: str, pictures: int) -> None:
+    """Go on with the decoder alone, on the squared error; latents, and what was trained on them, stay."""
+    data = _tensor(load_pictures("train", pictures, 128))
+    model = architectures.vae()
+    load_average(folder.parent / "vae", model)
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        rows = torch.randint(len(data), (32,), generator=generator)
+        y, x = torch.randint(0, 65, (2,), generator=generator).tolist()
+        crops = to_range(data[rows, y : y + 64, x : x + 64]).to(device)
+        with torch.no_grad():
+            latents = model.encode(crops).latent_dist.mean
+        drawn = model.decode(latents).sample
+        return 10 * mse_loss(drawn, crops) + 0.3 * l1_loss(drawn, crops)
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+def load_vae(runs: Path, start: Path | None = None) -> nn.Module:
+    """The trained autoencoder (or, where none was trained, the shipped one in `start`), its scaling factor set."""
+    model = architectures.vae().eval()
+    if start is not None and not (runs / "vae").exists():
+        start_from(start, "vae", model)
+    else:
+        load_average(runs / "vae", model)
+    if (runs / "decoder" / "state.safetensors").exists():
+        load_average(runs / "decoder", model)
+    images = _tensor(load_pictures("train", VOCABULARY_PICTURES, 128))[:SCALE_PICTURES]
+    with torch.no_grad():
+        latents = torch.cat([model.encode(to_range(part)).latent_dist.mean for part in images.split(64)])
+    model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
+    return model
+
+
+def latents_of(runs: Path, pictures: Pictures, name: str, device: str, start: Path | None = None) -> Tensor:
+    """Scaled latents of every picture, float16, encoded once into the cache: n 4 h w."""
+    path = runs / "latents" / f"{name}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model, side = load_vae(runs, start).to(device), pictures.images.shape[1] // 4
+        partial = path.with_suffix(".partial")
+        array = open_memmap(partial, "w+", np.float16, (len(pictures), 4, side, side))
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+            for row in range(0, len(pictures), 64):
+                batch = to_range(torch.from_numpy(np.array(pictures.images[row : row + 64]))).to(device)
+                array[row : row + 64] = (model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor).cpu().numpy()
+        array.flush()
+        partial.replace(path)
+    return torch.from_numpy(np.load(path))
+
+
+# -- diffusion -----------------------------------------------------------------------------------
+
+
+class Denoiser(nn.Module):
+    """UNet and text tower as one module, trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet, self.text = architectures.unet(), architectures.text_tower(tokenizer)
+
+    def forward(self, noisy: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
+        return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
+
+
+def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
+    """Epsilon prediction, with 10 % empty captions; small pictures first, then whole scenes.
+
+    Captions of the web seldom name all there is to see, and segmentation asks for one class at a time:
+    some of the captions name one thing only, chosen among those that the picture's own caption names.
+    """
+    tokenizer = architectures.clip_tokenizer(_captions())
+    empty = tokenizer("", padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids[0]
+    kept = torch.from_numpy(np.array(architectures.noise_schedule().alphas_cumprod)).float()
+    phrases = torch.stack([ids[: len(PHRASE_OPENINGS)] for ids in _phrases(tokenizer)])  # classes openings l
+
+    @cache
+    def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        pictures = load_pictures("train", count, size)
+        return latents_of(folder.parent, pictures, f"train-{size}px-{count}", device, start), _token_ids(tokenizer, pictures), _said(pictures)
+
+    model = Denoiser(tokenizer)
+    start_from(start, "unet", model)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        stage = next(s for s in stages if progress <= s.until)
+        latents, ids, said = data(stage.size, stage.pictures)
+        pool = (said.sum(1) > 1).nonzero().flatten() if stage.crowded else torch.arange(len(latents))
+        rows = pool[torch.randint(len(pool), (stage.batch,), generator=generator)]
+        clean = latents[rows].float()
+        noise = torch.randn(clean.shape, generator=generator)
+
+        def chance(p: float) -> Tensor:
+            return torch.rand(stage.batch, generator=generator) < p
+
+        # Half of the steps fall below 500, where what is in the picture can still be seen.
+        steps = (torch.rand(stage.batch, generator=generator) * torch.where(chance(0.5), 500, 1000)).long()
+        things = torch.multinomial(said[rows], 1, generator=generator)[:, 0]
+        words = torch.where(chance(PARTIAL)[:, None], _pick(phrases, things, generator), _pick(ids, rows, generator))
+        words = torch.where(chance(0.1)[:, None], empty, words)
+        alpha = kept[steps].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+# -- CLIP and BLIP -------------------------------------------------------------------------------
+
+
+def _whiten_patches(vision: nn.Module, images: Tensor) -> None:
+    """Start the patch embedding as the principal components of patches, each brought to one scale."""
+    weight = vision.embeddings.patch_embedding.weight
+    width, _, side, _ = weight.shape
+    patches = torch.nn.functional.unfold(to_range(images), side, stride=side).transpose(1, 2).flatten(0, 1)
+    patches = patches - patches.mean(0)
+    variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    variance, directions = variance.flip(0)[:width], directions.flip(1)[:, :width]
+    with torch.no_grad():
+        weight[: len(variance)] = (directions / (variance + 1e-2 * variance.mean()).sqrt()).T.reshape(-1, *weight.shape[1:])
+
+
+def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None, blip_run: Path | None = None) -> None:
+    """Contrast of pictures with captions, and with each thing that captions speak of.
+
+    A part of the loss is CLIP's: some captions of a batch against their pictures, equal captions sharing
+    the target. The rest asks, of sixteen phrases such as "a photo of a kitten", which ones the picture's
+    own caption says: without it colours and grounds are learnt long before things are.
+
+    Args:
+        blip_run: begin the vision tower from that captioning run's: word for word supervision teaches it
+            far faster than contrast does.
+    """
+    tokenizer = architectures.clip_tokenizer(_captions())
+    phrases = _phrases(tokenizer)
+
+    @cache
+    def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        source = load_pictures("train", count, size)
+        return _views(source), _token_ids(tokenizer, source), _said(source)
+
+    model = architectures.clip(tokenizer)
+    _whiten_patches(model.vision_model, data(stages[0].size, stages[0].pictures)[0][:2000])
+    start_from(start, "clip", model)
+    if blip_run is not None:
+        captioner = architectures.blip(architectures.bert_tokenizer(_captions()))
+        load_average(blip_run, captioner)
+        _return_vision(model, captioner, data(stages[0].size, stages[0].pictures)[0][:256])
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        stage = next(s for s in stages if progress <= s.until)
+        images, ids, said = data(stage.size, stage.pictures)
+        rows = torch.randint(len(images), (stage.batch,), generator=generator)
+        words = _pick(ids, rows[:CAPTIONS_A_BATCH], generator)
+        asked = torch.stack([t[int(torch.randint(len(t), (), generator=generator))] for t in phrases])
+        texts = torch.cat([words, asked])
+        mirrored = torch.rand(stage.batch, 1, 1, 1, generator=generator) < 0.5  # no caption speaks of left or right
+        views = torch.where(mirrored, images[rows].flip(2), images[rows])
+        texts = texts[:, : int((texts != tokenizer.pad_token_id).sum(1).max()) + 1]  # nothing after the last end token is ever read
+        logits = model(input_ids=texts.to(device), pixel_values=to_range(views).to(device)).logits_per_image
+        captions, things = logits.float().split([len(words), len(phrases)], dim=1)
+        captions = captions[: len(words)]
+        same = (words[:, None] == words[None]).all(-1).float().to(device)
+        target = same / same.sum(1, keepdim=True)
+        present = said[rows].to(device)
+        contrast = (cross_entropy(captions, target) + cross_entropy(captions.T, target)) / 2
+        return 0.2 * contrast + cross_entropy(things, present / present.sum(1, keepdim=True))
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+def _adopt_vision(blip: nn.Module, clip: nn.Module, images: Tensor) -> None:
+    """Start BLIP's vision tower from CLIP's: the same blocks, CLIP's first norm folded into the embedding."""
+    source, target = clip.vision_model, blip.vision_model
+    with torch.no_grad():
+        spread = source.embeddings(to_range(images)).std(-1).mean()
+        gain = source.pre_layrnorm.weight / spread
+        target.embeddings.class_embedding.copy_((source.embeddings.class_embedding * gain).view(1, 1, -1))
+        target.embeddings.position_embedding.copy_((source.embeddings.position_embedding.weight * gain)[None])
+        target.embeddings.patch_embedding.weight.copy_(source.embeddings.patch_embedding.weight * gain.view(-1, 1, 1, 1))
+        target.embeddings.patch_embedding.bias.zero_()
+        for old, new in zip(source.encoder.layers, target.encoder.layers, strict=True):
+            for end in ("weight", "bias"):
+                parts = [getattr(getattr(old.self_attn, f"{name}_proj"), end) for name in "qkv"]
+                getattr(new.self_attn.qkv, end).copy_(torch.cat(parts))
+            new.self_attn.projection.load_state_dict(old.self_attn.out_proj.state_dict())
+            for name in ("layer_norm1", "layer_norm2", "mlp"):
+                getattr(new, name).load_state_dict(getattr(old, name).state_dict())
+
+
+def _return_vision(clip: nn.Module, blip: nn.Module, images: Tensor) -> None:
+    """Start CLIP's vision tower from BLIP's, the other way round: the scale of its embedding becomes the first norm's."""
+    source, target = blip.vision_model, clip.vision_model
+    with torch.no_grad():
+        target.pre_layrnorm.weight.fill_(source.embeddings(to_range(images)).std(-1).mean())
+        target.embeddings.class_embedding.copy_(source.embeddings.class_embedding.flatten())
+        target.embeddings.patch_embedding.weight.copy_(source.embeddings.patch_embedding.weight)
+        target.embeddings.position_embedding.weight.copy_(source.embeddings.position_embedding[0])
+        target.embeddings.position_embedding.weight[1:] += source.embeddings.patch_embedding.bias
+        for old, new in zip(source.encoder.layers, target.encoder.layers, strict=True):
+            for end in ("weight", "bias"):
+                for name, part in zip("qkv", getattr(old.self_attn.qkv, end).chunk(3), strict=True):
+                    getattr(getattr(new.self_attn, f"{name}_proj"), end).copy_(part)
+            new.self_attn.out_proj.load_state_dict(old.self_attn.projection.state_dict())
+            for name in ("layer_norm1", "layer_norm2", "mlp"):
+                getattr(new, name).load_state_dict(getattr(old, name).state_dict())
+        target.post_layernorm.load_state_dict(source.post_layernorm.state_dict())
+
+
+def train_blip(folder: Path, schedule: Schedule, device: str, pictures: int, start: Path | None = None, batch: int = 64) -> None:
+    """Captioning: next-word cross-entropy; its vision tower starts from the pocket CLIP's."""
+    captions = _captions()
+    tokenizer = architectures.bert_tokenizer(captions)
+    source = load_pictures("train", pictures, 128)
+    data, ids = _views(source), _token_ids(tokenizer, source)
+    ids[..., 0] = tokenizer.bos_token_id
+    model = architectures.blip(tokenizer)
+    if start is None:
+        clip = architectures.clip(architectures.clip_tokenizer(captions))
+        load_average(folder.parent / "clip", clip)
+        _adopt_vision(model, clip, data[:256])
+    start_from(start, "blip", model)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        rows = torch.randint(len(data), (batch,), generator=generator)
+        words = _pick(ids, rows, generator)
+        words = words[:, : int((words != tokenizer.pad_token_id).sum(1).max())].to(device)
+        seen = words != tokenizer.pad_token_id
+        return model(
+            pixel_values=to_range(data[rows]).to(device),
+            input_ids=words,
+            attention_mask=seen.long(),
+            labels=words.masked_fill(~seen, -100),
+        ).loss
+
+    fit(model, loss, schedule, folder, device=device)
+
+
+# -- shipping ------------------------------------------------------------------------------------
+
+
+def _card_facts(runs: Path, name: str) -> dict[str, str]:
+    from safetensors import safe_open
+
+    with safe_open(runs / name / "state.safetensors", "pt") as file:
+        return dict(file.metadata())
+
+
+def ship(runs: Path, out: Path, models: list[str]) -> None:
+    """Write the runs' averaged weights as `from_pretrained` folders, float16 safetensors.
+
+    Args:
+        runs: folder of the training runs.
+        out: receives diffusion/, clip/ and blip/.
+        models: which of "diffusion", "clip", "blip".
+    """
+    from diffusers import StableDiffusionPipeline
+    from transformers import BlipImageProcessorPil, BlipProcessor, CLIPImageProcessorPil, CLIPProcessor
+
+    captions = _captions()
+    tokenizer = architectures.clip_tokenizer(captions)
+    normalise = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    facts: dict[str, dict[str, str]] = {}
+    if "diffusion" in models:
+        denoiser = Denoiser(tokenizer)
+        load_average(runs / "unet", denoiser)
+        pipeline = StableDiffusionPipeline(
+            vae=load_vae(runs),
+            text_encoder=denoiser.text,
+            tokenizer=tokenizer,
+            unet=denoiser.unet,
+            scheduler=architectures.noise_schedule(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.to(dtype=torch.float16).save_pretrained(out / "diffusion", safe_serialization=True)
+        facts |= {name: _card_facts(runs, name) for name in ("vae", "decoder", "unet") if (runs / name).exists()}
+        profile, words = out / "diffusion" / "profile.json", sorted({w for c in captions for w in c.replace(",", "").split()})
+        if not profile.exists():
+            profile.write_text(json.dumps({"chosen_on": "nothing yet: the paper's values", "words": words}, indent=1) + "\n")
+    if "clip" in models:
+        clip = architectures.clip(tokenizer)
+        load_average(runs / "clip", clip)
+        clip.half().save_pretrained(out / "clip")
+        size = {"height": architectures.PICTURE, "width": architectures.PICTURE}
+        images = CLIPImageProcessorPil(size=size, do_center_crop=False, **normalise)
+        CLIPProcessor(images, tokenizer).save_pretrained(out / "clip")
+        facts["clip"] = _card_facts(runs, "clip")
+    if "blip" in models:
+        words = architectures.bert_tokenizer(captions)
+        blip = architectures.blip(words)
+        load_average(runs / "blip", blip)
+        blip.half().save_pretrained(out / "blip")
+        size = {"height": architectures.PICTURE, "width": architectures.PICTURE}
+        BlipProcessor(BlipImageProcessorPil(size=size, **normalise), words).save_pretrained(out / "blip")
+        facts["blip"] = _card_facts(runs, "blip")
+    for name, fact in facts.items():
+        curve = (runs / name / "curve.csv").read_text()
+        (out / "curves").mkdir(parents=True, exist_ok=True)
+        (out / "curves" / f"{name}.csv").write_text(curve)
+        (out / "curves" / f"{name}.json").write_text(json.dumps(fact | {"shipped": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.pocket.training.train", description=__doc__.split("\n")[0])
+    parser.add_argument("model", choices=["vae", "decoder", "clip", "unet", "blip", "ship"])
+    parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="end, annealed, after this long (default: no limit)")
+    parser.add_argument("--pictures", type=int, default=16_000, help="training pictures of 128 px")
+    parser.add_argument("--runs", type=Path, default=cache_dir() / "training", help="folder of the runs")
+    parser.add_argument("--start", type=Path, metavar="MODELS", help="begin a new run from shipped weights, e.g. data/pocket/models")
+    parser.add_argument("--from-blip", action="store_true", help="clip: begin the vision tower from the BLIP run's")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=Path("data/pocket/models"), help="ship: where to")
+    parser.add_argument("--models", nargs="+", default=["diffusion", "clip", "blip"], help="ship: which")
+    o = parser.parse_args(arguments)
+    folder, minutes, device = o.runs / o.model, o.minutes, o.device
+    if o.model == "vae":
+        train_vae(folder, Schedule(o.steps or 2400, minutes, lr=3e-3, anneal="linear", ema=0.995), device, o.pictures, o.start)
+    elif o.model == "decoder":
+        train_decoder(folder, Schedule(o.steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, o.pictures)
+    elif o.model == "unet":
+        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES, o.start)
+    elif o.model == "clip":
+        stages, blip = (CLIP_STAGES[-1:], o.runs / "blip") if o.from_blip else (CLIP_STAGES, None)
+        train_clip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, stages, o.start, blip)
+    elif o.model == "blip":
+        train_blip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998), device, o.pictures, o.start)
+    else:
+        ship(o.runs, o.out, o.models)
+
+
+if __name__ == "__main__":
+    main()

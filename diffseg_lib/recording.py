@@ -1,0 +1,85 @@
+"""What one call of a UNet leaves behind, and the sizes at which its layers attend."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass
+class Recording:
+    """What one UNet call left behind.
+
+    - cross: layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens: the mean over
+      heads, b h w (with ``heads=True``: b heads h w), in the order in which the layers ran.
+    - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side (or of all).
+    - matrix: instead of them, the sum over the finest layers of the mean over heads of A_self, b n n; layers: how many.
+      resting: the same, packed, while the coarser layers run.
+    - size: height and width of the latents; finest_size: of the finest side at which the model attends to itself,
+      which is the latents' own in Stable Diffusion 1.x and 2.x and half of it in XL.
+
+    b is 1 where one row serves all prompts.
+    """
+
+    cross: dict[str, Tensor] = field(default_factory=dict)
+    queries: dict[str, Tensor] = field(default_factory=dict)
+    keys: dict[str, Tensor] = field(default_factory=dict)
+    matrix: Tensor | None = None
+    resting: tuple[Tensor, Tensor] | None = None
+    layers: int = 0
+    size: tuple[int, int] = (0, 0)
+    finest_size: tuple[int, int] = (0, 0)
+
+    def finest(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Queries and keys of the self-attention layers at the finest side."""
+        return self.self_attention().get(self.finest_size, ([], []))
+
+    def self_attention(self) -> dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]]:
+        """Queries and keys of the recorded layers, by the height and width they attend at."""
+        groups: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+        for name, query in self.queries.items():
+            size = next(size for size in pyramid(self.size).values() if size[0] * size[1] == query.shape[2])
+            queries, keys = groups.setdefault(size, ([], []))
+            queries.append(query)
+            keys.append(self.keys[name])
+        return groups
+
+    def divisor(self, name: str) -> int:
+        """How many times smaller than the latents the maps of a layer are: 1, 2, 4 or 8."""
+        height = self.cross[name].shape[-2]
+        return next(d for d, (h, _) in pyramid(self.size).items() if h == height)
+
+    def by_side(self) -> dict[int, Float[Tensor, "b _ _"]]:
+        """The mean over the layers of each side: divisor of the latent's side to b h w, coarse to fine."""
+        groups: dict[int, list[Tensor]] = {}
+        for name, maps in self.cross.items():
+            groups.setdefault(self.divisor(name), []).append(maps.mean(1) if maps.ndim == 4 else maps)
+        return {d: torch.stack(groups[d]).mean(0) for d in sorted(groups, reverse=True)}
+
+
+def pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """Divisor to height and width; each level halves the last, rounding up as a strided convolution does."""
+    levels, (h, w) = {}, size
+    for divisor in (1, 2, 4, 8, 16):
+        levels[divisor] = (h, w)
+        h, w = (h + 1) // 2, (w + 1) // 2
+    return levels
+
+
+@dataclass
+class _Order:
+    """What is to be recorded, and which layers see the same rows for every prompt."""
+
+    spans: Tensor | None
+    heads: bool
+    self_attention: str
+    sides: Collection[int] | None
+    first_only: bool
+    lean: Collection[str]
+    prompts: int = 0
+    last: str = ""
+    same: tuple[str, ...] = ()
