@@ -17,11 +17,11 @@ import torch
 from diffseg_lib.backbone import Backbone
 from diffseg_lib.segmenter import LARGEST_MATRIX
 from diffseg_lib.support.files import write_json
-from diffseg_lib.support.provenance import made
+from diffseg_lib.support.provenance import run_metadata
 
 from . import families, gpu, parts
 from .cases import KEYS, OURS, SHARED, STEPS, cases
-from .measure import peak_alone, ratios, rounds, spread
+from .measure import interleaved_timings, peak_alone, ratios, summary
 from .models import full_size, pocket
 
 TABLES = ("time", "released", "sizes", "stages", "precision", "memory", "families", "pocket", "sharing")
@@ -32,8 +32,8 @@ def timed(backbone: Backbone, classes: Sequence[int], size: tuple[int, int], nam
     """By number of classes: seconds of each case, and its ratio to the bare forward of the same batch."""
     found = {}
     for number in classes:
-        seconds = rounds(cases(backbone, number, size, tuple(names)), repeats, warm)
-        found[str(number)] = {name: {"seconds": spread(seconds[name]), "ratio": ratios(seconds, name)} for name in names}
+        seconds = interleaved_timings(cases(backbone, number, size, tuple(names)), repeats, warm)
+        found[str(number)] = {name: {"seconds": summary(seconds[name]), "ratio": ratios(seconds, name)} for name in names}
     return found
 
 
@@ -42,9 +42,9 @@ def against_released(backbone: Backbone, classes: Sequence[int], size: tuple[int
     found = {}
     for number in classes:
         both = cases(backbone, number, size, ("released", OURS))
-        seconds = rounds(both, repeats, warm=False)
+        seconds = interleaved_timings(both, repeats, warm=False)
         theirs, ours = both["released"](), both[OURS]()
-        found[str(number)] = {"speedup": ratios(seconds, "released", OURS), "seconds": {k: spread(v) for k, v in seconds.items()}}
+        found[str(number)] = {"speedup": ratios(seconds, "released", OURS), "seconds": {k: summary(v) for k, v in seconds.items()}}
         found[str(number)]["difference"] = float((theirs - ours).abs().max() / theirs.abs().max())
     return found
 
@@ -54,7 +54,7 @@ def memory(model: str, classes: Sequence[int], size: tuple[int, int], names: Seq
     found: dict[str, Any] = {}
     for number in classes:
         rows = {name: [peak_alone(model, name, number, size) for _ in range(repeats)] for name in names}
-        found[str(number)] = {name: spread([v for v in values if v is not None], 1) if None not in values else None for name, values in rows.items()}
+        found[str(number)] = {name: summary([v for v in values if v is not None], 1) if None not in values else None for name, values in rows.items()}
     return found
 
 
@@ -63,7 +63,7 @@ def extra(memory_of: dict[str, Any], name: str, to: str = "bare") -> dict[str, f
     return {n: None if row[name] is None or row[to] is None else round(row[name]["median"] - row[to]["median"], 1) for n, row in memory_of.items()}
 
 
-def growth(backbone: Backbone, sizes: Sequence[tuple[int, int]], repeats: int) -> dict[str, Any]:
+def scaling_by_size(backbone: Backbone, sizes: Sequence[tuple[int, int]], repeats: int) -> dict[str, Any]:
     """Seconds and ratio at C = 1 by image size, width x height px."""
     found = {}
     for height, width in sizes:
@@ -86,8 +86,8 @@ def images(repeats: int, numbers: Sequence[int] = (1, 4, 16)) -> dict[str, Any]:
         for picture in pictures[:number]:
             segmenter.segment(picture, ["house", "fish"])
 
-    seconds = rounds({str(n): (lambda n=n: run(n)) for n in numbers}, repeats)
-    return {name: spread([value / int(name) for value in values], 4) for name, values in seconds.items()}
+    seconds = interleaved_timings({str(n): (lambda n=n: run(n)) for n in numbers}, repeats)
+    return {name: summary([value / int(name) for value in values], 4) for name, values in seconds.items()}
 
 
 def _said(what: str, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -121,7 +121,7 @@ def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, An
         if wanted("time"):
             found["time"] |= _said("C = 4", timed, backbone, [4], size, ("bare", *STEPS, SHARED), least)
         if wanted("sizes"):
-            found["sizes"] = _said("sizes", growth, backbone, [(256, 256), (384, 512), (512, 512), (512, 768), (768, 768)], least)
+            found["sizes"] = _said("sizes", scaling_by_size, backbone, [(256, 256), (384, 512), (512, 512), (512, 768), (768, 768)], least)
         if wanted("time"):
             found["time"] |= _said("C = 20", timed, backbone, [20], size, ("bare", OURS), least, False)
         if wanted("released"):
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = json.loads(o.json.read_text()) if o.only else None
     facts = run(o.quick, o.repeats or (3 if o.quick else 6), o.images, o.only, before)
     options = (" --quick" if o.quick else "") + (f" --only {' '.join(o.only)}" if o.only else "") + (f" --repeats {o.repeats}" if o.repeats else "")
-    how = {"command": f"python -m benchmarks{options} --json FILE"} | made(started)
+    how = {"command": f"python -m benchmarks{options} --json FILE"} | run_metadata(started)
     measured = (before or {}).get("measured", {}) | dict.fromkeys(o.only or TABLES, how)
     o.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(o.json, facts | {"measured": measured} | how)

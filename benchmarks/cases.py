@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffseg_lib.backbone import Backbone
 from diffseg_lib.config import Config
-from diffseg_lib.lean_attention import LEAN
+from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.profiles import PAPER_WEIGHTS
 from diffseg_lib.scoremaps import label, upsample
 from diffseg_lib.segmenter import DiffSegmenter
@@ -24,26 +24,29 @@ TIMESTEP = 100
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """How a score map is come by: the self-attention kept, the savings, and whether all classes share one completion."""
 
     self_attention: str
-    lean: tuple[str, ...] = ()
-    shared: bool = False
+    optimizations: tuple[str, ...] = ()
+    share_self_attention: bool = False
 
 
 # Each adds one saving to the last.
-STEPS: Mapping[str, Way] = {
-    "plain": Way("finest"),
-    "+ probabilities once": Way("finest", ("once",)),
-    "+ matrix kept, not queries and keys": Way("matrix", ("once",)),
-    "+ stop after the last layer read": Way("matrix", ("once", "stop")),
-    "+ stem shared by all classes": Way("matrix", ("once", "stop", "stem")),
-    "+ feed-forward in chunks": Way("matrix", ("once", "stop", "stem", "chunks")),
-    "+ matrix rests packed (all: ours)": Way("matrix", LEAN),
+STEPS: Mapping[str, Variant] = {
+    "plain": Variant("finest"),
+    "+ probabilities once": Variant("finest", ("reuse_probabilities",)),
+    "+ matrix kept, not queries and keys": Variant("matrix", ("reuse_probabilities",)),
+    "+ stop after the last layer read": Variant("matrix", ("reuse_probabilities", "early_stop")),
+    "+ stem shared by all classes": Variant("matrix", ("reuse_probabilities", "early_stop", "share_stem")),
+    "+ feed-forward in chunks": Variant("matrix", ("reuse_probabilities", "early_stop", "share_stem", "chunk_feed_forward")),
+    "+ matrix rests packed (all: ours)": Variant("matrix", OPTIMIZATIONS),
 }
 OURS = "+ matrix rests packed (all: ours)"
-OTHERS: Mapping[str, Way] = {"lean, queries and keys kept": Way("finest", LEAN), "one self-attention for all classes": Way("matrix", LEAN, True)}
+OTHERS: Mapping[str, Variant] = {
+    "optimized, queries and keys kept": Variant("finest", OPTIMIZATIONS),
+    "one self-attention for all classes": Variant("matrix", OPTIMIZATIONS, True),
+}
 KEYS, SHARED = OTHERS
 
 
@@ -52,11 +55,11 @@ def bare(backbone: Backbone, given: Mapping[str, Tensor]) -> Tensor:
     return backbone.predict_noise(backbone.add_noise(given["latents"], given["noise"], TIMESTEP), TIMESTEP, given["embeddings"])
 
 
-def segment(backbone: Backbone, given: Mapping[str, Tensor], way: Way, weights: Mapping[int, float] = PAPER_WEIGHTS) -> Tensor:
+def segment(backbone: Backbone, given: Mapping[str, Tensor], way: Variant, weights: Mapping[int, float] = PAPER_WEIGHTS) -> Tensor:
     """Completed maps of all classes, k h w, upsampled to the image and labelled on the way out."""
-    segmenter = DiffSegmenter(backbone, Config(weights=weights, shared=way.shared))
+    segmenter = DiffSegmenter(backbone, Config(weights=weights, share_self_attention=way.share_self_attention))
     arguments = (given["latents"], given["noise"], TIMESTEP, given["embeddings"], given["spans"])
-    recording = segmenter.attend(*arguments, way.self_attention, lean=way.lean, first_only=way.shared)
+    recording = segmenter.attend(*arguments, way.self_attention, optimizations=way.optimizations, first_only=way.share_self_attention)
     _, completed = segmenter.score(recording)
     del recording
     h, w = completed.shape[1:]
@@ -64,9 +67,9 @@ def segment(backbone: Backbone, given: Mapping[str, Tensor], way: Way, weights: 
     return completed
 
 
-def half_way(way: Way, dtype: torch.dtype) -> Way:
+def half_way(way: Variant, dtype: torch.dtype) -> Variant:
     """The same way in another precision: a matrix is kept in float32 alone."""
-    return way if dtype == torch.float32 else Way("finest", way.lean, way.shared)
+    return way if dtype == torch.float32 else Variant("finest", way.optimizations, way.share_self_attention)
 
 
 def cases(

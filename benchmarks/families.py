@@ -21,8 +21,8 @@ from torch import Tensor
 from diffseg_lib.attention import record_attention
 from diffseg_lib.backbone import Backbone
 from diffseg_lib.config import Config
-from diffseg_lib.lean_attention import LEAN
 from diffseg_lib.loading import family_of
+from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.profiles import Profile
 from diffseg_lib.segmenter import DiffSegmenter
 
@@ -56,7 +56,7 @@ def random_backbone(config: Mapping[str, Any]) -> Backbone:
     """A family's adapter around a UNet of these settings, seed 0; of the autoencoder and the text encoders only what the UNet's call asks for.
 
     Weights are as the classes draw them. Sharpened ones make XL's seventy layers chaotic: the plain way in float32 is then as far from
-    the plain way in float64 (.07 of the maps' maximum) as the lean way is, while in float64 the two ways agree to 5e-7.
+    the plain way in float64 (.07 of the maps' maximum) as the optimized way is, while in float64 the two ways agree to 5e-7.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -66,12 +66,12 @@ def random_backbone(config: Mapping[str, Any]) -> Backbone:
         vae = AutoencoderKL(**vae_config())
     family = family_of(unet.config)
     more = {"text_encoder_2": SimpleNamespace(config=SimpleNamespace(projection_dim=POOLED))} if family.second else {}
-    alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
-    return family.make()(Profile("random", "random weights", weights=family.weights), vae, None, None, unet, alphas, **more)
+    alphas_cumprod = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
+    return family.make()(Profile("random", "random weights", weights=family.weights), vae, None, None, unet, alphas_cumprod, **more)
 
 
 def measured(config: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
-    """What the UNet attends at, that recording leaves its output as it is, how far the lean maps are from the plain ones, memory and seconds.
+    """What the UNet attends at, that recording leaves its output as it is, how far the optimized maps are from the plain ones, memory and seconds.
 
     Args:
         config: of the UNet.
@@ -79,15 +79,15 @@ def measured(config: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
 
     Returns:
         ``parameters``; ``latents``, ``completed``: shapes; ``cross``, ``self``: by divisor of the latents' side the number of layers;
-        ``output_equal``: bit for bit; ``lean_difference``: of the completed maps, of their maximum; ``seconds``, and ``mib``
-        above the loaded model, of a bare call, and of the plain and the lean way.
+        ``output_equal``: bit for bit; ``optimized_difference``: of the completed maps, of their maximum; ``seconds``, and ``mib``
+        above the loaded model, of a bare call, and of the plain and the optimized way.
     """
     backbone = random_backbone(config)
     side, generator = config["sample_size"], torch.Generator().manual_seed(0)
     rows = tokens + ("addition_embed_type" in config)  # the pooled embedding is one more
     noisy, embeddings = torch.randn(1, 4, side, side, generator=generator), torch.randn(1, rows, config["cross_attention_dim"], generator=generator)
-    spans = torch.zeros(1, tokens)
-    spans[0, CLASS_TOKEN] = 1
+    token_weights = torch.zeros(1, tokens)
+    token_weights[0, CLASS_TOKEN] = 1
     segmenter = DiffSegmenter(backbone, Config())
     backbone.predict_noise(noisy[..., : side // 4, : side // 4], TIMESTEP, embeddings)  # what is loaded once
     outputs: dict[str, Tensor] = {}
@@ -97,26 +97,26 @@ def measured(config: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
         outputs["bare"] = backbone.predict_noise(noisy, TIMESTEP, embeddings)
 
     def plain() -> None:
-        with record_attention(backbone.unet, spans, self_attention="all") as recording:
+        with record_attention(backbone.unet, token_weights, self_attention="all") as recording:
             outputs["recorded"] = backbone.predict_noise(noisy, TIMESTEP, embeddings)
-        facts["cross"] = dict(Counter(str(recording.divisor(layer)) for layer in recording.cross))
+        facts["cross"] = dict(Counter(str(recording.stride(layer)) for layer in recording.cross))
         facts["self"] = {str(noisy.shape[2] // h): len(queries) for (h, _), (queries, _) in recording.self_attention().items()}
         outputs["plain"] = segmenter.score(recording)[1]
 
-    def lean() -> None:
-        options = {"lean": LEAN, "sides": [d for d, weight in segmenter.weights.items() if weight]}
-        with record_attention(backbone.unet, spans, self_attention="matrix", **options) as recording:
+    def optimizations() -> None:
+        options = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
+        with record_attention(backbone.unet, token_weights, self_attention="matrix", **options) as recording:
             backbone.predict_noise(noisy, TIMESTEP, embeddings)
-        outputs["lean"] = segmenter.score(recording)[1]
+        outputs["optimized"] = segmenter.score(recording)[1]
 
     facts["seconds"], facts["mib"] = {}, {}
-    for way in (bare, lean, plain):
+    for way in (bare, optimizations, plain):
         started = time.perf_counter()
         peak = peak_of(way)
         facts["seconds"][way.__name__] = round(time.perf_counter() - started, 1)
         facts["mib"][way.__name__] = None if peak is None else round(peak, 1)
     facts["output_equal"] = torch.equal(outputs["bare"], outputs["recorded"])
-    facts["lean_difference"] = float((outputs["lean"] - outputs["plain"]).abs().max() / outputs["plain"].abs().max())
+    facts["optimized_difference"] = float((outputs["optimized"] - outputs["plain"]).abs().max() / outputs["plain"].abs().max())
     return facts | {"completed": list(outputs["plain"].shape)}
 
 

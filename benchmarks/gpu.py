@@ -10,7 +10,7 @@ import torch
 from diffseg_lib.backbone import Backbone
 
 from .cases import OURS, bare, cases
-from .measure import peak_of, ratios, rounds, spread
+from .measure import interleaved_timings, peak_of, ratios, summary
 from .models import inputs
 from .parts import gigaflops
 
@@ -21,7 +21,7 @@ def floors(device: str, dtype: torch.dtype, side: int = 8192, mib: int = 1024, r
     """What the device does at best, measured: teraflops a second of a square matrix product, gigabytes a second of a copy (read and written)."""
     square = torch.randn(side, side, device=device, dtype=dtype)
     block = torch.empty(mib * 2**20, device=device, dtype=torch.uint8)
-    seconds = rounds({"product": lambda: square @ square, "copy": block.clone}, repeats)
+    seconds = interleaved_timings({"product": lambda: square @ square, "copy": block.clone}, repeats)
     best = {name: min(values) for name, values in seconds.items()}
     return {"teraflops": 2 * side**3 / best["product"] / 1e12, "gigabytes": 2 * mib * 2**20 / best["copy"] / 1e9}
 
@@ -31,10 +31,10 @@ def time_and_memory(backbone: Backbone, classes: Sequence[int], size: tuple[int,
     found = {}
     for number in classes:
         both = cases(backbone, number, size, ("bare", OURS))
-        seconds = rounds(both, repeats)
+        seconds = interleaved_timings(both, repeats)
         peaks = {name: peak_of(run) for name, run in both.items()}
         extra = None if None in peaks.values() else round(peaks[OURS] - peaks["bare"], 1)  # type: ignore[operator]
-        found[str(number)] = {"time_ratio": ratios(seconds, OURS), "seconds": spread(seconds[OURS], 4), "extra_mib": extra}
+        found[str(number)] = {"time_ratio": ratios(seconds, OURS), "seconds": summary(seconds[OURS], 4), "extra_mib": extra}
     return found
 
 
@@ -44,9 +44,9 @@ def batches(backbone: Backbone, numbers: Sequence[int], size: tuple[int, int], b
     operations = gigaflops(None if backbone.tokenizer is None else backbone, size) / 1e3
     found = {}
     for number in numbers:
-        seconds = rounds(cases(backbone, number, size, (OURS,)), repeats)[OURS]
+        seconds = interleaved_timings(cases(backbone, number, size, (OURS,)), repeats)[OURS]
         bound = number / max(number * operations / best["teraflops"], weights / best["gigabytes"])
-        rate = spread([number / value for value in seconds])
+        rate = summary([number / value for value in seconds])
         found[str(number)] = {"rows_per_second": rate, "most": round(bound, 2), "share": round(rate["median"] / bound, 3)}
     return found
 
@@ -58,7 +58,9 @@ def compiled(backbone: Backbone, size: tuple[int, int], repeats: int, compile_: 
     try:
         unet = compile_(backbone.unet)
         with torch.no_grad():
-            seconds = rounds({"bare": lambda: bare(backbone, given), "compiled": lambda: unet(latents, 100, encoder_hidden_states=embeddings)}, repeats)
+            seconds = interleaved_timings(
+                {"bare": lambda: bare(backbone, given), "compiled": lambda: unet(latents, 100, encoder_hidden_states=embeddings)}, repeats
+            )
     except Exception as error:  # whatever the compiler's tool chain raises
         return f"not run: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return ratios(seconds, "compiled")

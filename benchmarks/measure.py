@@ -17,7 +17,7 @@ STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 
 
-def rounds(cases: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True) -> dict[str, list[float]]:
+def interleaved_timings(cases: Mapping[str, Callable[[], Any]], repeats: int, warm: bool = True) -> dict[str, list[float]]:
     """Seconds of every case, each once a round, the order turned from round to round; one round before is not counted."""
     names, seconds = list(cases), {name: [] for name in cases}  # type: dict[str, list[float]]
     for number in range(-1 if warm else 0, repeats):
@@ -37,14 +37,14 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def spread(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
+def summary(values: Sequence[float], digits: int = 3) -> dict[str, Any]:
     """Median, range and number of some values."""
     return {"median": round(statistics.median(values), digits), "range": [round(min(values), digits), round(max(values), digits)], "repeats": len(values)}
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], name: str, to: str = "bare") -> dict[str, Any]:
     """Spread of the ratios of two cases, round by round."""
-    return spread([a / b for a, b in zip(seconds[name], seconds[to], strict=True)])
+    return summary([a / b for a, b in zip(seconds[name], seconds[to], strict=True)])
 
 
 def peak_of(run: Callable[[], Any]) -> float | None:

@@ -70,8 +70,8 @@ def full_size(device: str = "cpu", dtype: torch.dtype = torch.float32, parts: tu
     for model in (unet, vae, text):
         if model is not None:
             model.requires_grad_(False).eval().to(device, dtype)
-    alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
-    return Backbone(Profile("sd15-random", "random weights"), vae, text, None, unet, alphas)
+    alphas_cumprod = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0)
+    return Backbone(Profile("sd15-random", "random weights"), vae, text, None, unet, alphas_cumprod)
 
 
 @cache
@@ -93,6 +93,6 @@ def inputs(backbone: Backbone, classes: int, size: tuple[int, int]) -> dict[str,
     drawn = {name: torch.randn(1, config.in_channels, *size, generator=generator) for name in ("latents", "noise")}
     tokens = TOKENS if backbone.tokenizer is None else backbone.tokenizer.model_max_length
     embeddings = torch.randn(classes, tokens, config.cross_attention_dim, generator=generator)
-    spans = torch.zeros(classes, tokens)
-    spans[:, CLASS_TOKEN] = 1
-    return {name: one.to(backbone.device, backbone.dtype) for name, one in (drawn | {"embeddings": embeddings, "spans": spans}).items()}
+    token_weights = torch.zeros(classes, tokens)
+    token_weights[:, CLASS_TOKEN] = 1
+    return {name: one.to(backbone.device, backbone.dtype) for name, one in (drawn | {"embeddings": embeddings, "spans": token_weights}).items()}

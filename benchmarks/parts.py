@@ -12,13 +12,13 @@ import torch
 
 from diffseg_lib.backbone import Backbone
 from diffseg_lib.config import Config
-from diffseg_lib.evaluation.metrics import tally
-from diffseg_lib.lean_attention import LEAN
+from diffseg_lib.evaluation.metrics import count_scores
+from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.scoremaps import label, upsample
 from diffseg_lib.segmenter import DiffSegmenter
 
 from .cases import TIMESTEP, bare
-from .measure import spread
+from .measure import summary
 from .models import full_size, inputs, unet_config
 
 HALF_ON_CPU = "not run: processors without float16 arithmetic take minutes a forward"
@@ -55,16 +55,16 @@ def stages(backbone: Backbone, classes: int, size: tuple[int, int], repeats: int
         one["VAE"], _ = _clocked(lambda: backbone.encode_image(image))
         one["text"], _ = _clocked(lambda: [backbone.text_encoder(row[None]) for row in ids])
         one["UNet"], _ = _clocked(lambda: bare(backbone, given))
-        seconds, recording = _clocked(lambda: segmenter.attend(*arguments, lean=LEAN))
+        seconds, recording = _clocked(lambda: segmenter.attend(*arguments, optimizations=OPTIMIZATIONS))
         one["capture"] = seconds - one["UNet"]
         one["completion"], (_, completed) = _clocked(lambda: segmenter.score(recording))
         one["upsampling"], scores = _clocked(lambda: upsample(completed, truth.shape))
-        one["metric"], _ = _clocked(lambda: (label(scores, 0.5), tally(truth, scores.cpu().numpy(), range(1, classes + 1), classes + 1)))
+        one["metric"], _ = _clocked(lambda: (label(scores, 0.5), count_scores(truth, scores.cpu().numpy(), range(1, classes + 1), classes + 1)))
         return one
 
     with torch.no_grad():
         rows = [once() for _ in range(repeats + 1)][1:]
-    return {name: spread([row[name] for row in rows], 4) for name in rows[0]}
+    return {name: summary([row[name] for row in rows], 4) for name in rows[0]}
 
 
 def gigaflops(backbone: Backbone | None = None, size: tuple[int, int] = (64, 64)) -> float:
@@ -95,15 +95,15 @@ def without_prompts(backbone: Backbone) -> Backbone:
 def precision(dtype: str, classes: int, size: tuple[int, int], repeats: int) -> dict[str, Any] | str:
     """Time ratio to the bare forward in another precision, and the bare forward's seconds; "not run: ..." where it cannot be had."""
     from .cases import OURS, cases
-    from .measure import ratios, rounds
+    from .measure import interleaved_timings, ratios
 
     if dtype == "float16" and not torch.cuda.is_available():
         return HALF_ON_CPU
     try:
-        seconds = rounds(cases(full_size(dtype=getattr(torch, dtype)), classes, size, ("bare", OURS)), repeats)
+        seconds = interleaved_timings(cases(full_size(dtype=getattr(torch, dtype)), classes, size, ("bare", OURS)), repeats)
     except (RuntimeError, MemoryError) as error:
         return f"not run: {error}"
-    return {"time_ratio": ratios(seconds, OURS), "bare_seconds": spread(seconds["bare"])}
+    return {"time_ratio": ratios(seconds, OURS), "bare_seconds": summary(seconds["bare"])}
 
 
 def sharing(images: int) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def sharing(images: int) -> dict[str, Any]:
         counts[split] = {"own": [], "shared": []}
         for sample in dataset:
             labels = [dataset.names.index(name) for name in sample.classes]
-            for name, one in (("own", segmenter), ("shared", segmenter.with_config(shared=True))):
+            for name, one in (("own", segmenter), ("shared", segmenter.with_config(share_self_attention=True))):
                 scores = one.segment(sample.image, dataset.words(sample.classes)).scores
-                counts[split][name].append(tally(sample.truth, scores, labels, len(dataset.names)))
+                counts[split][name].append(count_scores(sample.truth, scores, labels, len(dataset.names)))
     measured = measure([counts["train"]], [counts["val"]], len(dataset.names), [0])
     return {"rows": measured.rows, "effect": measured.effect("shared", "own")}

@@ -34,7 +34,7 @@ class _Keeper:
 @torch.no_grad()
 def released_maps(backbone: Backbone, given: Mapping[str, Tensor], timestep: int, weights: Mapping[int, float]) -> Tensor:
     """Completed maps, k h w, of inputs as :func:`benchmarks.models.inputs` gives them; the empty prompt's half is computed and thrown away."""
-    latents, noise, embeddings, spans = (given[name] for name in ("latents", "noise", "embeddings", "spans"))
+    latents, noise, embeddings, token_weights = (given[name] for name in ("latents", "noise", "embeddings", "spans"))
     h, w = latents.shape[2:]
     noisy = backbone.add_noise(latents, noise, timestep).expand(2, -1, -1, -1)
     found = []
@@ -46,17 +46,17 @@ def released_maps(backbone: Backbone, given: Mapping[str, Tensor], timestep: int
             backbone.unet(noisy, timestep, encoder_hidden_states=torch.stack([torch.zeros_like(embeddings[row]), embeddings[row]]))
         finally:
             backbone.unet.set_attn_processor(before)
-        sides: dict[int, list[Tensor]] = {}
+        resolutions: dict[int, list[Tensor]] = {}
         finest = []
         for cross, both in kept:
             probabilities = both[len(both) // 2 :]  # the conditional half
             count = probabilities.shape[1]
-            divisor = next(d for d in (1, 2, 4, 8) if (h // d) * (w // d) == count)
+            stride = next(d for d in (1, 2, 4, 8) if (h // d) * (w // d) == count)
             if cross:
-                sides.setdefault(divisor, []).append((probabilities.mean(0) @ spans[row]).reshape(1, h // divisor, w // divisor))
-            elif divisor == 1:
+                resolutions.setdefault(stride, []).append((probabilities.mean(0) @ token_weights[row]).reshape(1, h // stride, w // stride))
+            elif stride == 1:
                 finest.append(both)
-        fused = sum(weights[d] * normalise(resize(torch.stack(maps).mean(0).float(), (h, w))) for d, maps in sides.items())
+        fused = sum(weights[d] * normalise(resize(torch.stack(maps).mean(0).float(), (h, w))) for d, maps in resolutions.items())
         matrix = torch.stack(finest)[:, len(finest[0]) // 2 :].flatten(0, 1).mean(0).float()
         found.append((matrix @ fused.flatten()).reshape(1, h, w))  # type: ignore[union-attr]
     return torch.cat(found)

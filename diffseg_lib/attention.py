@@ -1,7 +1,7 @@
 """Recording attention while a UNet runs, and leaving the UNet as it was.
 
 The plain recorder stands beside each attention layer's own processor: the layer's output is computed by that
-processor, unchanged, and the maps are computed next to it, only for the layers and tokens asked for. The lean
+processor, unchanged, and the maps are computed next to it, only for the layers and tokens asked for. The optimized
 one takes both from the same probabilities, shares among the prompts what does not depend on words, and stops
 after the last layer that is read.
 """
@@ -18,8 +18,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from .lean_attention import LEAN, ROWS, _add_rows, _awake, _chunk_feed_forward, _last_read, _rest, _share_stem, _unpack, _workers
-from .recording import Recording, _Order, pyramid
+from .optimizations import (
+    OPTIMIZATIONS,
+    ROWS,
+    add_rows,
+    chunk_feed_forward,
+    last_read_layer,
+    pack_matrix,
+    running_sum,
+    share_stem,
+    single_thread_workers,
+    unpack_matrix,
+)
+from .recording import Recording, RecordingOptions, resolution_pyramid
 
 SELF_ATTENTION = ("finest", "all", "matrix", "none")
 
@@ -31,61 +42,61 @@ class _Finished(Exception):
 class _Recorder:
     """An attention processor that runs another one, or does its work, and writes down what was attended to."""
 
-    def __init__(self, name: str, inner: Any, recording: Recording, order: _Order) -> None:
-        self.name, self.inner, self.recording, self.order = name, inner, recording, order
+    def __init__(self, name: str, inner: Any, recording: Recording, options: RecordingOptions) -> None:
+        self.name, self.inner, self.recording, self.options = name, inner, recording, options
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         if self.recording.finest_size == (0, 0):  # a UNet goes from fine to coarse, so the first layer is of the finest
             self.recording.finest_size = self._size(hidden_states.shape[1])
-        if "rest" in self.order.lean and not self._finest(hidden_states.shape[1]):
-            _rest(self.recording)
-        wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.order.same
-        if (wanted or same) and "once" in self.order.lean and attention_mask is None and ordinary(attn, self.inner):
-            return self._both(attn, hidden_states, encoder_hidden_states, wanted, same)
+        if "pack_matrix" in self.options.optimizations and not self._finest(hidden_states.shape[1]):
+            pack_matrix(self.recording)
+        wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.options.same
+        if (wanted or same) and "reuse_probabilities" in self.options.optimizations and attention_mask is None and is_plain_attention(attn, self.inner):
+            return self._record_and_compute(attn, hidden_states, encoder_hidden_states, wanted, same)
         if wanted:
-            self._beside(attn, hidden_states, encoder_hidden_states)
-        if self.name == self.order.last:
+            self._record_only(attn, hidden_states, encoder_hidden_states)
+        if self.name == self.options.last:
             raise _Finished
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
     def _wanted(self, cross: bool, count: int) -> bool:
         if not cross:
-            return self.order.self_attention == "all" or (self.order.self_attention in ("finest", "matrix") and self._finest(count))
-        if self.order.spans is None:
+            return self.options.self_attention == "all" or (self.options.self_attention in ("finest", "matrix") and self._finest(count))
+        if self.options.token_weights is None:
             return False
         size = self._size(count)
-        return self.order.sides is None or any(size == pyramid(self.recording.size).get(divisor) for divisor in self.order.sides)
+        return self.options.resolutions is None or any(size == resolution_pyramid(self.recording.size).get(stride) for stride in self.options.resolutions)
 
     def _finest(self, count: int) -> bool:
         return count == self.recording.finest_size[0] * self.recording.finest_size[1]
 
     def _size(self, count: int) -> tuple[int, int]:
-        for size in pyramid(self.recording.size).values():
+        for size in resolution_pyramid(self.recording.size).values():
             if size[0] * size[1] == count:
                 return size
         raise ValueError(f"{self.name} attends from {count} pixels, which no halving of {self.recording.size} latents gives")
 
     @torch.no_grad()
-    def _beside(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
+    def _record_only(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
         query, key = _heads(attn.to_q(hidden), attn.heads), _heads(attn.to_k(hidden if context is None else context), attn.heads)
         if context is not None:
             self._attend(query, key, None, attn.scale)
-        elif self.order.self_attention == "matrix":
+        elif self.options.self_attention == "matrix":
             self._accumulate(query, key, None, attn.scale)
         else:
             self._keep(query, key)
 
     @torch.no_grad()
-    def _both(self, attn: Any, hidden: Tensor, context: Tensor | None, wanted: bool, same: bool) -> Tensor:
+    def _record_and_compute(self, attn: Any, hidden: Tensor, context: Tensor | None, wanted: bool, same: bool) -> Tensor:
         rows = hidden[:1] if same else hidden
-        source, last = rows if context is None else context, self.name == self.order.last
+        source, last = rows if context is None else context, self.name == self.options.last
         query, key = _heads(attn.to_q(rows), attn.heads), _heads(attn.to_k(source), attn.heads)
         value = None if last else _heads(attn.to_v(source), attn.heads)
         if context is not None and wanted:
             output = self._attend(query, key, value, attn.scale)
-        elif wanted and self.order.self_attention == "matrix":
+        elif wanted and self.options.self_attention == "matrix":
             output = self._accumulate(query, key, value, attn.scale)
         else:
             if wanted:
@@ -97,22 +108,22 @@ class _Recorder:
         return attn.to_out[1](attn.to_out[0](joined)).expand(len(hidden), -1, -1)
 
     def _keep(self, query: Tensor, key: Tensor) -> None:
-        kept = slice(0, 1) if self.order.first_only else slice(None)
+        kept = slice(0, 1) if self.options.first_only else slice(None)
         self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
         """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output."""
         size = self._size(query.shape[2])
-        spans = self.order.spans.to(query) if self.order.spans is not None else query.new_empty(0)
-        if spans.shape != (len(key), key.shape[2]):
-            raise ValueError(f"spans of shape {tuple(spans.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
+        token_weights = self.options.token_weights.to(query) if self.options.token_weights is not None else query.new_empty(0)
+        if token_weights.shape != (len(key), key.shape[2]):
+            raise ValueError(f"spans of shape {tuple(token_weights.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
         scores, maps, outputs = query.new_empty(query.shape[1], query.shape[2], key.shape[2]), [], []
         for row in range(len(key)):
             one = query[row if len(query) > 1 else 0]
             torch.baddbmm(scores, one, key[row].mT, beta=0, alpha=scale, out=scores)
             torch.softmax(scores, -1, out=scores)  # heads n l
-            of_heads = scores @ spans[row]
-            maps.append(of_heads if self.order.heads else of_heads.mean(0))
+            of_heads = scores @ token_weights[row]
+            maps.append(of_heads if self.options.heads else of_heads.mean(0))
             if value is not None:
                 outputs.append(scores @ value[row])
         self.recording.cross[self.name] = torch.stack(maps).unflatten(-1, size)
@@ -121,23 +132,23 @@ class _Recorder:
     def _accumulate(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
         """Self-attention, some rows of the n x n matrix at a time: adds its mean over heads, and the layer's output if there are values."""
         b, n = len(query), query.shape[2]
-        kept = 1 if self.order.first_only else self.order.prompts
-        total = _awake(self.recording, query, kept)
+        kept = 1 if self.options.first_only else self.options.prompts
+        total = running_sum(self.recording, query, kept)
         output = None if value is None else torch.empty_like(value)
         for row in range(b):
             if row >= kept:  # the others of a shared completion
                 if output is not None and value is not None:
                     output[row] = scaled_dot_product_attention(query[row : row + 1], key[row : row + 1], value[row : row + 1])[0]
                 continue
-            target = total if b < self.order.prompts else total[row : row + 1]  # one row for all prompts, where nothing told them apart yet
+            target = total if b < self.options.prompts else total[row : row + 1]  # one row for all prompts, where nothing told them apart yet
             one = (query[row], (key[row] * scale).mT, None if value is None else value[row], target, None if output is None else output[row])
             threads = min(torch.get_num_threads(), -(-n // ROWS))
             if query.device.type != "cpu" or threads == 1:
-                _add_rows(range(0, n, ROWS), query.new_empty(2, min(ROWS, n), n), *one)
+                add_rows(range(0, n, ROWS), query.new_empty(2, min(ROWS, n), n), *one)
             else:
                 shares = [range(first * ROWS, n, threads * ROWS) for first in range(threads)]
-                rooms = query.new_empty(threads, 2, min(ROWS, n), n)  # made here: what a thread allocates itself it does not give back
-                list(_workers(threads).map(lambda starts, room, one=one: _add_rows(starts, room, *one), shares, rooms))
+                scratch_of_threads = query.new_empty(threads, 2, min(ROWS, n), n)  # made here: what a thread allocates itself it does not give back
+                list(single_thread_workers(threads).map(lambda starts, scratch, one=one: add_rows(starts, scratch, *one), shares, scratch_of_threads))
         return output
 
 
@@ -145,7 +156,7 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
     return rearrange(projected, "b n (e d) -> b e n d", e=heads)
 
 
-def ordinary(attn: Any, processor: Any) -> bool:
+def is_plain_attention(attn: Any, processor: Any) -> bool:
     """Whether a layer is attention as in the textbook, so that its output may be taken from the probabilities that are recorded."""
     extras = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "residual_connection", "added_kv_proj_dim", "fused_projections")
     known = type(processor).__name__ in ("AttnProcessor2_0", "AttnProcessor")
@@ -186,56 +197,58 @@ def replaced_processors(layers: Mapping[str, Any], make: Callable[[str, Any], An
 @contextmanager
 def record_attention(
     unet: nn.Module,
-    spans: Float[Tensor, "b l"] | None,
+    token_weights: Float[Tensor, "b l"] | None,
     *,
     self_attention: str = "finest",
     heads: bool = False,
-    lean: Collection[str] = (),
-    sides: Collection[int] | None = None,
+    optimizations: Collection[str] = (),
+    resolutions: Collection[int] | None = None,
     first_only: bool = False,
 ) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block.
 
     Args:
         unet: a ``UNet2DConditionModel``; its processors are put back on leaving, whatever happens.
-        spans: for each prompt the weight of each token in the recorded map (1/m at each of a class's
+        token_weights: for each prompt the weight of each token in the recorded map (1/m at each of a class's
             m sub-tokens gives their mean); None records no cross-attention.
         self_attention: keep queries and keys of the "finest" self-attention layers, of "all", or of "none"; or,
             for the finest, the "matrix" of their probabilities.
         heads: keep every head's cross map rather than their mean.
-        lean: savings, of :data:`LEAN`; maps equal the plain ones to rounding. "once": probabilities are computed once, for
-            the layer's output and for the recording. "stem": what comes before the first text is done once for all prompts
-            (where the latents are one row, expanded). "stop": the ``with`` block ends after the last layer that is read, so
-            the UNet's output is not to be had. "chunks": the finest feed-forward layers take a quarter of the pixels at a time.
-            "rest": a large matrix waits in 16 bits while the coarser layers run (an error of some 1e-5 of the maps' range).
-        sides: divisors of the latent's side whose cross maps are wanted; None: all.
+        optimized: savings, of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": probabilities are computed once, for
+            the layer's output and for the recording. "share_stem": what comes before the first text is done once for all prompts
+            (where the latents are one row, expanded). "early_stop": the ``with`` block ends after the last layer that is read, so
+            the UNet's output is not to be had. "chunk_feed_forward": the finest feed-forward layers take a quarter of the pixels at a time.
+            "pack_matrix": a large matrix waits in 16 bits while the coarser layers run (an error of some 1e-5 of the maps' range).
+        resolutions: divisors of the latent's side whose cross maps are wanted; None: all.
         first_only: keep self-attention of the first prompt alone.
 
     Raises:
-        ValueError: if the model has no attention layers, or `spans` does not fit the prompts.
+        ValueError: if the model has no attention layers, or `token_weights` does not fit the prompts.
     """
-    if self_attention not in SELF_ATTENTION or not set(lean) <= set(LEAN):
-        raise ValueError(f"self_attention {self_attention!r}, lean {tuple(lean)}: expected one of {', '.join(SELF_ATTENTION)}, and any of {', '.join(LEAN)}")
+    if self_attention not in SELF_ATTENTION or not set(optimizations) <= set(OPTIMIZATIONS):
+        raise ValueError(
+            f"self_attention {self_attention!r}, optimized {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, and any of {', '.join(OPTIMIZATIONS)}"
+        )
     layers = attention_layers(unet)
-    recording, order = Recording(), _Order(spans, heads, self_attention, sides, first_only, lean)
+    recording, options = Recording(), RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations)
     with ExitStack() as stack:
-        stack.enter_context(replaced_processors(layers, lambda name, inner: _Recorder(name, inner, recording, order)))
-        _note_call(unet, recording, order, stack)
-        stack.callback(_unpack, recording)
+        stack.enter_context(replaced_processors(layers, lambda name, inner: _Recorder(name, inner, recording, options)))
+        _note_call(unet, recording, options, stack)
+        stack.callback(unpack_matrix, recording)
         names = _running_order(layers)
-        if "stop" in lean:
-            order.last = _last_read(names, len(list(unet.get_submodule("down_blocks").children())), order)
+        if "early_stop" in optimizations:
+            options.last = last_read_layer(names, len(list(unet.get_submodule("down_blocks").children())), options)
             stack.enter_context(suppress(_Finished))
-        if "stem" in lean:
-            _share_stem(unet, names[0], order, stack)
-        if "chunks" in lean:
-            _chunk_feed_forward(unet, names[0], stack)
+        if "share_stem" in optimizations:
+            share_stem(unet, names[0], options, stack)
+        if "chunk_feed_forward" in optimizations:
+            chunk_feed_forward(unet, names[0], stack)
         yield recording
 
 
-def _note_call(unet: nn.Module, recording: Recording, order: _Order, stack: ExitStack) -> None:
+def _note_call(unet: nn.Module, recording: Recording, options: RecordingOptions, stack: ExitStack) -> None:
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
-        recording.size, order.prompts = (sample.shape[-2], sample.shape[-1]), len(sample)
+        recording.size, options.prompts = (sample.shape[-2], sample.shape[-1]), len(sample)
 
     stack.callback(unet.register_forward_pre_hook(note, with_kwargs=True).remove)

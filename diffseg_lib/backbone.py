@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .profiles import Profile
 
-KEPT_PROMPTS = 256  # embeddings: 60 MB of a Stable Diffusion in float32
+EMBEDDING_CACHE_SIZE = 256  # embeddings: 60 MB of a Stable Diffusion in float32
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Backbone:
     text_encoder: Any
     tokenizer: Any
     unet: Any
-    alphas: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
+    alphas_cumprod: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
     prediction: str = "epsilon"
     runs_on: str = ""
     _embedded: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
@@ -46,7 +46,7 @@ class Backbone:
         return next(self.unet.parameters()).dtype
 
     @property
-    def tokens(self) -> int:
+    def max_tokens(self) -> int:
         """Tokens of a padded prompt."""
         return int(self.tokenizer.model_max_length)
 
@@ -61,7 +61,7 @@ class Backbone:
         return self.profile.size or self.unet.config.sample_size * self.latent_factor
 
     @property
-    def finest(self) -> int:
+    def finest_stride(self) -> int:
         """Divisor of the latents' side at which the UNet attends first: 1, or 2 for Stable Diffusion XL."""
         return 2 ** next(i for i, kind in enumerate(self.unet.config.down_block_types) if "Attn" in kind)
 
@@ -87,25 +87,25 @@ class Backbone:
         ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
         return self.text_encoder(ids.to(self.device)).last_hidden_state
 
-    def embed_prompt(self, text: str) -> Float[Tensor, "1 l d"]:
+    def cached_embedding(self, text: str) -> Float[Tensor, "1 l d"]:
         """Token embeddings of one prompt, kept for the next time; encoded by itself, so that they depend on no other prompt."""
         if text not in self._embedded:
-            while len(self._embedded) >= KEPT_PROMPTS:
+            while len(self._embedded) >= EMBEDDING_CACHE_SIZE:
                 del self._embedded[next(iter(self._embedded))]
             self._embedded[text] = self.encode_prompts([text])
         return self._embedded[text]
 
     def add_noise(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
         """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps."""
-        if not 0 <= timestep < len(self.alphas):
-            raise ValueError(f"timestep {timestep}: expected 0 to {len(self.alphas) - 1}")
-        kept = self.alphas[timestep].to(latents)
-        return kept.sqrt() * latents + (1 - kept).sqrt() * noise
+        if not 0 <= timestep < len(self.alphas_cumprod):
+            raise ValueError(f"timestep {timestep}: expected 0 to {len(self.alphas_cumprod) - 1}")
+        alpha_bar = self.alphas_cumprod[timestep].to(latents)
+        return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
 
     def estimate_clean(self, noisy: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
         """The latents that `noise` was added to: z = (z_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
-        kept = self.alphas[timestep].to(noisy)
-        return (noisy - (1 - kept).sqrt() * noise) / kept.sqrt()
+        alpha_bar = self.alphas_cumprod[timestep].to(noisy)
+        return (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
 
     @torch.no_grad()
     def predict_noise(self, noisy: Float[Tensor, "_ c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
@@ -117,8 +117,8 @@ class Backbone:
         output = self._denoise(batch, timestep, embeddings)
         if self.prediction == "epsilon":
             return output
-        kept = self.alphas[timestep].to(output)
-        return kept.sqrt() * output + (1 - kept).sqrt() * batch
+        alpha_bar = self.alphas_cumprod[timestep].to(output)
+        return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * batch
 
     def _denoise(self, batch: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
         return self.unet(batch, timestep, encoder_hidden_states=embeddings).sample

@@ -58,7 +58,7 @@ class Captions(Protocol):
     def caption(self, pictures: Sequence[np.ndarray]) -> list[str]: ...
 
 
-class Judge(Protocol):
+class ImageTextScorer(Protocol):
     """What the filter asks of a judge of images and words; :class:`diffseg_lib.vision_language.Clip` gives it."""
 
     def similarities(self, pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray: ...
@@ -66,22 +66,22 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptClass:
     """A class that passed: word of the caption that named it ("" for none), CLIP's score relative to the best, why."""
 
     name: str
     word: str
-    relative: float
+    relative_clip_score: float
     why: str
 
 
 @dataclass(frozen=True)
-class Filtered:
+class FilterResult:
     """What the filter found on one picture: its caption, the classes kept, every class's relative CLIP score."""
 
     caption: str
-    kept: tuple[Kept, ...]
-    relative: Mapping[str, float]
+    kept: tuple[KeptClass, ...]
+    relative_clip_scores: Mapping[str, float]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def nouns(caption: str, adjectives: Collection[str] = ADJECTIVES) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class CategoryFilter:
     """Class names to choose from, and the two models that choose.
 
     names: classes, without the background. captioner, clip: models of :mod:`diffseg_lib.vision_language`. synonyms: other
@@ -125,32 +125,32 @@ class Vocabulary:
 
     names: tuple[str, ...]
     captioner: Captions
-    clip: Judge
+    clip: ImageTextScorer
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=lambda: SYNONYMS)
-    similarity: float = 0.8
-    relative: float = 0.97
+    text_similarity_threshold: float = 0.8
+    relative_clip_threshold: float = 0.97
     adjectives: Collection[str] = ADJECTIVES
     sources: str = "union"
 
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError("a vocabulary needs at least one class name")
-        if not (0 <= self.similarity <= 1 and 0 <= self.relative <= 1):
-            raise ValueError(f"similarity {self.similarity}, relative {self.relative}: expected numbers in [0, 1]")
+        if not (0 <= self.text_similarity_threshold <= 1 and 0 <= self.relative_clip_threshold <= 1):
+            raise ValueError(f"similarity {self.text_similarity_threshold}, relative {self.relative_clip_threshold}: expected numbers in [0, 1]")
         if self.sources not in ("union", "caption", "clip"):
             raise ValueError(f"sources {self.sources!r}: expected union, caption or clip")
 
     @classmethod
-    def load(cls, names: Sequence[str], captioner: str = "pocket", clip: str = "pocket", device: str = "cpu", **changes: Any) -> Vocabulary:
+    def load(cls, names: Sequence[str], captioner: str = "pocket", clip: str = "pocket", device: str = "cpu", **changes: Any) -> CategoryFilter:
         """With the models of :mod:`diffseg_lib.vision_language` by source; `changes` are fields of the class."""
         from .vision_language import Captioner, Clip
 
         return cls(tuple(names), Captioner.load(captioner, device), Clip.load(clip, device), **changes)
 
     @classmethod
-    def of_profile(cls, names: Sequence[str], profile: Profile, device: str = "", **changes: Any) -> Vocabulary:
+    def of_profile(cls, names: Sequence[str], profile: Profile, device: str = "", **changes: Any) -> CategoryFilter:
         """With a profile's models and thresholds, on its device if none is named; `changes` are fields of the class."""
-        given = {"relative": profile.clip_relative, "similarity": profile.caption_similarity} | changes
+        given = {"relative_clip_threshold": profile.relative_clip_threshold, "text_similarity_threshold": profile.text_similarity_threshold} | changes
         return cls.load(names, profile.captioner, profile.clip, device or profile.device, **given)
 
     def match(self, caption: str) -> dict[str, tuple[str, float]]:
@@ -164,11 +164,11 @@ class Vocabulary:
             cosines = np.asarray(self.clip.texts(rest)) @ np.asarray(self.clip.texts(self.names)).T
             for word, row in zip(rest, cosines, strict=True):
                 name, value = self.names[int(row.argmax())], float(row.max())
-                if value >= self.similarity and value > found.get(name, ("", 0.0))[1]:
+                if value >= self.text_similarity_threshold and value > found.get(name, ("", 0.0))[1]:
                     found[name] = (word, value)
         return found
 
-    def filter(self, image: np.ndarray) -> Filtered:
+    def filter(self, image: np.ndarray) -> FilterResult:
         """The classes worth asking for in a picture (H W 3, uint8), each with the reason it was kept."""
         [caption] = self.captioner.caption([image])
         cosines = self.clip.similarities([image], self.names)[0]
@@ -178,12 +178,12 @@ class Vocabulary:
         kept = []
         for name in self.names:
             word, similarity = said.get(name, ("", 0.0))
-            seen = self.sources != "caption" and relative[name] >= self.relative
+            seen = self.sources != "caption" and relative[name] >= self.relative_clip_threshold
             reasons = [f"caption says “{word}”" + (f" (similarity {similarity:.2f})" if similarity < 1 else "")] if word else []
             reasons += [f"CLIP scores {relative[name]:.2f} of the best class"] if seen else []
             if reasons:
-                kept.append(Kept(name, word, relative[name], "; ".join(reasons)))
-        return Filtered(caption, tuple(kept), relative)
+                kept.append(KeptClass(name, word, relative[name], "; ".join(reasons)))
+        return FilterResult(caption, tuple(kept), relative)
 
 
 def precision_recall(kept: Sequence[Sequence[str]], present: Sequence[Sequence[str]]) -> tuple[float, float]:

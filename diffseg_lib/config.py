@@ -20,13 +20,13 @@ class Config:
     the class with its own (Sec. 3.5). scale: "minmax" or
     "none" before fusion. final_norm: min-max "after" or "before" upsampling. iterations: of
     completion. timesteps, weights, threshold: None takes the profile's. class_batch: classes in one
-    UNet call. shared: complete every class by the first class's self-attention. lean: compute nothing twice
+    UNet call. shared: complete every class by the first class's self-attention. optimized: compute nothing twice
     and nothing that is not read (equal to the plain path to rounding). seed: of the noise.
     """
 
     template: str | None = None
     span: str = "all"
-    plus: float = 2.0
+    emphasis: float = 2.0
     caption: str = "none"
     modifiers: bool = False
     scale: str = "minmax"
@@ -36,8 +36,8 @@ class Config:
     weights: Mapping[int, float] | None = None
     threshold: float | None = None
     class_batch: int = 32
-    shared: bool = False
-    lean: bool = True
+    share_self_attention: bool = False
+    optimized: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .backbone import Backbone
-from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, located
+from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, split_revision
 
 PREDICTIONS = ("epsilon", "v_prediction")
 _FILES = {  # of a pipeline's folder; any of the names will do
@@ -160,7 +160,7 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         raise ValueError(f"device {device!r}: models are offloaded from a GPU to main memory; name one, as in --device cuda, or leave --offload away")
     if not is_hub_id(found.source):
         check_folder(Path(found.source))
-    source, where = located(found.source)
+    source, where = split_revision(found.source)
     safe = where | {"use_safetensors": True}
     try:
         with quietly():

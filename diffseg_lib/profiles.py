@@ -32,7 +32,7 @@ def is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.match(source)) and not Path(source).is_dir()
 
 
-def located(source: str) -> tuple[str, dict[str, Any]]:
+def split_revision(source: str) -> tuple[str, dict[str, Any]]:
     """A source without its revision, and the options by which ``from_pretrained`` finds its files on this machine.
 
     >>> located("someone/model@v2")
@@ -66,14 +66,14 @@ class Profile:
     words: tuple[str, ...] = ()
     captioner: str = BLIP
     clip: str = CLIP
-    clip_relative: float = 0.97
-    caption_similarity: float = 0.8
+    relative_clip_threshold: float = 0.97
+    text_similarity_threshold: float = 0.8
     roots: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: str = "float32"
     chosen_on: str = "the paper's values"
 
-    def beside(self, captioner: str = "", clip: str = "") -> Profile:
+    def with_models(self, captioner: str = "", clip: str = "") -> Profile:
         """The same profile with another BLIP or CLIP, where one is named."""
         return replace(self, captioner=captioner or self.captioner, clip=clip or self.clip)
 
@@ -136,9 +136,9 @@ def _of_yaml(path: Path, name: str) -> Profile:
 
 
 def _made(name: str, source: str, facts: Mapping[str, Any], where: Path) -> Profile:
-    strangers = sorted(set(facts) - {one.name for one in fields(Profile)[2:]})
-    if strangers:
-        raise _no_profile(where, f"unknown {', '.join(strangers)}")
+    unknown_keys = sorted(set(facts) - {one.name for one in fields(Profile)[2:]})
+    if unknown_keys:
+        raise _no_profile(where, f"unknown {', '.join(unknown_keys)}")
     try:
         known = dict(facts) | {"weights": {int(k): float(v) for k, v in facts.get("weights", PAPER_WEIGHTS).items()}}
         if "auto" in (facts.get("device"), facts.get("dtype")):

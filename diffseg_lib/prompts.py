@@ -42,7 +42,7 @@ def without_article(name: str) -> str:
     return re.sub(r"^(an?|the)\s+(?=\S)", "", name, flags=re.IGNORECASE)
 
 
-def write(name: str, template: str = "a photograph of a {class}") -> str:
+def fill_template(name: str, template: str = "a photograph of a {class}") -> str:
     """The template with the class in it, its article chosen by the first letter.
 
     >>> write("umbrella"), write("a red house")
@@ -109,7 +109,7 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
 
     Args:
         name: the class, e.g. "fish", "potted plant" or "a red umbrella" (its article is the template's); no "++" in it
-            (see :func:`emphasise`).
+            (see :func:`reweight`).
         tokenizer: a CLIP tokenizer with offsets.
         template: with ``{class}`` in it.
         before: adjectives to stand before the class (Sec. 3.5, augmented prompts).
@@ -126,7 +126,7 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
         raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (plus=2 is '++'), the name is plain words")
     spoken = without_article(name)
     described = " ".join([*before.split(), spoken])
-    stem, limit = write(described, template), tokenizer.model_max_length
+    stem, limit = fill_template(described, template), tokenizer.model_max_length
     start = stem.index(described, template.index("{class}"))
     words, glue = after.split(), "" if after[:1] in ",.;:" else " "
     while True:
@@ -150,7 +150,7 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
     return Prompt(text, name, span, tuple(i for i in around if i not in span))
 
 
-def span_weights(prompts: Sequence[Prompt], length: int, which: str = "all", modifiers: bool = False) -> Float[Tensor, "b l"]:
+def weigh_tokens(prompts: Sequence[Prompt], length: int, which: str = "all", modifiers: bool = False) -> Float[Tensor, "b l"]:
     """Weights that average a class's sub-tokens: 1/m at each of its m positions.
 
     Args:
@@ -168,12 +168,12 @@ def span_weights(prompts: Sequence[Prompt], length: int, which: str = "all", mod
     return weights
 
 
-def emphasise(embeddings: Float[Tensor, "b l d"], empty: Float[Tensor, "1 l d"], spans: Float[Tensor, "b l"], plus: float) -> Float[Tensor, "b l d"]:
+def reweight(embeddings: Float[Tensor, "b l d"], empty: Float[Tensor, "1 l d"], token_weights: Float[Tensor, "b l"], emphasis: float) -> Float[Tensor, "b l d"]:
     """Re-weight the class's tokens as "++" does: z <- z_empty + 1.1^plus (z - z_empty) on the span.
 
     The formula is compel's, which the released code uses; plus = 2 is "++", a weight of 1.21.
     """
-    gain = torch.where(spans > 0, 1.1**plus, 1.0).to(embeddings)[..., None]
+    gain = torch.where(token_weights > 0, 1.1**emphasis, 1.0).to(embeddings)[..., None]
     return empty + gain * (embeddings - empty)
 
 

@@ -29,7 +29,7 @@ class Recording:
     queries: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, Tensor] = field(default_factory=dict)
     matrix: Tensor | None = None
-    resting: tuple[Tensor, Tensor] | None = None
+    packed: tuple[Tensor, Tensor] | None = None
     layers: int = 0
     size: tuple[int, int] = (0, 0)
     finest_size: tuple[int, int] = (0, 0)
@@ -42,44 +42,44 @@ class Recording:
         """Queries and keys of the recorded layers, by the height and width they attend at."""
         groups: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
         for name, query in self.queries.items():
-            size = next(size for size in pyramid(self.size).values() if size[0] * size[1] == query.shape[2])
+            size = next(size for size in resolution_pyramid(self.size).values() if size[0] * size[1] == query.shape[2])
             queries, keys = groups.setdefault(size, ([], []))
             queries.append(query)
             keys.append(self.keys[name])
         return groups
 
-    def divisor(self, name: str) -> int:
+    def stride(self, name: str) -> int:
         """How many times smaller than the latents the maps of a layer are: 1, 2, 4 or 8."""
         height = self.cross[name].shape[-2]
-        return next(d for d, (h, _) in pyramid(self.size).items() if h == height)
+        return next(d for d, (h, _) in resolution_pyramid(self.size).items() if h == height)
 
-    def by_side(self) -> dict[int, Float[Tensor, "b _ _"]]:
+    def by_resolution(self) -> dict[int, Float[Tensor, "b _ _"]]:
         """The mean over the layers of each side: divisor of the latent's side to b h w, coarse to fine."""
         groups: dict[int, list[Tensor]] = {}
         for name, maps in self.cross.items():
-            groups.setdefault(self.divisor(name), []).append(maps.mean(1) if maps.ndim == 4 else maps)
+            groups.setdefault(self.stride(name), []).append(maps.mean(1) if maps.ndim == 4 else maps)
         return {d: torch.stack(groups[d]).mean(0) for d in sorted(groups, reverse=True)}
 
 
-def pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
+def resolution_pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
     """Divisor to height and width; each level halves the last, rounding up as a strided convolution does."""
     levels, (h, w) = {}, size
-    for divisor in (1, 2, 4, 8, 16):
-        levels[divisor] = (h, w)
+    for stride in (1, 2, 4, 8, 16):
+        levels[stride] = (h, w)
         h, w = (h + 1) // 2, (w + 1) // 2
     return levels
 
 
 @dataclass
-class _Order:
+class RecordingOptions:
     """What is to be recorded, and which layers see the same rows for every prompt."""
 
-    spans: Tensor | None
+    token_weights: Tensor | None
     heads: bool
     self_attention: str
-    sides: Collection[int] | None
+    resolutions: Collection[int] | None
     first_only: bool
-    lean: Collection[str]
+    optimizations: Collection[str]
     prompts: int = 0
     last: str = ""
     same: tuple[str, ...] = ()

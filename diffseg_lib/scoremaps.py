@@ -63,15 +63,15 @@ def fuse(cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, floa
     >>> fuse({1: one, 2: one * 3}, {1: 0.5, 2: 0.5}, (2, 2)).tolist()
     [[[0.0, 1.0], [0.0, 0.0]]]
     """
-    used = {divisor: w for divisor, w in weights.items() if w != 0}
+    used = {stride: w for stride, w in weights.items() if w != 0}
     missing = sorted(set(used) - set(cross))
     if missing or not used:
         raise ValueError(f"fusion weights {dict(weights)} need maps at latent/{missing or '?'}; recorded: latent/{sorted(cross)}")
     if scale not in ("minmax", "none"):
         raise ValueError(f"scale {scale!r}: expected 'minmax' or 'none'")
     total = torch.zeros(())
-    for divisor, weight in used.items():
-        maps = resize(cross[divisor], size)
+    for stride, weight in used.items():
+        maps = resize(cross[stride], size)
         term = weight * (normalise(maps) if scale == "minmax" else maps)
         total = total.to(term) + term
     return total
@@ -140,7 +140,7 @@ def apply_attention(maps: Float[Tensor, "k h w"], matrix: Float[Tensor, "b n n"]
     return (vectors.mT if matrix.shape[0] == 1 else vectors).reshape(maps.shape)
 
 
-def complete_sides(
+def complete_all_resolutions(
     maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "_ _ _ _"]], Sequence[Float[Tensor, "_ _ _ _"]]]]
 ) -> Float[Tensor, "k h w"]:
     """Completion by the self-attention of every side (A_self_all of Table 4, Wang et al. 2023), each layer at its own.
@@ -161,7 +161,7 @@ def complete_sides(
     return torch.stack(parts).sum(0)
 
 
-def sum_layers(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
+def daam_maps(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
     """The sum of every layer's probabilities, none scaled: the heat maps of DAAM (Tang et al. 2023), at one timestep.
 
     Args:

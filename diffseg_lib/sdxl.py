@@ -31,7 +31,7 @@ class SdxlBackbone(Backbone):
         """Token embeddings, and the pooled embedding as the last row: l is one more than the tokens."""
         outputs = []
         for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt").input_ids
+            ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt").input_ids
             outputs.append(encoder(ids.to(self.device), output_hidden_states=True))
         tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         pooled = outputs[1].text_embeds

@@ -16,10 +16,10 @@ from torch import Tensor
 from .attention import record_attention
 from .backbone import Backbone
 from .config import Config, configure
-from .lean_attention import LEAN
 from .loading import load_backbone
+from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
-from .prompts import Prompt, emphasise, make_prompt, span_weights, unknown_words, write
+from .prompts import Prompt, fill_template, make_prompt, reweight, unknown_words, weigh_tokens
 from .recording import Recording
 from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
@@ -40,7 +40,7 @@ class Intermediates:
     latents: Tensor
     noise: Tensor
     timesteps: tuple[int, ...]
-    tokens: Tensor
+    token_weights: Tensor
     cross: dict[int, Tensor]
     layers: dict[str, Tensor]
     fused: Tensor
@@ -176,23 +176,23 @@ class DiffSegmenter:
                 raise ValueError(f"the {self.backbone.profile.name} model was never shown the word {name!r}: {nearest(name, words)}")
         before, after = [""] * len(names), [""] * len(names)
         if pixels is not None and self.captioner is not None and self.config.caption == "complete":
-            after = self.captioner.proceed(pixels, [write(name, self.template) for name in names])
+            after = self.captioner.continue_captions(pixels, [fill_template(name, self.template) for name in names])
         if pixels is not None and self.captioner is not None and self.config.caption == "phrase":
-            before = self.captioner.phrase(pixels, names)
+            before = self.captioner.describe(pixels, names)
         tokenizer, template = self.backbone.tokenizer, self.template
         return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
 
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
-        embeddings = torch.cat([self.backbone.embed_prompt(p.text) for p in prompts])
-        tokens = self.backbone.tokens
-        spans = span_weights(prompts, tokens, self.config.span).to(embeddings)
-        if self.config.plus:  # rows of an embedding that are no tokens stay as they are
-            plain, empty = embeddings[:, :tokens], self.backbone.embed_prompt("")[:, :tokens]
-            embeddings = torch.cat([emphasise(plain, empty, spans, self.config.plus), embeddings[:, tokens:]], dim=1)
+        embeddings = torch.cat([self.backbone.cached_embedding(p.text) for p in prompts])
+        tokens = self.backbone.max_tokens
+        token_weights = weigh_tokens(prompts, tokens, self.config.span).to(embeddings)
+        if self.config.emphasis:  # rows of an embedding that are no tokens stay as they are
+            plain, empty = embeddings[:, :tokens], self.backbone.cached_embedding("")[:, :tokens]
+            embeddings = torch.cat([reweight(plain, empty, token_weights, self.config.emphasis), embeddings[:, tokens:]], dim=1)
         if self.config.modifiers:
-            spans = span_weights(prompts, tokens, self.config.span, modifiers=True).to(embeddings)
-        return embeddings, spans
+            token_weights = weigh_tokens(prompts, tokens, self.config.span, modifiers=True).to(embeddings)
+        return embeddings, token_weights
 
     def encode(self, pixels: np.ndarray) -> Tensor:
         """Latents of a picture (H W 3, uint8), resized to what the model works at."""
@@ -217,30 +217,42 @@ class DiffSegmenter:
         return torch.randn(latents.shape, generator=generator).to(latents)
 
     def attend(
-        self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor, self_attention: str = "finest", **options: Any
+        self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, token_weights: Tensor, self_attention: str = "finest", **options: Any
     ) -> Recording:
         """One UNet call at one timestep, all prompts as one batch, attention recorded; `options` are those of :func:`record_attention`."""
         noisy = self.backbone.add_noise(latents, noise, timestep)
-        with record_attention(self.backbone.unet, spans, self_attention=self_attention, **options) as recording:
+        with record_attention(self.backbone.unet, token_weights, self_attention=self_attention, **options) as recording:
             self.backbone.predict_noise(noisy, timestep, embeddings)
         return recording
 
-    def _attend_lean(self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, spans: Tensor, keep: bool, first: bool) -> Recording:
+    def _attend_optimized(
+        self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, token_weights: Tensor, return_intermediates: bool, first: bool
+    ) -> Recording:
         """:meth:`attend`, of what :meth:`score` reads alone (of all cross maps, if they are to be kept)."""
-        sides = None if keep else [divisor for divisor, weight in self.weights.items() if weight]
-        count = latents.shape[-2] * latents.shape[-1] // self.backbone.finest**2
+        resolutions = None if return_intermediates else [stride for stride, weight in self.weights.items() if weight]
+        count = latents.shape[-2] * latents.shape[-1] // self.backbone.finest_stride**2
         small = latents.device.type == "cpu" and self.backbone.dtype == torch.float32 and count <= LARGEST_MATRIX
-        which = "none" if not self.config.iterations or (self.config.shared and not first) else "matrix" if small else "finest"
-        return self.attend(latents, noise, timestep, embeddings, spans, which, lean=LEAN, sides=sides, first_only=self.config.shared)
+        which = "none" if not self.config.iterations or (self.config.share_self_attention and not first) else "matrix" if small else "finest"
+        return self.attend(
+            latents,
+            noise,
+            timestep,
+            embeddings,
+            token_weights,
+            which,
+            optimizations=OPTIMIZATIONS,
+            resolutions=resolutions,
+            first_only=self.config.share_self_attention,
+        )
 
     def score(self, recording: Recording, first: Recording | None = None) -> tuple[Tensor, Tensor]:
         """Fused (Eq. 5) and completed (Eq. 6, 7) maps of a recording: k h w each, float32.
 
-        With ``shared``, completion uses the first row of `first` (this recording, if None) for all.
+        With ``share_self_attention``, completion uses the first row of `first` (this recording, if None) for all.
         """
-        cross = {d: maps.float() for d, maps in recording.by_side().items()}
+        cross = {d: maps.float() for d, maps in recording.by_resolution().items()}
         fused = fuse(cross, self.weights, recording.finest_size, self.config.scale)
-        source, rows = (first or recording, slice(0, 1)) if self.config.shared else (recording, slice(None))
+        source, rows = (first or recording, slice(0, 1)) if self.config.share_self_attention else (recording, slice(None))
         if not self.config.iterations:
             return fused, fused
         if source.matrix is not None:
@@ -248,22 +260,24 @@ class DiffSegmenter:
         queries, keys = ([t[rows] for t in group] for group in source.finest())
         return fused, complete(fused, queries, keys, self.config.iterations)
 
-    def _maps(self, latents: Tensor, noise: Tensor, embeddings: Tensor, spans: Tensor, keep: bool, class_batch: int) -> tuple[dict, dict, Tensor, Tensor]:
+    def _maps(
+        self, latents: Tensor, noise: Tensor, embeddings: Tensor, token_weights: Tensor, return_intermediates: bool, class_batch: int
+    ) -> tuple[dict, dict, Tensor, Tensor]:
         """Cross maps by side and by layer, fused and completed maps of all classes, so many of them in one UNet call."""
         first: dict[int, Recording] = {}
 
         def one(rows: Tensor, timestep: int) -> tuple[Mapping, Mapping, Tensor, Tensor]:  # lets go of all else that the call recorded
-            given = (latents, noise, timestep, embeddings[rows], spans[rows])
-            recording = self._attend_lean(*given, keep, timestep not in first) if self.config.lean else self.attend(*given)
+            given = (latents, noise, timestep, embeddings[rows], token_weights[rows])
+            recording = self._attend_optimized(*given, return_intermediates, timestep not in first) if self.config.optimized else self.attend(*given)
             fused, completed = self.score(recording, first.get(timestep))
-            if self.config.shared:
+            if self.config.share_self_attention:
                 first.setdefault(timestep, recording)
-            return recording.by_side(), recording.cross, fused, completed
+            return recording.by_resolution(), recording.cross, fused, completed
 
         batches = torch.arange(len(embeddings)).split(class_batch)
         return _gather([one(rows, timestep) for rows in batches for timestep in self.timesteps], len(self.timesteps))
 
-    def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, keep: bool = False) -> Segmentation:
+    def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, return_intermediates: bool = False) -> Segmentation:
         """Segment an image by words.
 
         Args:
@@ -281,19 +295,19 @@ class DiffSegmenter:
         prompts = self.prompts(classes, photo.pixels)
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
-        embeddings, spans = self.embed(prompts)
+        embeddings, token_weights = self.embed(prompts)
         try:
-            cross, layers, fused, completed = self._maps(latents, noise, embeddings, spans, keep, self.config.class_batch)
+            cross, layers, fused, completed = self._maps(latents, noise, embeddings, token_weights, return_intermediates, self.config.class_batch)
         except OUT_OF_MEMORY as error:
             if not ran_out_of_memory(error) or len(prompts) == 1:
                 raise
             half = (min(self.config.class_batch, len(prompts)) + 1) // 2
             photo = replace(photo, notes=(*photo.notes, f"out of memory with all classes at once: done {half} at a time"))
-            cross, layers, fused, completed = self._maps(latents, noise, embeddings, spans, keep, half)
+            cross, layers, fused, completed = self._maps(latents, noise, embeddings, token_weights, return_intermediates, half)
         scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
         names = tuple(p.name for p in prompts)
         notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
-        kept = Intermediates(latents, noise, self.timesteps, spans, cross, layers, fused, completed) if keep else None
+        kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
         return Segmentation(label(scores, self.threshold).cpu().numpy(), scores.cpu().numpy(), names, self.threshold, notes, kept)
 
 

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .loading import quietly
-from .profiles import located
-from .prompts import adjectives, write
+from .profiles import split_revision
+from .prompts import adjectives, fill_template
 from .support.paths import models_dir
 
 
@@ -37,7 +37,7 @@ def load_pretrained(model: str, processor: str, source: str | Path, pocket: str,
     """
     import transformers
 
-    place, where = located(str(models_dir() / pocket if str(source) == "pocket" else source))
+    place, where = split_revision(str(models_dir() / pocket if str(source) == "pocket" else source))
     try:
         with quietly():
             loaded = getattr(transformers, model).from_pretrained(place, dtype=torch.float32, use_safetensors=True, **where, **options)
@@ -66,7 +66,7 @@ class Clip:
     @torch.no_grad()
     def texts(self, names: Sequence[str]) -> Float[Tensor, "k d"]:
         """Unit embeddings of the template with each name in it."""
-        texts = [write(name, self.template) for name in names]
+        texts = [fill_template(name, self.template) for name in names]
         coded = self.processor.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(self.model.device)
         return _unit(self.model.get_text_features(**coded))
 
@@ -103,11 +103,11 @@ class Captioner:
         """One caption a picture (H W 3, uint8)."""
         return self._write(pictures, "")
 
-    def proceed(self, picture: np.ndarray, beginnings: Sequence[str]) -> list[str]:
+    def continue_captions(self, picture: np.ndarray, beginnings: Sequence[str]) -> list[str]:
         """What BLIP writes after each beginning, about one picture: the continuation alone, "" where it stops."""
         return [self._write([picture], beginning)[0] for beginning in beginnings]
 
-    def phrase(self, picture: np.ndarray, names: Sequence[str]) -> list[str]:
+    def describe(self, picture: np.ndarray, names: Sequence[str]) -> list[str]:
         """The adjectives that the free caption gives each name, "" where it gives none or does not name it."""
         [caption] = self.caption([picture])
         return [adjectives(caption, name) for name in names]

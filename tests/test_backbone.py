@@ -81,7 +81,7 @@ def test_weights_become_float32_and_frozen_whatever_the_disk_holds(pipeline_fold
     for model in (loaded.vae, loaded.unet, loaded.text_encoder):
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert not any(p.requires_grad for p in model.parameters()) and not model.training
-    assert loaded.alphas.dtype == torch.float32
+    assert loaded.alphas_cumprod.dtype == torch.float32
 
 
 def test_sizes(backbone):

@@ -10,8 +10,8 @@ import torch
 from benchmarks import families, gpu, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
-from benchmarks.goals import committed, goals, hours, vae_gigaflops
-from benchmarks.measure import peak_of, ratios, rounds, spread
+from benchmarks.goals import committed_result, goals, hours, vae_gigaflops
+from benchmarks.measure import interleaved_timings, peak_of, ratios, summary
 from benchmarks.models import inputs, unet_config
 from benchmarks.released import released_maps
 from diffseg_lib.profiles import PAPER_WEIGHTS
@@ -38,7 +38,7 @@ def test_the_released_recipe_leaves_the_model_as_it_was(backbone):
 
 def test_one_self_attention_for_all_is_the_first_class_and_another_for_the_rest(backbone):
     given = inputs(backbone, 2, (16, 16))
-    own, shared = (segment(backbone, given, way) for way in (STEPS[OURS], OTHERS["one self-attention for all classes"]))
+    own, share_self_attention = (segment(backbone, given, way) for way in (STEPS[OURS], OTHERS["one self-attention for all classes"]))
     torch.testing.assert_close(shared[0], own[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(shared[1], own[1], atol=1e-5)
 
@@ -56,9 +56,9 @@ def test_the_forward_of_stable_diffusion_is_803_gigaflops():
 
 def test_rounds_turn_the_order_and_leave_the_first_out():
     calls: list[str] = []
-    seconds = rounds({name: (lambda name=name: calls.append(name)) for name in "abc"}, 2)
+    seconds = interleaved_timings({name: (lambda name=name: calls.append(name)) for name in "abc"}, 2)
     assert "".join(calls) == "cababcbca" and {len(v) for v in seconds.values()} == {2}
-    assert spread([3.0, 1.0, 2.0]) == {"median": 2.0, "range": [1.0, 3.0], "repeats": 3}
+    assert summary([3.0, 1.0, 2.0]) == {"median": 2.0, "range": [1.0, 3.0], "repeats": 3}
     assert ratios({"bare": [1.0, 2.0], "x": [2.0, 2.0]}, "x")["range"] == [1.0, 2.0]
 
 
@@ -111,7 +111,7 @@ def test_goals_are_judged_by_their_figures():
 
 
 def test_the_committed_run_has_every_table_and_says_how_it_was_made():
-    facts = committed()
+    facts = committed_result()
     assert {"time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released", "device", "dtype", "repeats", "command", "commit", "versions"} <= set(facts)
     assert set(facts["time_ratio"]) == {"1", "4", "20"} and set(facts["gpu"]) == set(gpu.TABLES) and not facts["quick"]
     assert all(row["difference"] < 1e-4 for row in facts["full"]["released"].values())
@@ -129,7 +129,7 @@ def test_a_familys_unet_is_recorded_exactly(name):
         {"transformer_layers_per_block": (1, 2, 3), "projection_class_embeddings_input_dim": 16 + 6 * 256} if name == "sdxl" else {}
     )
     found = families.measured(families.config_of(name) | small, tokens=8)
-    assert found["output_equal"] and found["lean_difference"] < 1e-4
+    assert found["output_equal"] and found["optimized_difference"] < 1e-4
     assert found["self"] == ({"2": 10, "4": 18} if name == "sdxl" else {"1": 5, "2": 5, "4": 5, "8": 1})
     assert found["cross"] == found["self"] and found["completed"] == ([1, 8, 8] if name == "sdxl" else [1, 16, 16])
 

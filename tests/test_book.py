@@ -13,7 +13,11 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from diffseg_lib.book import run as runner
+from diffseg_lib.book.check import faults
 from diffseg_lib.book.notebooks import breaches, code_only, inputs_hash, modules_used, normalise, with_prose
+from diffseg_lib.book.refresh import refresh
+from diffseg_lib.cli import book as command
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -52,7 +56,7 @@ def sums(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "my book" / "notebooks"
     folder.mkdir(parents=True)
     nbformat.write(chapter(), folder / "00_sum.ipynb")
-    monkeypatch.setattr(book, "notebooks_dir", lambda: folder)
+    monkeypatch.setattr(runner, "notebooks_dir", lambda: folder)
     monkeypatch.chdir(tmp_path)
     return folder / "00_sum.ipynb"
 
@@ -75,21 +79,21 @@ def sums(tmp_path, monkeypatch) -> Path:
 def test_wrong_input_is_refused_before_anything_runs(sums, capsys, arguments, told):
     (sums.parent / "profiles").mkdir()
     (sums.parent / "profiles" / "pocket.yaml").write_text("profile: pocket\n")
-    assert book.main(["run", *arguments, "--out", "out"]) == 2
+    assert command.main(["run", *arguments, "--out", "out"]) == 2
     assert told in capsys.readouterr().err
     assert not Path("out").exists()
 
 
 def test_parameters_are_read_as_their_types_and_defaults_fall_away(sums):
-    given = book.parameters_for(sums, {"all": {"profile": "pocket", "stranger": 1}}, {"classes": ["cat"]}, {"threshold": "1", "profile": "12"})
+    given = runner.parameters_for(sums, {"all": {"profile": "pocket", "stranger": 1}}, {"classes": ["cat"]}, {"threshold": "1", "profile": "12"})
     assert given == {"classes": ["cat"], "threshold": 1, "profile": "12"}
-    assert book.parameters_for(sums, {"all": {"profile": "pocket"}}, {}, {}) == {}
+    assert runner.parameters_for(sums, {"all": {"profile": "pocket"}}, {}, {}) == {}
 
 
 def test_a_profile_that_speaks_of_strangers_is_refused(sums, tmp_path):
     (tmp_path / "p.yaml").write_text("09_nothing:\n  seed: 1\n")
     with pytest.raises(ValueError, match="09_nothing"):
-        book.load_profile_file(str(tmp_path / "p.yaml"))
+        runner.load_profile_file(str(tmp_path / "p.yaml"))
 
 
 # -- run
@@ -97,16 +101,16 @@ def test_a_profile_that_speaks_of_strangers_is_refused(sums, tmp_path):
 
 def test_a_run_is_done_once_and_a_change_of_prose_executes_nothing(sums, tmp_path):
     out = tmp_path / "out"
-    first = book.run_notebook(sums, {}, out)
+    first = runner.run_notebook(sums, {}, out)
     assert first.state == "passed", first.message
     assert "42" in (out / sums.name).read_text()
     assert not list(out.glob("*.partial"))
     assert (out / "logs" / "00_sum.log").exists()
     nbformat.write(chapter(prose="Other words."), sums)
-    assert book.run_notebook(sums, {}, out).state == "skipped"
+    assert runner.run_notebook(sums, {}, out).state == "skipped"
     assert "Other words." in (out / sums.name).read_text()
     assert "42" in (out / sums.name).read_text()
-    again = book.run_notebook(sums, {"seed": 1}, out)
+    again = runner.run_notebook(sums, {"seed": 1}, out)
     assert again.state == "passed"
     assert "43" in (out / sums.name).read_text()
 
@@ -114,34 +118,34 @@ def test_a_run_is_done_once_and_a_change_of_prose_executes_nothing(sums, tmp_pat
 def test_a_failure_is_told_and_leaves_nothing_that_looks_finished(sums, tmp_path, capsys):
     nbformat.write(chapter(code="raise KeyError('lost')"), sums)
     out = tmp_path / "out"
-    outcome = book.run_notebook(sums, {}, out)
+    outcome = runner.run_notebook(sums, {}, out)
     assert outcome.state == "failed"
     assert "lost" in outcome.message
     assert not (out / sums.name).exists()
     assert (out / f"{sums.name}.partial").exists()
-    assert book.report([outcome]) == 1
+    assert runner.report([outcome]) == 1
     assert "1 failed" in capsys.readouterr().out
 
 
 def test_a_notebook_that_never_ends_is_stopped(sums, tmp_path):
     nbformat.write(chapter(code="import time\ntime.sleep(300)"), sums)
-    outcome = book.run_notebook(sums, {}, tmp_path / "out", timeout=8)
+    outcome = runner.run_notebook(sums, {}, tmp_path / "out", timeout=8)
     assert (outcome.state, outcome.message[:12]) == ("failed", "not done aft")
     assert outcome.seconds < 60
     assert not (tmp_path / "out" / sums.name).exists()
 
 
 def test_refresh_keeps_outputs_that_check_finds_current(sums, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(book, "build_dir", lambda: tmp_path / "build")
-    assert book.faults(sums)
-    assert [o.state for o in book.refresh([sums])] == ["passed"]
-    assert book.faults(sums) == []
-    assert book.main(["check"]) == 0
+    monkeypatch.setattr("diffseg_lib.book.refresh.build_dir", lambda: tmp_path / "build")
+    assert faults(sums)
+    assert [o.state for o in refresh([sums])] == ["passed"]
+    assert faults(sums) == []
+    assert command.main(["check"]) == 0
     changed = nbformat.read(sums, 4)
     changed.cells[3].source = changed.cells[3].source.replace("40", "41")
     nbformat.write(changed, sums)
-    assert any("stale" in fault for fault in book.faults(sums))
-    assert book.main(["check"]) == 1
+    assert any("stale" in fault for fault in faults(sums))
+    assert command.main(["check"]) == 1
     capsys.readouterr()
 
 

@@ -13,7 +13,7 @@ from diffseg_lib.support.paths import data_dir
 CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a minus b", "a minus c"), "+1")
 
 
-def write(folder, **effects):
+def fill_template(folder, **effects):
     folder.mkdir(parents=True, exist_ok=True)
     found = {name.replace("_", " "): {"value": sum(ci) / 2, "ci95": ci, "seeds": [0], "images": 9} for name, ci in effects.items()}
     (folder / "some.json").write_text(json.dumps({"results": {"effects": found}, "command": "run it"}))
@@ -24,7 +24,7 @@ def write(folder, **effects):
     [((1, 3), (2, 4), "reproduced"), ((1, 3), (-1, 4), "inconclusive"), ((1, 3), (-4, -1), "not reproduced"), ((0, 3), (1, 2), "inconclusive")],
 )
 def test_a_changed_json_changes_the_verdict(tmp_path, first, second, expected):
-    write(tmp_path / "pocket", a_minus_b=first, a_minus_c=second)
+    fill_template(tmp_path / "pocket", a_minus_b=first, a_minus_c=second)
     [row] = ledger(tmp_path, claims=[CLAIM])
     assert row["verdict"] == expected
     assert row["effect"] == min(sum(first), sum(second)) / 2 and row["command"] == "run it" and row["images"] == 9
@@ -37,7 +37,7 @@ def test_a_claim_of_the_opposite_sign():
 
 def test_what_was_not_measured_is_not_run(tmp_path):
     assert ledger(tmp_path, claims=[CLAIM])[0]["verdict"] == "not run"
-    write(tmp_path / "pocket", a_minus_b=(1, 2))
+    fill_template(tmp_path / "pocket", a_minus_b=(1, 2))
     [row] = ledger(tmp_path, claims=[CLAIM])
     assert (row["verdict"], row["effect"], row["ci95"], row["real"]) == ("not run", None, None, "not run")
 
@@ -48,14 +48,14 @@ def test_a_missing_folder_is_an_error(tmp_path):
 
 
 def test_real_weights_fill_their_own_column(tmp_path):
-    write(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
-    write(tmp_path / "sd15", a_minus_b=(-2, -1), a_minus_c=(1, 2))
+    fill_template(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
+    fill_template(tmp_path / "sd15", a_minus_b=(-2, -1), a_minus_c=(1, 2))
     [row] = ledger(tmp_path, claims=[CLAIM])
     assert row["verdict"] == "reproduced" and row["real"]["sd15"]["verdict"] == "not reproduced"
 
 
 def test_the_ledger_is_written_as_a_list(tmp_path):
-    write(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
+    fill_template(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
     rows = ledger(tmp_path, claims=[CLAIM])
     assert json.loads(write_ledger(rows, tmp_path).read_text()) == rows
     assert {"claim", "where", "chapter", "metric", "effect", "ci95", "seeds", "images", "verdict", "command", "real"} <= set(rows[0])

@@ -49,8 +49,8 @@ def test_the_arithmetic_can_be_done_again_from_the_files(pipeline_folder, photo,
     assert kept["latents"].shape == kept["noise"].shape == (1, 4, 16, 24) and kept["timestep"].tolist() == [100]
     assert [np.flatnonzero(row).tolist() for row in kept["tokens"]] == [p["span"] for p in facts["prompts"]]
     fused = np.zeros((2, 16, 24))
-    for divisor, weight in facts["config"]["weights"].items():
-        maps = kept[f"cross_{16 // int(divisor)}"]
+    for stride, weight in facts["config"]["weights"].items():
+        maps = kept[f"cross_{16 // int(stride)}"]
         for k in range(2):
             grown = np.asarray(Image.fromarray(maps[k]).resize((24, 16), Image.Resampling.BILINEAR))
             fused[k] += weight * (grown - grown.min()) / (grown.max() - grown.min())

@@ -11,7 +11,21 @@ import torch
 from safetensors.torch import load_file
 
 from diffseg_lib.applications.crf import PRESETS
-from diffseg_lib.applications.deeplab import MEAN, NETS, POCKET, DeepLabV2, Recipe, augment, class_weights, confusions, load, main, predict, to_pixels, train
+from diffseg_lib.applications.deeplab import (
+    MEAN,
+    NETS,
+    POCKET,
+    DeepLabV2,
+    Recipe,
+    augment,
+    class_weights,
+    confusions,
+    load,
+    main,
+    normalise_image,
+    predict,
+    train,
+)
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.support.files import RunError
@@ -96,15 +110,15 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(dataset, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(dataset, TINY, tmp_path / "cut", every=2, tell=stop)
+        train(dataset, TINY, tmp_path / "cut", every=2, progress=stop)
     assert [path.name for path in (tmp_path / "cut").glob("checkpoint-*")] == ["checkpoint-0000004"]
     seen = []
-    again = train(dataset, TINY, tmp_path / "cut", every=2, tell=lambda update, loss: seen.append(update))
+    again = train(dataset, TINY, tmp_path / "cut", every=2, progress=lambda update, loss: seen.append(update))
     assert seen == [5, 6]
     first, second = (load_file(folder / "model.safetensors") for folder in (whole, again))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     assert (whole / "curve.csv").read_text() == (again / "curve.csv").read_text()
-    assert train(dataset, TINY, tmp_path / "cut", tell=lambda *_: pytest.fail("it was done")) == again
+    assert train(dataset, TINY, tmp_path / "cut", progress=lambda *_: pytest.fail("it was done")) == again
     with pytest.raises(RunError, match="was made with another recipe:"):
         train(dataset, replace(TINY, seed=1), tmp_path / "cut")
     masked = dataset.with_truth(dataset.ids, lambda name: dataset.load(name).truth, "masks from elsewhere")
@@ -114,7 +128,7 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(dataset, tmp_path):
 
 def test_it_learns_and_is_read_again(dataset, tmp_path):
     losses = []
-    train(dataset, replace(TINY, iterations=60, lr=0.02, balanced=True), tmp_path, tell=lambda update, loss: losses.append(loss))
+    train(dataset, replace(TINY, iterations=60, lr=0.02, balanced=True), tmp_path, progress=lambda update, loss: losses.append(loss))
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
     network, facts = load(tmp_path)
     assert facts["names"] == list(dataset.names)
@@ -128,7 +142,7 @@ def test_it_learns_and_is_read_again(dataset, tmp_path):
 
 
 def test_pixels_are_those_of_imagenets_statistics():
-    values = to_pixels(np.full((2, 2, 3), 255, np.uint8))
+    values = normalise_image(np.full((2, 2, 3), 255, np.uint8))
     torch.testing.assert_close(values[:, 0, 0], torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]))
 
 

@@ -48,7 +48,7 @@ def test_the_error_is_that_of_eq_3_by_hand(segmenter, scene):
     latents = segmenter.encode(scene.image)
     [noise] = draw_noise(segmenter, scene.image, latents, 1)
     backbone, words = segmenter.backbone, segmenter.backbone.encode_prompts(["a photograph of a house"])
-    kept = backbone.alphas[300]
+    kept = backbone.alphas_cumprod[300]
     guess = backbone.unet(kept.sqrt() * latents + (1 - kept).sqrt() * noise, 300, encoder_hidden_states=words).sample
     expected = ((guess - noise) ** 2).mean(1)
     torch.testing.assert_close(denoising_errors(segmenter, latents, noise, 300, words), expected.detach(), atol=1e-5, rtol=1e-4)

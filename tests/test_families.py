@@ -1,4 +1,4 @@
-"""Every supported family, tiny and random: conditions as diffusers' own pipelines make them, capture exact, lean equal to plain."""
+"""Every supported family, tiny and random: conditions as diffusers' own pipelines make them, capture exact, optimized equal to plain."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffseg_lib.applications.prompt_to_prompt import Gate, edit, invert
+from diffseg_lib.applications.prompt_to_prompt import Gate, ddim_invert, edit
 from diffseg_lib.attention import record_attention
 from diffseg_lib.config import Config
-from diffseg_lib.lean_attention import LEAN
 from diffseg_lib.loading import FAMILIES, family_of, load_backbone
+from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.scoremaps import complete
 from diffseg_lib.segmenter import DiffSegmenter
 
@@ -61,7 +61,7 @@ def test_conditions_are_those_of_the_pipeline(loaded, family_folders, name):
         torch.testing.assert_close(loaded.encode_prompts([text]), tokens)
     found = loaded.predict_noise(noisy, 100, loaded.encode_prompts([text]))
     if name == "sd21-v":
-        kept = float(loaded.alphas[100])
+        kept = float(loaded.alphas_cumprod[100])
         expected = math.sqrt(kept) * expected + math.sqrt(1 - kept) * noisy
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
@@ -69,7 +69,7 @@ def test_conditions_are_those_of_the_pipeline(loaded, family_folders, name):
 def test_a_model_that_predicts_v_gives_back_the_noise_that_was_added(family_folders, monkeypatch):
     backbone = load_backbone(family_folders["sd21-v"])
     latents, noise = latents_of(backbone), torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(1))
-    kept = float(backbone.alphas[300])
+    kept = float(backbone.alphas_cumprod[300])
     velocity = math.sqrt(kept) * noise - math.sqrt(1 - kept) * latents
     monkeypatch.setattr(type(backbone), "_denoise", lambda self, batch, timestep, embeddings: velocity)
     found = backbone.predict_noise(backbone.add_noise(latents, noise, 300), 300, backbone.encode_prompts(["a fish"]))
@@ -81,12 +81,12 @@ def test_layers_of_every_side_are_recorded_and_lean_equals_plain(loaded, name, s
     embeddings = loaded.encode_prompts(["a photograph of a house", "a photograph of a red fish"])
     weights = torch.rand(2, loaded.tokens, generator=torch.Generator().manual_seed(1))
     recordings = []
-    for lean in ((), LEAN):
-        with record_attention(loaded.unet, weights, lean=lean) as recording:
+    for optimizations in ((), OPTIMIZATIONS):
+        with record_attention(loaded.unet, weights, optimizations=optimizations) as recording:
             loaded.predict_noise(latents_of(loaded, size), 100, embeddings)
         recordings.append(recording)
     plain, found = recordings
-    assert list(plain.by_side()) == SIDES[name] and list(plain.cross) == list(found.cross)
+    assert list(plain.by_resolution()) == SIDES[name] and list(plain.cross) == list(found.cross)
     assert plain.finest_size == tuple(side // min(SIDES[name]) for side in size)
     for layer in plain.cross:
         torch.testing.assert_close(found.cross[layer], plain.cross[layer], atol=1e-6, rtol=1e-4)
@@ -96,7 +96,7 @@ def test_layers_of_every_side_are_recorded_and_lean_equals_plain(loaded, name, s
 
 def test_the_whole_method_runs_and_lean_equals_plain(loaded, picture):
     segmenter = DiffSegmenter(loaded)
-    found, plain = (segmenter.with_config(lean=way).segment(picture, ["house", "red fish"], keep=True) for way in (True, False))
+    found, plain = (segmenter.with_config(optimized=way).segment(picture, ["house", "red fish"], return_intermediates=True) for way in (True, False))
     assert found.labels.shape == (48, 80) and found.scores.max() == 1
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-4)
     again = segmenter.segment(picture, ["house", "red fish"])  # only what is read
@@ -106,10 +106,10 @@ def test_the_whole_method_runs_and_lean_equals_plain(loaded, picture):
 def test_re_weighting_changes_the_class_and_nothing_else(loaded):
     segmenter = DiffSegmenter(loaded)
     prompts = segmenter.prompts(["house"])
-    plain, _ = segmenter.with_config(plus=0.0).embed(prompts)
-    strong, spans = segmenter.embed(prompts)
+    plain, _ = segmenter.with_config(emphasis=0.0).embed(prompts)
+    strong, token_weights = segmenter.embed(prompts)
     changed = (plain - strong).abs().sum(-1)[0] > 1e-4
-    assert changed.nonzero().flatten().tolist() == list(prompts[0].span) == spans[0].nonzero().flatten().tolist()
+    assert changed.nonzero().flatten().tolist() == list(prompts[0].span) == token_weights[0].nonzero().flatten().tolist()
 
 
 def test_the_other_methods_run_on_every_family(loaded, picture):
@@ -124,7 +124,7 @@ def test_the_other_methods_run_on_every_family(loaded, picture):
 
 def test_editing_runs_on_every_family_and_keeps_its_identities(loaded, picture):
     segmenter = DiffSegmenter(loaded, Config())
-    source, before = invert(segmenter, picture, "a photograph of a house", steps=3), dict(loaded.unet.attn_processors)
+    source, before = ddim_invert(segmenter, picture, "a photograph of a house", steps=3), dict(loaded.unet.attn_processors)
     plain = edit(loaded, source, "a photograph of a red fish").picture
     whole, none = (edit(loaded, source, "a photograph of a red fish", gate=Gate(np.full(picture.shape[:2], on))).picture for on in (True, False))
     assert np.array_equal(whole, plain) and np.array_equal(none, picture) and not np.array_equal(plain, picture)

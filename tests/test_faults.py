@@ -197,9 +197,9 @@ def test_a_list_shorter_than_the_published_split_gives_no_headline(tree, tmp_pat
 
 
 def test_an_empty_filter_is_all_background_and_counted(tree, tmp_path, monkeypatch):
-    from diffseg_lib.category_filter import Vocabulary
+    from diffseg_lib.category_filter import CategoryFilter
 
-    monkeypatch.setattr(Vocabulary, "filter", lambda self, image: type("Found", (), {"kept": ()})())
+    monkeypatch.setattr(CategoryFilter, "filter", lambda self, image: type("Found", (), {"kept": ()})())
     code, found = evaluate(tree, tmp_path / "out", "--labels", "filter")
     assert code == 0 and found["empty_labels"] == COUNT and np.array(found["confusion"])[:, 1:].sum() == 0
 

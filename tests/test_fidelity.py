@@ -81,7 +81,7 @@ def naive_scores(backbone, pixels, classes, noise, timestep, plus, which):
     resized = np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BICUBIC), dtype=np.float32)
     image = torch.tensor(resized / 127.5 - 1).movedim(2, 0)[None]
     latents = backbone.vae.encode(image).latent_dist.mean * backbone.vae.config.scaling_factor
-    kept = float(backbone.alphas[timestep])
+    kept = float(backbone.alphas_cumprod[timestep])
     noisy = math.sqrt(kept) * latents + math.sqrt(1 - kept) * noise
     rows, columns = latents.shape[2:]
     empty, result = embed(backbone, ""), []
@@ -105,22 +105,22 @@ def naive_scores(backbone, pixels, classes, noise, timestep, plus, which):
         finally:
             for hook in hooks:
                 hook.remove()
-        by_side, matrices = {}, []
+        by_resolution, matrices = {}, []
         for layer, inputs, context in caught:
-            divisor = next(d for d in (1, 2, 4, 8) if math.ceil(rows / d) * math.ceil(columns / d) == len(inputs))
+            stride = next(d for d in (1, 2, 4, 8) if math.ceil(rows / d) * math.ceil(columns / d) == len(inputs))
             if context is None:
-                if divisor == 1:
+                if stride == 1:
                     matrices.append(softmax_scores(layer, inputs, inputs).mean(0))
                 continue
             probabilities = softmax_scores(layer, inputs, context)
             one = sum(probabilities[:, :, position].mean(0) for position in read) / len(read)
-            by_side.setdefault(divisor, []).append(one.reshape(math.ceil(rows / divisor), math.ceil(columns / divisor)))
+            by_resolution.setdefault(stride, []).append(one.reshape(math.ceil(rows / stride), math.ceil(columns / stride)))
         fused = [[0.0] * columns for _ in range(rows)]
-        for divisor, maps in by_side.items():
+        for stride, maps in by_resolution.items():
             scaled = stretch(bilinear((sum(maps) / len(maps)).tolist(), rows, columns))
             for i in range(rows):
                 for j in range(columns):
-                    fused[i][j] += WEIGHTS[divisor] * scaled[i][j]
+                    fused[i][j] += WEIGHTS[stride] * scaled[i][j]
         matrix = sum(matrices) / len(matrices)
         flat = [value for row in fused for value in row]
         completed = [sum(a * v for a, v in zip(line, flat, strict=True)) for line in matrix.tolist()]
@@ -134,12 +134,12 @@ SHAPES = {"landscape": (48, 80), "square": (64, 64), "portrait": (72, 40)}
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("seed, classes, timestep", [(0, ["house"], 100), (1, ["house", "red fish"], 50), (2, ["fish", "cat", "old umbrella"], 300)])
-@pytest.mark.parametrize("lean", [True, False])
-def test_the_naive_method_agrees(backbone, shape, seed, classes, timestep, lean):
+@pytest.mark.parametrize("optimized", [True, False])
+def test_the_naive_method_agrees(backbone, shape, seed, classes, timestep, optimizations):
     coarse = np.random.default_rng(seed).integers(0, 256, (SHAPES[shape][0] // 8, SHAPES[shape][1] // 8, 3), dtype=np.uint8)
     pixels = coarse.repeat(8, 0).repeat(8, 1)
     which = "last" if seed == 2 else "all"
-    config = Config(timesteps=(timestep,), weights=WEIGHTS, seed=seed, lean=lean, span=which, threshold=0.5)
+    config = Config(timesteps=(timestep,), weights=WEIGHTS, seed=seed, optimized=optimizations, span=which, threshold=0.5)
     generator = torch.Generator().manual_seed(seed)
     unet = backbone.unet
     before = {name: weight.clone() for name, weight in unet.state_dict().items()}
@@ -148,12 +148,12 @@ def test_the_naive_method_agrees(backbone, shape, seed, classes, timestep, lean)
             for weight in unet.parameters():
                 weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
         segmenter = DiffSegmenter(replace(backbone), config)
-        found = segmenter.segment(pixels, classes, keep=True)
-        expected = naive_scores(backbone, pixels, classes, found.intermediates.noise, timestep, config.plus, which)
+        found = segmenter.segment(pixels, classes, return_intermediates=True)
+        expected = naive_scores(backbone, pixels, classes, found.intermediates.noise, timestep, config.emphasis, which)
     finally:
         unet.load_state_dict(before)
     np.testing.assert_allclose(found.scores, expected, atol=1e-4)
     best = expected.max(0)
-    sure = (np.abs(best - 0.5) > 1e-3) & ((np.sort(expected, 0)[-1] - (np.sort(expected, 0)[-2] if len(classes) > 1 else 0)) > 1e-3)
+    min_confidence = (np.abs(best - 0.5) > 1e-3) & ((np.sort(expected, 0)[-1] - (np.sort(expected, 0)[-2] if len(classes) > 1 else 0)) > 1e-3)
     labels = np.where(best > 0.5, expected.argmax(0) + 1, 0)
-    assert np.array_equal(found.labels[sure], labels[sure]) and sure.mean() > 0.9
+    assert np.array_equal(found.labels[min_confidence], labels[min_confidence]) and min_confidence.mean() > 0.9

@@ -19,7 +19,7 @@ from diffseg_lib.baselines.attention import Attention
 from diffseg_lib.cli.main import main
 from diffseg_lib.data import LabelError
 from diffseg_lib.evaluation.evaluator import count
-from diffseg_lib.evaluation.jobs import Job, carry_out, count_ids, make_segmenter
+from diffseg_lib.evaluation.jobs import Job, evaluate_ids, make_segmenter, run_job
 from diffseg_lib.evaluation.run_store import open_run
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.support.executors import InProcess, finished, open_executor
@@ -43,7 +43,7 @@ def job(tree):
 
 @pytest.fixture(scope="module")
 def rows(job):
-    return count_ids(job, job.open().ids)
+    return evaluate_ids(job, job.open().ids)
 
 
 def same(first, second) -> bool:
@@ -70,17 +70,17 @@ def test_the_rows_are_those_of_the_plain_evaluator(job, rows):
         assert same(rows, list(count(job.open(), Attention(make_segmenter(job)), "image")))
     finally:
         torch.set_num_threads(before)
-    assert count_ids(job, []) == [] and torch.get_num_threads() == before
+    assert evaluate_ids(job, []) == [] and torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_pieces_of_any_size_give_the_same_rows(job, rows, tmp_path, chunk):
     told = []
     run = open_run(tmp_path, job.facts())
-    assert same(carry_out(job, run, chunk=chunk, tell=told.extend), rows)
+    assert same(run_job(job, run, chunk=chunk, progress=told.extend), rows)
     assert sorted(row.id for row in told) == sorted(row.id for row in rows)
     told.clear()
-    assert same(carry_out(job, run, chunk=chunk, tell=told.extend), rows) and told == []
+    assert same(run_job(job, run, chunk=chunk, progress=told.extend), rows) and told == []
 
 
 def test_an_interruption_keeps_what_is_done_and_the_next_start_goes_on(job, rows, tmp_path):
@@ -92,10 +92,10 @@ def test_an_interruption_keeps_what_is_done_and_the_next_start_goes_on(job, rows
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        carry_out(job, run, tell=interrupt)
+        run_job(job, run, progress=interrupt)
     assert set(run.rows()) == {row.id for row in seen} and len(seen) == 2
     seen.clear()
-    assert same(carry_out(job, run, tell=seen.extend), rows) and len(seen) == IMAGES - 2
+    assert same(run_job(job, run, progress=seen.extend), rows) and len(seen) == IMAGES - 2
 
 
 def test_what_another_process_keeps_meanwhile_is_not_done_again(job, rows, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_what_another_process_keeps_meanwhile_is_not_done_again(job, rows, tmp_p
         if len(seen) == 1:
             open_run(tmp_path, job.facts()).add([row for row in rows if row.id != seen[0].id][:3])
 
-    assert same(carry_out(job, run, tell=other), rows)
+    assert same(run_job(job, run, progress=other), rows)
     assert len(seen) == IMAGES - 3
 
 
@@ -120,12 +120,12 @@ def test_a_broken_image_is_an_error_row_and_is_done_again_once_it_is_mended(job,
     picture.write_bytes(whole[:200])
     other = replace(job, root=str(broken))
     run = open_run(tmp_path / "runs", other.facts())
-    found = carry_out(other, run)
+    found = run_job(other, run)
     assert [row.status for row in found].count("error") == 1
     assert found[3].error_type == "DataError" and picture.name in found[3].error and found[3].counted is None
     picture.write_bytes(whole)
     seen = []
-    assert same(carry_out(other, run, tell=seen.extend), rows) and [row.id for row in seen] == [name]
+    assert same(run_job(other, run, progress=seen.extend), rows) and [row.id for row in seen] == [name]
 
 
 def test_labels_that_are_no_classes_stop_the_run_and_every_image_is_listed(job, tree, tmp_path):
@@ -135,7 +135,7 @@ def test_labels_that_are_no_classes_stop_the_run_and_every_image_is_listed(job, 
         save_labels(np.full((128, 128), 99, np.uint8), wrong / "VOCdevkit/VOC2012/SegmentationClass" / f"{name}.png")
     other = replace(job, root=str(wrong))
     with pytest.raises(LabelError, match=f"another label order.*2 of {IMAGES} images: {job.open().ids[1]}, {job.open().ids[3]}"):
-        carry_out(other, open_run(tmp_path / "runs", other.facts()))
+        run_job(other, open_run(tmp_path / "runs", other.facts()))
 
 
 def test_the_command_line_goes_on_after_an_interruption(tree, tmp_path, monkeypatch, capsys):
@@ -143,7 +143,7 @@ def test_the_command_line_goes_on_after_an_interruption(tree, tmp_path, monkeypa
 
     arguments = ["evaluate", "--dataset", "voc", "--root", str(tree), "--labels", "image", "--threshold", ".3", "--threads", "1"]
     assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
-    inner, calls = jobs.count_one, []
+    inner, calls = jobs.evaluate_image, []
 
     def twice(dataset, method, labels, vocabulary, name):
         if len(calls) == 2:
@@ -225,7 +225,7 @@ def test_dask_gives_the_same_rows_though_a_worker_is_killed_midway(job, rows, tm
                 time.sleep(0.2)
 
         with open_executor(scheduler=cluster.scheduler_address) as (executor, at_once):
-            found = carry_out(job, run, executor, at_once, chunk=1, tell=kill)
+            found = run_job(job, run, executor, at_once, chunk=1, progress=kill)
     assert at_once == 2 and not victims and same(found, rows)
 
 

@@ -66,8 +66,8 @@ def test_labels_show_each_class_in_its_own_colour_and_name_it(ax):
     _, drawn = ax.images
     colours = drawn.cmap(drawn.norm(drawn.get_array()))[..., :3]
     assert np.allclose(colours[3, 1], plots.class_colour(1)) and np.allclose(colours[3, 10], plots.class_colour(2))
-    covered = ~np.ma.getmaskarray(drawn.get_array())
-    assert (covered == np.isin(found, [1, 2])).all()  # neither background nor void
+    mean_recall = ~np.ma.getmaskarray(drawn.get_array())
+    assert (mean_recall == np.isin(found, [1, 2])).all()  # neither background nor void
     legend = ax.get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["house", "fish"]
     assert [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()] == [plots.class_colour(1), plots.class_colour(2)]

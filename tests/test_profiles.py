@@ -9,10 +9,12 @@ import nbformat
 import pytest
 import yaml
 
+from diffseg_lib.book import run as runner
 from diffseg_lib.book.notebooks import code_cells
+from diffseg_lib.cli import book as command
 from diffseg_lib.evaluation.preflight import require
 from diffseg_lib.loading import load_backbone, offload
-from diffseg_lib.profiles import PAPER_WEIGHTS, Profile, is_hub_id, known_profiles, load_profile, located
+from diffseg_lib.profiles import PAPER_WEIGHTS, Profile, is_hub_id, known_profiles, load_profile, split_revision
 from diffseg_lib.segmenter import DiffSegmenter
 from diffseg_lib.support.paths import profiles_dir
 
@@ -29,7 +31,7 @@ def test_the_shipped_profiles_are_these():
     assert load_profile("pocket").words and load_profile("pocket").captioner == "pocket"
     for name in REAL:
         found = load_profile(name)
-        assert is_hub_id(found.source) and located(found.source)[1]["revision"] == "main"
+        assert is_hub_id(found.source) and split_revision(found.source)[1]["revision"] == "main"
         assert found.size == (1024 if name == "sdxl" else 512)
         assert found.weights == ({4: 0.5, 2: 0.5} if name == "sdxl" else PAPER_WEIGHTS)
         assert set(found.roots) == {"voc", "context", "object"}
@@ -72,10 +74,10 @@ def test_a_damaged_file_is_named(tmp_path, text, told):
 
 
 def test_revisions_belong_to_hub_ids_alone(tmp_path, monkeypatch):
-    assert located("someone/model") == ("someone/model", {"local_files_only": True})
+    assert split_revision("someone/model") == ("someone/model", {"local_files_only": True})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a" / "b@c").mkdir(parents=True)
-    assert located("a/b@c") == ("a/b@c", {"local_files_only": True}) and not is_hub_id("a/b@c")
+    assert split_revision("a/b@c") == ("a/b@c", {"local_files_only": True}) and not is_hub_id("a/b@c")
 
 
 def test_data_are_looked_for_where_they_are_said_to_be(monkeypatch):
@@ -120,11 +122,11 @@ def opening(path: Path) -> list[str]:
     return [cells[0].source, cells[1].source]
 
 
-CHAPTERS = [path for path in book.all_notebooks() if "from_profile(" in opening(path)[1] or "Job(" in opening(path)[1]]
+CHAPTERS = [path for path in runner.all_notebooks() if "from_profile(" in opening(path)[1] or "Job(" in opening(path)[1]]
 
 
 def test_every_chapter_but_the_ledger_loads_a_profile():
-    assert [path.stem for path in book.all_notebooks() if path not in CHAPTERS] == ["12_claims"]
+    assert [path.stem for path in runner.all_notebooks() if path not in CHAPTERS] == ["12_claims"]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -132,7 +134,7 @@ def test_every_chapter_but_the_ledger_loads_a_profile():
 def test_every_chapter_takes_every_profile_and_says_what_is_missing(chapter, name, tmp_path):
     parameters, loading = opening(chapter)
     given = yaml.safe_load((profiles_dir() / f"{name}.yaml").read_text()) | {"data_root": str(tmp_path)}
-    assert book.parameters_for(chapter, book.load_profile_file(name), {}, {})["profile"] == name
+    assert runner.parameters_for(chapter, runner.load_profile_file(name), {}, {})["profile"] == name
     cells: dict = {}
     exec(parameters, cells)
     reads = "data_root" in cells
@@ -152,12 +154,12 @@ def test_parameters_of_several_chapters_go_to_those_that_have_them(monkeypatch, 
         given.update({path.stem: parameters for path, parameters in jobs})
         return []
 
-    monkeypatch.setattr(book, "run", run)
-    assert book.main(["run", "--profile", "sdxl", "-p", "data_root", "DIR"]) == 0
+    monkeypatch.setattr(command, "run", run)
+    assert command.main(["run", "--profile", "sdxl", "-p", "data_root", "DIR"]) == 0
     assert given["00_quickstart"] == {"profile": "sdxl"} and given["10_ablation"] == {"profile": "sdxl", "data_root": "DIR"}
-    assert book.main(["run", "--profile", "sdxl", "-p", "data_rot", "DIR"]) == 2
+    assert command.main(["run", "--profile", "sdxl", "-p", "data_rot", "DIR"]) == 2
     assert "did you mean data_root" in capsys.readouterr().err
-    assert book.main(["run", "00_quickstart", "-p", "data_root", "DIR"]) == 2  # asked of one chapter that has none
+    assert command.main(["run", "00_quickstart", "-p", "data_root", "DIR"]) == 2  # asked of one chapter that has none
 
 
 # -- models that wait in main memory

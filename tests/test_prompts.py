@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffseg_lib.prompts import adjectives, emphasise, make_prompt, span_weights, unknown_words, write
+from diffseg_lib.prompts import adjectives, fill_template, make_prompt, reweight, unknown_words, weigh_tokens
 from diffseg_lib.support.errors import nearest
 
 
@@ -31,11 +31,11 @@ def test_span_of_one_and_of_several_tokens(tokenizer):
 
 
 def test_the_article_follows_the_first_letter():
-    assert write("owl") == "a photograph of an owl" and write("Owl") == "a photograph of an Owl"
-    assert write("house") == "a photograph of a house"
-    assert write("owl", "a photograph of {class}") == "a photograph of owl"
+    assert fill_template("owl") == "a photograph of an owl" and fill_template("Owl") == "a photograph of an Owl"
+    assert fill_template("house") == "a photograph of a house"
+    assert fill_template("owl", "a photograph of {class}") == "a photograph of owl"
     with pytest.raises(ValueError, match="expected the place of the class"):
-        write("owl", "a photograph")
+        fill_template("owl", "a photograph")
 
 
 @pytest.mark.parametrize(
@@ -55,23 +55,23 @@ def test_names_that_cannot_be_used(tokenizer, name, message):
 
 def test_span_weights_average_the_span(tokenizer):
     prompts = [make_prompt(name, tokenizer) for name in ("house", "cat")]
-    every, last = span_weights(prompts, 24), span_weights(prompts, 24, "last")
+    every, last = weigh_tokens(prompts, 24), weigh_tokens(prompts, 24, "last")
     assert every.sum(1).tolist() == pytest.approx([1, 1]) and last.sum(1).tolist() == [1, 1]
     assert every[1].nonzero().flatten().tolist() == [5, 6, 7] and last[1].nonzero().flatten().tolist() == [7]
     with pytest.raises(ValueError, match="'all' or 'last'"):
-        span_weights(prompts, 24, "first")
+        weigh_tokens(prompts, 24, "first")
 
 
 def test_emphasis_scales_the_distance_from_the_empty_prompt_on_the_span_only(backbone):
     prompts = [make_prompt(name, backbone.tokenizer) for name in ("house", "cat")]
     plain, empty = backbone.encode_prompts([p.text for p in prompts]), backbone.encode_prompts([""])
-    spans = span_weights(prompts, 24)
-    strong = emphasise(plain, empty, spans, 2.0)
+    token_weights = weigh_tokens(prompts, 24)
+    strong = reweight(plain, empty, token_weights, 2.0)
     for row, prompt in enumerate(prompts):
         for token in range(24):
             gain = 1.21 if token in prompt.span else 1.0
             torch.testing.assert_close(strong[row, token] - empty[0, token], gain * (plain[row, token] - empty[0, token]))
-    torch.testing.assert_close(emphasise(plain, empty, spans, 0.0), plain)
+    torch.testing.assert_close(reweight(plain, empty, token_weights, 0.0), plain)
     assert not torch.allclose(strong, plain)
 
 
@@ -111,23 +111,23 @@ def test_a_participle_after_the_class_is_a_modifier(tokenizer):
 
 def test_modifiers_share_the_map_with_the_class(tokenizer):
     prompt = make_prompt("house", tokenizer, before="red")
-    weights = span_weights([prompt], 24, modifiers=True)[0]
+    weights = weigh_tokens([prompt], 24, modifiers=True)[0]
     assert set(weights.nonzero().flatten().tolist()) == {*prompt.span, *prompt.modifiers} and abs(float(weights.sum()) - 1) < 1e-6
-    assert set(span_weights([prompt], 24)[0].nonzero().flatten().tolist()) == set(prompt.span)
+    assert set(weigh_tokens([prompt], 24)[0].nonzero().flatten().tolist()) == set(prompt.span)
 
 
 @pytest.mark.parametrize("plus", [1, 2, 3])
-def test_plus_signs_are_those_of_compel(plus):
+def test_plus_signs_are_those_of_compel(emphasis):
     """compel 2 re-weights a token as z_empty + 1.1^plus (z - z_empty)."""
     from compel import Compel
 
     from diffseg_lib import load_backbone
 
     pocket = load_backbone("pocket")
-    theirs = Compel(tokenizer=pocket.tokenizer, text_encoder=pocket.text_encoder)("a photograph of a red fish" + "+" * plus)
+    theirs = Compel(tokenizer=pocket.tokenizer, text_encoder=pocket.text_encoder)("a photograph of a red fish" + "+" * emphasis)
     prompt = make_prompt("fish", pocket.tokenizer, before="red")
     plain, empty = pocket.encode_prompts([prompt.text]), pocket.encode_prompts([""])
-    ours = emphasise(plain, empty, span_weights([prompt], plain.shape[1]), float(plus))
+    ours = reweight(plain, empty, weigh_tokens([prompt], plain.shape[1]), float(emphasis))
     assert not torch.allclose(ours, plain, atol=1e-3)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 

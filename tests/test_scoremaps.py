@@ -19,7 +19,7 @@ def layers(b: int, n: int, shapes: list[tuple[int, int]], seed: int = 0) -> tupl
     return queries, [random(b, e, n, d, seed=seed + 50 + i) for i, (e, d) in enumerate(shapes)]
 
 
-def sides(size=(8, 12)) -> dict[int, torch.Tensor]:
+def resolutions(size=(8, 12)) -> dict[int, torch.Tensor]:
     return {d: random(3, max(1, size[0] // d), max(1, size[1] // d), seed=d).sigmoid() for d in (8, 4, 2, 1)}
 
 
@@ -27,14 +27,14 @@ def sides(size=(8, 12)) -> dict[int, torch.Tensor]:
 
 
 @pytest.mark.parametrize("divisor", [8, 4, 2, 1])
-def test_a_one_hot_weight_selects_one_side(divisor):
-    cross = sides((16, 24))
-    chosen = fuse(cross, {d: float(d == divisor) for d in cross}, (16, 24), "none")
-    torch.testing.assert_close(chosen, resize(cross[divisor], (16, 24)))
+def test_a_one_hot_weight_selects_one_side(stride):
+    cross = resolutions((16, 24))
+    chosen = fuse(cross, {d: float(d == stride) for d in cross}, (16, 24), "none")
+    torch.testing.assert_close(chosen, resize(cross[stride], (16, 24)))
 
 
 def test_fusion_is_the_weighted_sum_of_scaled_maps():
-    cross, weights = sides((16, 24)), {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
+    cross, weights = resolutions((16, 24)), {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
     expected = torch.zeros(3, 16, 24)
     for d, maps in cross.items():
         grown = torch.nn.functional.interpolate(maps[:, None], size=(16, 24), mode="bilinear")[:, 0]
@@ -44,14 +44,14 @@ def test_fusion_is_the_weighted_sum_of_scaled_maps():
 
 
 def test_scaled_fusion_does_not_see_a_layers_gain():
-    cross, weights = sides((16, 24)), {8: 0.25, 4: 0.25, 2: 0.25, 1: 0.25}
+    cross, weights = resolutions((16, 24)), {8: 0.25, 4: 0.25, 2: 0.25, 1: 0.25}
     louder = cross | {4: 7 * cross[4] + 3}
     torch.testing.assert_close(fuse(louder, weights, (16, 24)), fuse(cross, weights, (16, 24)))
     assert not torch.allclose(fuse(louder, weights, (16, 24), "none"), fuse(cross, weights, (16, 24), "none"))
 
 
 def test_fusion_errors_say_what_is_there():
-    cross = sides()
+    cross = resolutions()
     del cross[8]
     with pytest.raises(ValueError, match=r"latent/\[8\].*recorded: latent/\[1, 2, 4\]"):
         fuse(cross, {8: 0.5, 4: 0.5}, (8, 12))
@@ -119,7 +119,7 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
+        for tensor in made if isinstance(run_metadata, tuple | list) else (run_metadata,):
             if isinstance(tensor, torch.Tensor):
                 self.elements = max(self.elements, tensor.numel())
         return made

@@ -40,21 +40,21 @@ def test_the_result_has_the_photos_own_size(segmenter, picture):
 
 
 def test_the_arithmetic_can_be_done_again_from_what_is_kept(segmenter, picture):
-    found = segmenter.segment(picture, CLASSES, keep=True)
+    found = segmenter.segment(picture, CLASSES, return_intermediates=True)
     kept = found.intermediates
     assert kept.latents.shape == (1, 4, 16, 24) and kept.timesteps == (100,)
     assert {d: tuple(m.shape) for d, m in kept.cross.items()} == {8: (3, 2, 3), 4: (3, 4, 6), 2: (3, 8, 12), 1: (3, 16, 24)}
     fused = np.zeros((3, 16, 24))
-    for divisor, weight in ((8, 0.3), (4, 0.5), (2, 0.1), (1, 0.1)):
-        grown = torch.nn.functional.interpolate(kept.cross[divisor][None], size=(16, 24), mode="bilinear")[0]
+    for stride, weight in ((8, 0.3), (4, 0.5), (2, 0.1), (1, 0.1)):
+        grown = torch.nn.functional.interpolate(kept.cross[stride][None], size=(16, 24), mode="bilinear")[0]
         fused += weight * scaled(grown.numpy())
     np.testing.assert_allclose(kept.fused.numpy(), fused, atol=1e-5)
     scores = scaled(torch.nn.functional.interpolate(kept.completed[None], size=(48, 80), mode="bilinear")[0].numpy())
     np.testing.assert_allclose(found.scores, scores, atol=1e-5)
     assert np.array_equal(found.labels, np.where(found.scores.max(0) > 0.5, found.scores.argmax(0) + 1, 0))
-    for divisor, maps in kept.cross.items():
+    for stride, maps in kept.cross.items():
         of_side = [m for m in kept.layers.values() if m.shape == maps.shape]
-        torch.testing.assert_close(torch.stack(of_side).mean(0), maps, msg=f"latent/{divisor}")
+        torch.testing.assert_close(torch.stack(of_side).mean(0), maps, msg=f"latent/{stride}")
 
 
 def test_same_seed_same_bytes_other_seed_other_noise(segmenter, picture):
@@ -67,14 +67,14 @@ def test_same_seed_same_bytes_other_seed_other_noise(segmenter, picture):
 def test_noise_depends_on_the_picture_and_not_on_its_name(segmenter, picture, tmp_path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(picture).save(tmp_path / "b.png")
-    a, b = (segmenter.segment(tmp_path / name, CLASSES, keep=True).intermediates.noise for name in ("a.png", "b.png"))
+    a, b = (segmenter.segment(tmp_path / name, CLASSES, return_intermediates=True).intermediates.noise for name in ("a.png", "b.png"))
     assert torch.equal(a, b)
-    assert not torch.equal(a, segmenter.segment(255 - picture, CLASSES, keep=True).intermediates.noise)
+    assert not torch.equal(a, segmenter.segment(255 - picture, CLASSES, return_intermediates=True).intermediates.noise)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_any_batch_of_classes_gives_the_same(segmenter, picture, shared):
-    segmenter = with_config(segmenter, shared=shared, timesteps=(50, 100))
+    segmenter = with_config(segmenter, share_self_attention=shared, timesteps=(50, 100))
     whole = segmenter.segment(picture, CLASSES).scores
     for size in (1, 2):
         np.testing.assert_allclose(with_config(segmenter, class_batch=size).segment(picture, CLASSES).scores, whole, atol=1e-5)
@@ -88,7 +88,7 @@ def test_a_class_scores_the_same_in_any_company(segmenter, picture):
 
 def test_shared_completion_differs_from_each_classs_own(segmenter, picture):
     own = segmenter.segment(picture, CLASSES).scores
-    shared = with_config(segmenter, shared=True).segment(picture, CLASSES).scores
+    shared = with_config(segmenter, share_self_attention=True).segment(picture, CLASSES).scores
     np.testing.assert_allclose(own[0], shared[0], atol=1e-5)
     assert np.abs(own[1:] - shared[1:]).max() > 1e-4
 
@@ -104,8 +104,8 @@ def test_one_call_the_conditional_half_only(segmenter, picture):
 
 
 def test_several_timesteps_are_averaged(segmenter, picture):
-    singles = [with_config(segmenter, timesteps=(t,)).segment(picture, CLASSES, keep=True).intermediates for t in (1, 150)]
-    both = with_config(segmenter, timesteps=(1, 150)).segment(picture, CLASSES, keep=True).intermediates
+    singles = [with_config(segmenter, timesteps=(t,)).segment(picture, CLASSES, return_intermediates=True).intermediates for t in (1, 150)]
+    both = with_config(segmenter, timesteps=(1, 150)).segment(picture, CLASSES, return_intermediates=True).intermediates
     torch.testing.assert_close(both.completed, (singles[0].completed + singles[1].completed) / 2)
     torch.testing.assert_close(both.cross[4], (singles[0].cross[4] + singles[1].cross[4]) / 2)
     assert not torch.allclose(singles[0].completed, singles[1].completed)
@@ -113,7 +113,7 @@ def test_several_timesteps_are_averaged(segmenter, picture):
 
 def test_recipes_set_the_switches(segmenter, pipeline_folder):
     released, paper = recipe("released"), recipe("paper")
-    assert (released.span, released.scale, released.final_norm, released.plus) == ("last", "minmax", "after", 2)
+    assert (released.span, released.scale, released.final_norm, released.emphasis) == ("last", "minmax", "after", 2)
     assert paper.span == "all" and paper.final_norm == "before" and recipe("paper", seed=3).seed == 3
     made = DiffSegmenter.from_profile(replace(load_profile(pipeline_folder), captioner="pocket"), recipe="released", threshold=0.4)
     assert recipe("released", "context").template == recipe("released", "object").template == "a photography of {class}"
@@ -142,7 +142,7 @@ def test_every_switch_reaches_the_maps(segmenter, picture):
 
 
 def test_without_completion_the_fused_map_is_the_result(segmenter, picture):
-    kept = with_config(segmenter, iterations=0).segment(picture, CLASSES, keep=True).intermediates
+    kept = with_config(segmenter, iterations=0).segment(picture, CLASSES, return_intermediates=True).intermediates
     assert torch.equal(kept.fused, kept.completed)
 
 
@@ -201,21 +201,21 @@ def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypa
     "changes",
     [
         {},
-        {"shared": True},
+        {"share_self_attention": True},
         {"class_batch": 2},
         {"timesteps": (50, 100)},
         {"weights": {2: 1.0}},
         {"iterations": 2},
         {"iterations": 0},
-        {"shared": True, "class_batch": 1},
+        {"share_self_attention": True, "class_batch": 1},
     ],
 )
 @pytest.mark.parametrize("largest", [64 * 64, 0])
 def test_the_lean_way_gives_what_the_plain_one_gives(segmenter, picture, monkeypatch, changes, largest):
     monkeypatch.setattr("diffseg_lib.segmenter.LARGEST_MATRIX", largest)  # 0: queries and keys are kept
-    lean, plain = (segmenter.with_config(lean=way, **changes) for way in (True, False))
+    optimized, plain = (segmenter.with_config(optimized=way, **changes) for way in (True, False))
     for keep in (False, True):
-        found, expected = (one.segment(picture, ["house", "fish", "red fish"], keep=keep) for one in (lean, plain))
+        found, expected = (one.segment(picture, ["house", "fish", "red fish"], return_intermediates=keep) for one in (optimized, plain))
         np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
         if keep:
             assert set(found.intermediates.layers) == set(expected.intermediates.layers)
@@ -233,7 +233,7 @@ def test_prompts_are_encoded_once_and_by_themselves(segmenter, picture, monkeypa
 
 
 def test_out_of_memory_halves_the_classes_of_a_call_once(segmenter, picture, monkeypatch):
-    calls, inner = [], type(segmenter)._attend_lean
+    calls, inner = [], type(segmenter)._attend_optimized
 
     def limited(self, latents, noise, timestep, embeddings, *rest):
         calls.append(len(embeddings))

@@ -110,7 +110,7 @@ def dilate(stage: nn.Module, dilation: int) -> None:
                 module.dilation = module.padding = (dilation, dilation)
 
 
-def to_pixels(image: np.ndarray) -> Float[Tensor, "3 H W"]:
+def normalise_image(image: np.ndarray) -> Float[Tensor, "3 H W"]:
     """A picture (H W 3, uint8) as the network reads it."""
     values = (image.astype(np.float32) / 255 - MEAN) / DEVIATION
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
@@ -156,11 +156,11 @@ def _batch(dataset: Dataset, recipe: Recipe, update: int, process: int) -> tuple
     for i in rng.integers(len(dataset), size=recipe.batch):
         sample = dataset.load(dataset.ids[i])
         pairs.append(augment(sample.image, sample.truth, recipe, rng))
-    return torch.stack([to_pixels(image) for image, _ in pairs]), torch.from_numpy(np.stack([mask for _, mask in pairs]).astype(np.int64))
+    return torch.stack([normalise_image(image) for image, _ in pairs]), torch.from_numpy(np.stack([mask for _, mask in pairs]).astype(np.int64))
 
 
 def train(
-    dataset: Dataset, recipe: Recipe, out: str | Path, *, initial: str = "", every: int = 500, tell: Callable[[int, float], Any] = lambda update, loss: None
+    dataset: Dataset, recipe: Recipe, out: str | Path, *, initial: str = "", every: int = 500, progress: Callable[[int, float], Any] = lambda update, loss: None
 ) -> Path:
     """Train a network on a data set's masks; go on from the last checkpoint in `out`, bit for bit on a processor.
 
@@ -172,7 +172,7 @@ def train(
         out: folder of checkpoints, ``curve.csv`` and, at the end, ``model.safetensors`` with ``model.json``.
         initial: folder or hub id of a ResNet trained on ImageNet's labels, or "" for random weights.
         every: updates between checkpoints.
-        tell: called with the number of updates done and the loss.
+        progress: called with the number of updates done and the loss.
 
     Returns:
         `out`.
@@ -211,7 +211,7 @@ def train(
         accelerator.backward(loss)
         optimizer.step()
         losses.append(float(loss.detach()))
-        tell(update + 1, losses[-1])
+        progress(update + 1, losses[-1])
         if (update + 1) % every == 0 and accelerator.is_main_process:
             _keep(top, network, optimizer, losses)
     if accelerator.is_main_process:
@@ -226,9 +226,9 @@ def train(
 def _start_from(network: DeepLabV2, initial: str) -> None:
     from transformers import ResNetModel
 
-    from ..profiles import located
+    from ..profiles import split_revision
 
-    place, where = located(initial)
+    place, where = split_revision(initial)
     try:
         trained = ResNetModel.from_pretrained(place, use_safetensors=True, **where)
     except OSError as error:
@@ -309,7 +309,7 @@ def predict(network: DeepLabV2, image: np.ndarray, scales: Sequence[float] = (1.
         crf: settings of a dense CRF.
     """
     h, w = image.shape[:2]
-    pixels = to_pixels(image)[None].to(next(network.parameters()).device)
+    pixels = normalise_image(image)[None].to(next(network.parameters()).device)
     total = pixels.new_zeros(())
     for scale in scales:
         size = (max(8, round(h * scale)), max(8, round(w * scale)))

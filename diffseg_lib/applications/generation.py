@@ -32,10 +32,10 @@ def one_step(backbone: Backbone, latents: Tensor, caption: str, timestep: int, s
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed)).to(latents)
     noisy = backbone.add_noise(latents, noise, timestep)
     guess = backbone.estimate_clean(noisy, backbone.predict_noise(noisy, timestep, backbone.encode_prompts([caption])), timestep)
-    return to_pixels(backbone.decode_latents(noisy))[0], to_pixels(backbone.decode_latents(guess))[0]
+    return to_uint8(backbone.decode_latents(noisy))[0], to_uint8(backbone.decode_latents(guess))[0]
 
 
-def to_pixels(pictures: Tensor) -> np.ndarray:
+def to_uint8(pictures: Tensor) -> np.ndarray:
     """b 3 H W in [-1, 1] to b H W 3, uint8."""
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
@@ -53,7 +53,7 @@ def generate(backbone: Backbone, captions: Sequence[str], seed: int, steps: int 
     """
     from diffusers import DDIMScheduler
 
-    betas = 1 - backbone.alphas / torch.cat([torch.ones(1), backbone.alphas[:-1]])
+    betas = 1 - backbone.alphas_cumprod / torch.cat([torch.ones(1), backbone.alphas_cumprod[:-1]])
     scheduler = DDIMScheduler(len(betas), trained_betas=betas.numpy(), clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     scheduler.set_timesteps(steps)
     side = side or backbone.unet.config.sample_size
@@ -64,4 +64,4 @@ def generate(backbone: Backbone, captions: Sequence[str], seed: int, steps: int 
         without = backbone.predict_noise(latents, t, none.expand_as(words))
         guess = without + guidance * (backbone.predict_noise(latents, t, words) - without)
         latents = scheduler.step(guess, t, latents).prev_sample
-    return to_pixels(backbone.decode_latents(latents))
+    return to_uint8(backbone.decode_latents(latents))

@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
 
-from ..attention import attention_layers, ordinary, replaced_processors
+from ..attention import attention_layers, is_plain_attention, replaced_processors
 from ..backbone import Backbone
-from ..recording import pyramid
+from ..recording import resolution_pyramid
 from ..segmenter import DiffSegmenter
-from .generation import to_pixels
+from .generation import to_uint8
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,16 @@ class PromptToPrompt:
     """How strongly the source holds the edit.
 
     cross: share of the steps, from the noisiest, in which cross-attention is the source's. own: the same of self-attention, in layers
-    at `divisor` of the latents' side and coarser. guidance: weight of the target prompt against no words; 1 is none.
+    at `stride` of the latents' side and coarser. guidance: weight of the target prompt against no words; 1 is none.
     """
 
-    cross: float = 0.8
-    own: float = 0.4
-    divisor: int = 2
+    cross_replace_steps: float = 0.8
+    self_replace_steps: float = 0.4
+    stride: int = 2
     guidance: float = 4.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.cross <= 1 and 0 <= self.own <= 1):
+        if not (0 <= self.cross_replace_steps <= 1 and 0 <= self.self_replace_steps <= 1):
             raise ValueError(f"cross {self.cross}, own {self.own}: expected shares of the steps, from 0 to 1")
 
 
@@ -87,7 +87,7 @@ class LocalBlend:
     target: str
     threshold: float = 0.3
     start: float = 0.2
-    divisor: int = 4
+    stride: int = 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Edited:
     allowed: np.ndarray | None = None
 
 
-def positions(text: str, word: str, tokenizer: Any) -> list[int]:
+def token_indices(text: str, word: str, tokenizer: Any) -> list[int]:
     """Tokens of a word, or of some words in a row, wherever they stand in a text.
 
     Raises:
@@ -150,9 +150,9 @@ def align(source: str, target: str, tokenizer: Any) -> tuple[Float[Tensor, "l l"
 def _words(text: str, tokenizer: Any) -> tuple[list[tuple[str, list[int]]], int]:
     """Words of a text with their tokens, and the position of the end token."""
     coded = tokenizer(text, return_offsets_mapping=True, truncation=True)
-    spans = [(match.group().lower(), match.span()) for match in re.finditer(r"[\w'-]+|[^\w\s]", text)]
+    places = [(match.group().lower(), match.span()) for match in re.finditer(r"[\w'-]+|[^\w\s]", text)]
     offsets = coded["offset_mapping"]
-    found = [(word, [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > begin]) for word, (begin, end) in spans]
+    found = [(word, [i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > begin]) for word, (begin, end) in places]
     return [one for one in found if one[1]], len(coded["input_ids"]) - 1
 
 
@@ -161,7 +161,7 @@ def _join(words: Sequence[tuple[str, list[int]]]) -> list[int]:
 
 
 @torch.no_grad()
-def invert(segmenter: DiffSegmenter, pixels: np.ndarray, prompt: str, steps: int = 20, rounds: int = 1) -> Trajectory:
+def ddim_invert(segmenter: DiffSegmenter, pixels: np.ndarray, prompt: str, steps: int = 20, rounds: int = 1) -> Trajectory:
     """Deterministic inversion (DDIM, Song et al. 2021): the latents from which sampling under the prompt leads back to a picture.
 
     A step from t_{k-1} to t_k needs the noise that is predicted at z_k, which is not known yet; it is taken at z_{k-1}, and then, for
@@ -178,20 +178,20 @@ def invert(segmenter: DiffSegmenter, pixels: np.ndarray, prompt: str, steps: int
         ValueError: on fewer than one step or round, or more steps than the model has.
     """
     backbone = segmenter.backbone
-    if not 1 <= steps < len(backbone.alphas) or rounds < 1:
-        raise ValueError(f"steps {steps}, rounds {rounds}: expected 1 to {len(backbone.alphas) - 1} steps, and at least 1 round")
-    spacing = len(backbone.alphas) // steps
+    if not 1 <= steps < len(backbone.alphas_cumprod) or rounds < 1:
+        raise ValueError(f"steps {steps}, rounds {rounds}: expected 1 to {len(backbone.alphas_cumprod) - 1} steps, and at least 1 round")
+    spacing = len(backbone.alphas_cumprod) // steps
     timesteps = (0, *range(1, 1 + steps * spacing, spacing))
-    words, latents = backbone.embed_prompt(prompt), [segmenter.encode(pixels)]
+    words, latents = backbone.cached_embedding(prompt), [segmenter.encode(pixels)]
     for before, after in zip(timesteps, timesteps[1:], strict=False):
         guess = latents[-1]
         for _ in range(rounds):
-            guess = move(backbone, latents[-1], backbone.predict_noise(guess, after, words), before, after)
+            guess = ddim_step(backbone, latents[-1], backbone.predict_noise(guess, after, words), before, after)
         latents.append(guess)
     return Trajectory(pixels, prompt, timesteps, tuple(latents))
 
 
-def move(backbone: Backbone, latents: Tensor, noise: Tensor, before: int, after: int) -> Tensor:
+def ddim_step(backbone: Backbone, latents: Tensor, noise: Tensor, before: int, after: int) -> Tensor:
     """One deterministic step: the clean latents that the noise says, and the same noise added for another timestep."""
     return backbone.add_noise(backbone.estimate_clean(latents, noise, before), noise, after)
 
@@ -226,29 +226,29 @@ def edit(
             is not diffusers' own.
     """
     control = _control(backbone, source, target, settings, weights or {}, gate, blend)
-    rows = [backbone.embed_prompt(source.prompt), backbone.embed_prompt(target)]
+    rows = [backbone.cached_embedding(source.prompt), backbone.cached_embedding(target)]
     if settings.guidance != 1:
-        rows.insert(1, backbone.embed_prompt(""))
+        rows.insert(1, backbone.cached_embedding(""))
     embeddings, latents, steps = torch.cat(rows), source.latents[-1], len(source.timesteps) - 1
     with _controlled(backbone.unet, control):
         for k in range(steps, 0, -1):
             control.done = (steps - k) / steps
             noise = backbone.predict_noise(torch.cat([source.latents[k], *[latents] * (len(rows) - 1)]), source.timesteps[k], embeddings)
             guided = noise[-1:] if settings.guidance == 1 else noise[1:2] + settings.guidance * (noise[2:] - noise[1:2])
-            latents = move(backbone, latents, guided, source.timesteps[k], source.timesteps[k - 1])
+            latents = ddim_step(backbone, latents, guided, source.timesteps[k], source.timesteps[k - 1])
             allowed = control.where(k, steps)
             if allowed is not None:
                 latents = allowed * latents + (1 - allowed) * source.latents[k - 1]
     h, w = source.pixels.shape[:2]
     limit = control.where(1, steps)
-    picture = np.asarray(Image.fromarray(to_pixels(backbone.decode_latents(latents))[0]).resize((w, h), Image.Resampling.BICUBIC))
+    picture = np.asarray(Image.fromarray(to_uint8(backbone.decode_latents(latents))[0]).resize((w, h), Image.Resampling.BICUBIC))
     if gate is not None and gate.pixels:
         picture = np.where(gate.mask[..., None], picture, source.pixels)
     return Edited(picture, None if limit is None else limit.cpu().numpy())
 
 
 @dataclass
-class _Control:
+class AttentionControl:
     """What the layers of one edit share; sums: of the maps that a local blend reads, source and target, over layers and steps."""
 
     settings: PromptToPrompt
@@ -258,7 +258,7 @@ class _Control:
     size: tuple[int, int]
     gate: Gate | None
     blend: LocalBlend | None
-    spans: Tensor | None
+    token_weights: Tensor | None
     done: float = 0.0
     sums: Tensor | None = None
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
@@ -287,28 +287,28 @@ class _Control:
 
 def _control(
     backbone: Backbone, source: Trajectory, target: str, settings: PromptToPrompt, weights: Mapping[str, float], gate: Gate | None, blend: LocalBlend | None
-) -> _Control:
+) -> AttentionControl:
     tokenizer, like = backbone.tokenizer, source.latents[0]
     if gate is not None and blend is not None:
         raise ValueError("a gate and a local blend: expected one limit of where the picture may change, or none")
     if gate is not None and gate.mask.shape != source.pixels.shape[:2]:
         raise ValueError(f"the gate's mask is {gate.mask.shape}: expected the picture's own size, {source.pixels.shape[:2]}")
     mapper, taken = align(source.prompt, target, tokenizer)
-    scale, spans = torch.ones(len(taken)), None
+    scale, token_weights = torch.ones(len(taken)), None
     for word, weight in weights.items():
-        scale[positions(target, word, tokenizer)] = weight
+        scale[token_indices(target, word, tokenizer)] = weight
     if blend is not None:
-        spans = torch.zeros(2, len(taken))
-        for row, (text, words) in zip(spans, ((source.prompt, blend.source), (target, blend.target)), strict=True):
-            row[positions(text, words, tokenizer)] = 1
-        spans = spans.to(like)
-    return _Control(settings, mapper.to(like), taken.to(like), scale.to(like), (like.shape[-2], like.shape[-1]), gate, blend, spans)
+        token_weights = torch.zeros(2, len(taken))
+        for row, (text, words) in zip(token_weights, ((source.prompt, blend.source), (target, blend.target)), strict=True):
+            row[token_indices(text, words, tokenizer)] = 1
+        token_weights = token_weights.to(like)
+    return AttentionControl(settings, mapper.to(like), taken.to(like), scale.to(like), (like.shape[-2], like.shape[-1]), gate, blend, token_weights)
 
 
 class _Controlled:
     """An attention processor: the source's rows and those without words as they were, the target's (the last) as the edit has it."""
 
-    def __init__(self, inner: Any, control: _Control) -> None:
+    def __init__(self, inner: Any, control: AttentionControl) -> None:
         self.inner, self.control = inner, control
 
     def __call__(
@@ -319,13 +319,13 @@ class _Controlled:
         pair = hidden_states[[0, -1]]
         words = pair if encoder_hidden_states is None else encoder_hidden_states[[0, -1]]
         query, key, value = (rearrange(one, "b n (e d) -> b e n d", e=attn.heads) for one in (attn.to_q(pair), attn.to_k(words), attn.to_v(words)))
-        divisor, size = next((d, s) for d, s in pyramid(self.control.size).items() if s[0] * s[1] == pair.shape[1])
+        stride, size = next((d, s) for d, s in resolution_pyramid(self.control.size).items() if s[0] * s[1] == pair.shape[1])
         if encoder_hidden_states is None:
-            held = divisor >= self.control.settings.divisor and self.control.done < self.control.settings.own
+            held = stride >= self.control.settings.stride and self.control.done < self.control.settings.self_replace_steps
             row = slice(0, 1) if held else slice(1, 2)
             output = scaled_dot_product_attention(query[row], key[row], value[1:])
         else:
-            output = self._cross(query, key, attn.scale, divisor, size) @ value[1:]
+            output = self._cross(query, key, attn.scale, stride, size) @ value[1:]
         changed = attn.to_out[1](attn.to_out[0](rearrange(output, "b e n d -> b n (e d)")))
         mask = self.control.mask(size) if self.control.gate is not None and self.control.gate.attention else None
         rows = torch.cat([kept, changed])
@@ -334,24 +334,24 @@ class _Controlled:
             rows = inside * rows + (1 - inside) * kept[:1]
         return rows
 
-    def _cross(self, query: Tensor, key: Tensor, scale: float, divisor: int, size: tuple[int, int]) -> Tensor:
+    def _cross(self, query: Tensor, key: Tensor, scale: float, stride: int, size: tuple[int, int]) -> Tensor:
         """The target's cross-attention: the source's where tokens take it over, weighted; 1 e n l."""
         control = self.control
         source, target = torch.softmax(query @ key.mT * scale, -1).split(1)
-        if control.done < control.settings.cross:
+        if control.done < control.settings.cross_replace_steps:
             target = control.taken * (source @ control.mapper) + (1 - control.taken) * target
         target = target * control.weights
-        if control.spans is not None and control.blend is not None and divisor == control.blend.divisor:
-            maps = torch.cat([source.mean(1) @ control.spans[0, :, None], target.mean(1) @ control.spans[1, :, None]])
+        if control.token_weights is not None and control.blend is not None and stride == control.blend.stride:
+            maps = torch.cat([source.mean(1) @ control.token_weights[0, :, None], target.mean(1) @ control.token_weights[1, :, None]])
             control.read(maps[..., 0].unflatten(1, size))
         return target
 
 
 @contextmanager
-def _controlled(unet: nn.Module, control: _Control) -> Iterator[None]:
+def _controlled(unet: nn.Module, control: AttentionControl) -> Iterator[None]:
     """Every attention layer under control; its processor is put back on leaving."""
     layers = attention_layers(unet)
-    if odd := [name for name, layer in layers.items() if not ordinary(layer, layer.processor)]:
+    if odd := [name for name, layer in layers.items() if not is_plain_attention(layer, layer.processor)]:
         raise ValueError(f"{odd[0]} is not plain attention: expected a UNet2DConditionModel with diffusers' own processors")
     with replaced_processors(layers, lambda name, inner: _Controlled(inner, control)):
         yield

@@ -36,11 +36,11 @@ class Pseudo:
 
     threshold: float
     crf: Crf | None = None
-    sure: float = 0.0
+    min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.threshold <= 1 and 0 <= self.sure <= 1):
-            raise ValueError(f"threshold {self.threshold}, sure {self.sure}: expected numbers above 0 and up to 1, and from 0 to 1")
+        if not (0 < self.threshold <= 1 and 0 <= self.min_confidence <= 1):
+            raise ValueError(f"threshold {self.threshold}, sure {self.min_confidence}: expected numbers above 0 and up to 1, and from 0 to 1")
 
     def mask(self, image: np.ndarray, scores: np.ndarray, labels: tuple[int, ...]) -> np.ndarray:
         """Labels of an image: H W, uint8, 0 background, 255 void.
@@ -53,7 +53,7 @@ class Pseudo:
         given = probabilities(scores, self.threshold)
         found = given if self.crf is None else refine(image, given, self.crf)
         places = np.array([0, *labels], np.uint8)
-        return np.where(found.max(0) >= self.sure, places[found.argmax(0)], VOID).astype(np.uint8)
+        return np.where(found.max(0) >= self.min_confidence, places[found.argmax(0)], VOID).astype(np.uint8)
 
 
 def with_masks(dataset: Dataset, folder: str | Path) -> Dataset:
@@ -78,7 +78,7 @@ def with_masks(dataset: Dataset, folder: str | Path) -> Dataset:
 
 
 def write_masks(
-    dataset: Dataset, method: Method, pseudo: Pseudo, out: str | Path, about: Mapping[str, Any], tell: Callable[[str, str], Any] = lambda name, error: None
+    dataset: Dataset, method: Method, pseudo: Pseudo, out: str | Path, about: Mapping[str, Any], progress: Callable[[str, str], Any] = lambda name, error: None
 ) -> dict[str, str]:
     """Write the mask of every image that has none yet; the classes present are given (image-level labels).
 
@@ -88,7 +88,7 @@ def write_masks(
         pseudo: how they become masks.
         out: folder.
         about: further facts of the manifest: models, seed.
-        tell: called with every image's id and its error ("" where there is none).
+        progress: called with every image's id and its error ("" where there is none).
 
     Returns:
         Errors by image id: those that cannot be read or segmented have no mask and are not listed.
@@ -110,11 +110,11 @@ def write_masks(
                     mask = _mask(dataset, method, pseudo, name)
                 except ValueError as error:
                     errors[name] = " ".join(str(error).split())
-                    tell(name, errors[name])
+                    progress(name, errors[name])
                     continue
                 with atomic_write(target) as file:
                     save_labels(mask, file)
-            tell(name, "")
+            progress(name, "")
         done = [name for name in dataset.ids if (top / MASKS / f"{name}.png").is_file()]
         write_text(top / LISTS / f"{dataset.split}.txt", "\n".join(done) + "\n")
     except OSError as error:

@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..scoremaps import sum_layers, upsample
+from ..scoremaps import daam_maps, upsample
 from ..segmenter import DiffSegmenter
-from .base import Scored
+from .base import Prediction
 
 
-def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Sequence[str]) -> dict[str, Scored]:
+def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Sequence[str]) -> dict[str, Prediction]:
     """The three maps that one pass gives, each min-maxed by class at the image's size.
 
     - diffsegmenter: completed maps, Eq. (7), Wang et al. 2023;
     - cross: fused cross-attention alone, Eq. (5);
     - daam: the plain sum over layers and heads (Tang et al. 2023), at the same timestep.
     """
-    found = segmenter.segment(image, classes, keep=True)
+    found = segmenter.segment(image, classes, return_intermediates=True)
     if (kept := found.intermediates) is None:
         raise RuntimeError("the segmenter kept no intermediates although it was asked to")
-    maps = {"diffsegmenter": kept.completed, "cross": kept.fused, "daam": sum_layers(kept.layers, (kept.fused.shape[1], kept.fused.shape[2]))}
+    maps = {"diffsegmenter": kept.completed, "cross": kept.fused, "daam": daam_maps(kept.layers, (kept.fused.shape[1], kept.fused.shape[2]))}
     calls = len(classes) * len(segmenter.timesteps)
     norm = segmenter.config.final_norm
-    return {name: Scored(upsample(one, image.shape[:2], norm).cpu().numpy(), calls, found.notes) for name, one in maps.items()}
+    return {name: Prediction(upsample(one, image.shape[:2], norm).cpu().numpy(), calls, found.notes) for name, one in maps.items()}
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Attention:
     segmenter: DiffSegmenter
     kind: str = "diffsegmenter"
 
-    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored:
+    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         if self.kind == "diffsegmenter":  # reads fewer layers than the other maps do
             found = self.segmenter.segment(image, classes)
-            return Scored(found.scores, len(classes) * len(self.segmenter.timesteps), found.notes)
+            return Prediction(found.scores, len(classes) * len(self.segmenter.timesteps), found.notes)
         return attention_scores(self.segmenter, image, classes)[self.kind]

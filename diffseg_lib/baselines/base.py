@@ -10,7 +10,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Scored:
+class Prediction:
     """scores: k H W in [0, 1], float32; calls: UNet evaluations, one a prompt and noise draw (0: none); notes: of the picture."""
 
     scores: np.ndarray
@@ -21,4 +21,4 @@ class Scored:
 class Method(Protocol):
     """Scores of the classes named, each a map of the image's size."""
 
-    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored: ...
+    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction: ...

@@ -22,7 +22,7 @@ from torch.nn.functional import avg_pool2d, pad
 from ..scoremaps import upsample
 from ..support.images import working_size
 from ..vision_language import Clip
-from .base import Scored
+from .base import Prediction
 
 TEMPLATE = "a photograph of a {class}"
 LAYERS = ("value", "residual", "attention")
@@ -108,9 +108,9 @@ class DenseClip:
         """The switches that change its scores, for a record."""
         return {field.name: getattr(self, field.name) for field in fields(self)[1:]}
 
-    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored:
+    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         """Scores of an image (H W 3, uint8), min-maxed by class."""
-        return Scored(upsample(self.similarities(image, classes), image.shape[:2]).cpu().numpy())
+        return Prediction(upsample(self.similarities(image, classes), image.shape[:2]).cpu().numpy())
 
     @torch.no_grad()
     def similarities(self, image: np.ndarray, classes: Sequence[str]) -> Float[Tensor, "k h w"]:

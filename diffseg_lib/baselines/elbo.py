@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
-from .base import Scored
+from .base import Prediction
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class ElboMethod:
         """What its scores depend on beside model and seed."""
         return self.timesteps, self.samples, self.sigma, self.temperature
 
-    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored:
+    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         found = elbo_posterior(self.segmenter, image, classes, self.timesteps, self.samples, self.sigma)
-        return Scored(resize(found.scores(self.temperature), image.shape[:2]).cpu().numpy(), found.calls)
+        return Prediction(resize(found.scores(self.temperature), image.shape[:2]).cpu().numpy(), found.calls)
 
 
 def noise_sharing(segmenter: DiffSegmenter, image: np.ndarray, name: str, timestep: int, draws: int) -> tuple[float, float]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..prompts import write
+from ..prompts import fill_template
 from ..scoremaps import upsample
 from ..vision_language import load_pretrained
-from .base import Scored
+from .base import Prediction
 from .dense_clip import TEMPLATE, _pixels
 
 
@@ -46,7 +46,7 @@ class GroupVit:
         return {"template": self.template}
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Scored:
+    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         """Scores of an image (H W 3, uint8), min-maxed by class; the model sees it squeezed to its own square.
 
         Raises:
@@ -55,8 +55,8 @@ class GroupVit:
         if isinstance(classes, str) or not len(classes):
             raise ValueError(f"classes: expected a list of at least one name, got {classes!r}")
         side = int(self.model.config.vision_config.image_size)
-        texts = self.processor.tokenizer([write(name, self.template) for name in classes], padding="max_length", truncation=True, return_tensors="pt")
+        texts = self.processor.tokenizer([fill_template(name, self.template) for name in classes], padding="max_length", truncation=True, return_tensors="pt")
         pixels = _pixels(image, (side, side), self.processor.image_processor).to(self.model.device)
         inputs = {name: texts[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         maps = self.model(**inputs, pixel_values=pixels, output_segmentation=True).segmentation_logits[0]
-        return Scored(upsample(maps, image.shape[:2]).cpu().numpy())
+        return Prediction(upsample(maps, image.shape[:2]).cpu().numpy())

@@ -327,7 +327,7 @@ def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
     segmenter = DiffSegmenter.from_profile("pocket")
     for column, index in zip(axes.T, scenes, strict=True):
         sample = photo_or_scene("", (), index)
-        found = segmenter.segment(sample.image, sample.classes, keep=True)
+        found = segmenter.segment(sample.image, sample.classes, return_intermediates=True)
         maps = found.intermediates.fused[0].numpy() if found.intermediates is not None else found.scores[0]
         picture(column[0], sample.image)
         heat(column[1], maps, f"“{found.classes[0]}”")

@@ -73,9 +73,9 @@ def load_profile_file(name: str) -> dict[str, dict[str, Any]]:
     chapters = {key: value for key, value in content.items() if re.match(r"\d\d_", key)} if isinstance(content, dict) else {}
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in chapters.values()):
         raise ValueError(f"{path}: expected parameters, and under the name of a notebook a mapping with those of that one")
-    strangers = sorted(set(chapters) - {p.stem for p in all_notebooks()})
-    if strangers:
-        raise ValueError(f"profile {name} speaks of {', '.join(strangers)}: there are no such notebooks")
+    unknown_keys = sorted(set(chapters) - {p.stem for p in all_notebooks()})
+    if unknown_keys:
+        raise ValueError(f"profile {name} speaks of {', '.join(unknown_keys)}: there are no such notebooks")
     shared = {key: value for key, value in content.items() if key not in chapters and key != "settings"}
     return chapters | {"all": ({"profile": str(path)} if "settings" in content else {}) | shared}
 

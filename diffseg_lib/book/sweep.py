@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..support.executors import finished, open_executor
 from ..support.files import write_text
 from ..support.identity import fingerprint
 from .run import Outcome, parameters_for, run_notebook
@@ -58,11 +59,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Any:
     import pandas as pd
 
     return pd.DataFrame(list(rows))
-
-
-from collections.abc import Callable
-
-from ..support.executors import finished, open_executor
 
 
 def sweep(

@@ -39,9 +39,9 @@ def _run(o: argparse.Namespace) -> int:
     unused = sorted(set(profile["all"]) - shared)
     if unused and paths and not o.notebooks:
         raise ValueError(f"profile {o.profile}: no notebook has a parameter {', '.join(unused)}")
-    strangers = [name for name in (*given, *typed) if name not in shared]
-    if strangers and len(paths) > 1:
-        raise ValueError(f"no notebook has a parameter {strangers[0]!r}: {nearest(strangers[0], sorted(shared))}")
+    unknown_keys = [name for name in (*given, *typed) if name not in shared]
+    if unknown_keys and len(paths) > 1:
+        raise ValueError(f"no notebook has a parameter {unknown_keys[0]!r}: {nearest(unknown_keys[0], sorted(shared))}")
     jobs = []
     for path in paths:  # of several notebooks each takes those of the given parameters that it has
         own = [{key: value for key, value in some.items() if key in known[path] or key not in shared} for some in (given, typed)]
@@ -50,7 +50,7 @@ def _run(o: argparse.Namespace) -> int:
 
 
 def _build(o: argparse.Namespace) -> int:
-    page = build(notebooks_dir() if o.committed else o.notebooks, o.out, force=o.force)
+    page = build(notebooks_dir() if o.committed_result else o.notebooks, o.out, force=o.force)
     print(f"open {page}")
     return 0
 

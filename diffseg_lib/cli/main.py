@@ -53,7 +53,7 @@ def _segment(o: argparse.Namespace) -> int:
         started = time.perf_counter()
         try:
             photo = load_photo(path)
-            found = segmenter.segment(photo.pixels, o.classes, keep=o.save_intermediates)
+            found = segmenter.segment(photo.pixels, o.classes, return_intermediates=o.save_intermediates)
         except ImageError as error:  # the other photos go on
             print(f"error: {error}", file=sys.stderr)
             failed += 1
@@ -71,7 +71,7 @@ def _segment(o: argparse.Namespace) -> int:
 
 def _profile(o: argparse.Namespace) -> Profile:
     """The profile asked for, with the captioner and the CLIP asked for."""
-    return load_profile(o.profile).beside(o.captioner, o.clip)
+    return load_profile(o.profile).with_models(o.captioner, o.clip)
 
 
 def _evaluate(o: argparse.Namespace) -> int:
@@ -99,8 +99,8 @@ def _evaluate(o: argparse.Namespace) -> int:
         place = (executor, at_once, o.chunk or (1 if at_once == 1 else 8))
         if o.threshold == "train":
             before = replace(job, split="train", limit=o.train_limit)
-            tried, train = _kept_rows(before, o.out, *place)[0], before.open()
-            threshold, chosen_on = choose_threshold(tried, len(train.names)), f"{len(train)} train images"
+            candidates, train = _kept_rows(before, o.out, *place)[0], before.open()
+            threshold, chosen_on = choose_threshold(candidates, len(train.names)), f"{len(train)} train images"
         rows, run = _kept_rows(job, o.out, *place)
     asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe")} | {"threads": threads}
     asked["dtype"] = str(make_segmenter(job).backbone.dtype).removeprefix("torch.")
@@ -136,7 +136,7 @@ def _pseudo(o: argparse.Namespace) -> int:
     segmenter = DiffSegmenter.from_profile(
         profile, o.recipe, dataset=o.dataset, seed=o.seed, timesteps=tuple(o.timesteps) or TIMESTEPS, threshold=o.threshold, **places
     )
-    pseudo = Pseudo(segmenter.threshold, preset(o.crf) if o.crf else None, o.sure)
+    pseudo = Pseudo(segmenter.threshold, preset(o.crf) if o.crf else None, o.min_confidence)
     about = {"profile": profile.name, "weights": weights_hash(profile.source), "config": asdict(segmenter.resolved), "recipe": o.recipe or "default"}
     with tqdm(total=len(dataset), desc=o.split, unit="image", disable=None) as bar:
         errors = write_masks(dataset, Attention(segmenter), pseudo, o.out, about, lambda name, error: bar.update())
@@ -147,7 +147,7 @@ def _pseudo(o: argparse.Namespace) -> int:
 
 
 def _edit(o: argparse.Namespace) -> int:
-    from ..applications.prompt_to_prompt import Gate, PromptToPrompt, edit, invert
+    from ..applications.prompt_to_prompt import Gate, PromptToPrompt, ddim_invert, edit
     from ..evaluation.preflight import require
     from ..segmenter import DiffSegmenter
     from ..support.images import load_photo
@@ -157,7 +157,7 @@ def _edit(o: argparse.Namespace) -> int:
     word, *others = o.word
     mask = None if o.everywhere else segmenter.segment(photo.pixels, [word, *others]).labels == 1
     settings = PromptToPrompt(o.cross, o.own, guidance=o.guidance)
-    source = invert(segmenter, photo.pixels, o.source, o.steps)
+    source = ddim_invert(segmenter, photo.pixels, o.source, o.steps)
     found = edit(segmenter.backbone, source, o.target, settings, gate=None if mask is None else Gate(mask))
     o.out.mkdir(parents=True, exist_ok=True)
     Image.fromarray(found.picture).save(o.out / "edited.png")
@@ -188,24 +188,24 @@ def _kept_rows(job: Job, out: Path, executor: Executor, at_once: int, chunk: int
     """A job's rows, those of an earlier start of the same run read again; a bar of progress while the others come, a line at the end."""
     from tqdm import tqdm
 
-    from ..evaluation.jobs import carry_out
-    from ..evaluation.run_store import missing, open_run
+    from ..evaluation.jobs import run_job
+    from ..evaluation.run_store import open_run, pending_ids
 
     run, ids = open_run(out / "runs", job.facts()), job.open().ids
-    left = missing(ids, run.rows())
+    left = pending_ids(ids, run.rows())
     errors, started = 0, time.perf_counter()
     with tqdm(total=len(ids), initial=len(ids) - len(left), desc=job.split, unit="image", disable=None) as bar:
 
-        def tell(rows: Sequence[Row]) -> None:
+        def progress(rows: Sequence[Row]) -> None:
             nonlocal errors
             errors += sum(row.status != "ok" for row in rows)
             bar.update(len(rows))
             bar.set_postfix(errors=errors)
 
         try:
-            rows = carry_out(job, run, executor, at_once, chunk, tell)
+            rows = run_job(job, run, executor, at_once, chunk, progress)
         except KeyboardInterrupt:
-            print(f"interrupted: {len(ids) - len(missing(ids, run.rows()))} of {len(ids)} images are kept; the same command goes on", file=sys.stderr)
+            print(f"interrupted: {len(ids) - len(pending_ids(ids, run.rows()))} of {len(ids)} images are kept; the same command goes on", file=sys.stderr)
             raise
     seconds = time.perf_counter() - started
     rate = f", {len(left) / seconds:.2f} a second" if left else ""
@@ -224,7 +224,7 @@ def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, met
     Raises:
         ValueError: if it is no such number, or nothing was chosen before.
     """
-    from ..experiments.measure import committed
+    from ..experiments.measure import committed_result
 
     if given:
         try:
@@ -234,7 +234,7 @@ def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, met
         if not 0 <= value <= 1:
             raise ValueError(f"threshold {given!r}: expected a number from 0 to 1, or 'train' to choose it on the train split")
         return value, "given"
-    known = committed(f"benchmark_{dataset}", profile.name)
+    known = committed_result(f"benchmark_{dataset}", profile.name)
     row = known["results"]["rows"].get(f"{method} / {labels}") if known else None
     if known and row:
         return row["threshold"], f"the train split, in the committed run of {known['command']}"
@@ -277,7 +277,7 @@ def save(found: Segmentation, photo: Photo, folder: Path) -> None:
     """Write labels.png, overlay.png, segments.json (COCO's runs), scores.npz and, if they were kept, intermediates.npz.
 
     ``scores``: k H W in [0, 1]. Of the intermediates ``latents`` and ``noise`` are 1 c h w; ``timestep``
-    holds one or several; ``tokens`` is k l, each prompt token's weight in its class's map (span mean);
+    holds one or several; ``max_tokens`` is k l, each prompt token's weight in its class's map (span mean);
     ``cross_<side>`` is k s_h s_w, the mean over that side's layers and heads, named by its height s_h;
     ``fused`` and ``completed`` are k h w. With several timesteps all maps are means over them.
     """

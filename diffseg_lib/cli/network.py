@@ -17,7 +17,7 @@ from ..applications.pseudo_labels import with_masks
 from ..evaluation.metrics import bootstrap_miou, iou, miou
 from ..evaluation.sources import open_dataset
 from ..support.files import write_json
-from ..support.provenance import made
+from ..support.provenance import run_metadata
 
 
 def _recipe(o: argparse.Namespace) -> Recipe:
@@ -33,11 +33,11 @@ def _train(o: argparse.Namespace) -> int:
     dataset, recipe = with_masks(opened, o.masks) if o.masks else opened, _recipe(o)
     with tqdm(total=recipe.iterations, unit="update", disable=None) as bar:
 
-        def tell(update: int, loss: float) -> None:
+        def progress(update: int, loss: float) -> None:
             bar.update(update - bar.n)
             bar.set_postfix(loss=f"{loss:.3f}")
 
-        train(dataset, recipe, o.out, initial=o.initial, every=o.every, tell=tell)
+        train(dataset, recipe, o.out, initial=o.initial, every=o.every, progress=progress)
     print(o.out)
     return 0
 
@@ -55,7 +55,7 @@ def _test(o: argparse.Namespace) -> int:
     summary = {"miou": float(miou(found.sum(0))), "ci95": [low, high], "iou": by_class, "images": len(found), "multiscale": o.multiscale, "crf": o.crf}
     if o.out:
         o.out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(o.out, summary | {"model": facts} | made(started))
+        write_json(o.out, summary | {"model": facts} | run_metadata(started))
     print(f"mIoU {summary['miou']:.1f} ({low:.1f} to {high:.1f}, 95 % over {len(found)} images)")
     return 0
 

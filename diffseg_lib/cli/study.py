@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..category_filter import Vocabulary
+from ..category_filter import CategoryFilter
 from ..data import READERS
 from ..experiments.measure import Store
 from ..profiles import Profile, load_profile
@@ -21,9 +21,9 @@ from ..segmenter import DiffSegmenter
 from ..support.files import write_json
 from ..support.identity import weights_hash
 from ..support.paths import build_dir, data_dir
-from ..support.provenance import made
+from ..support.provenance import run_metadata
 
-TAUGHT = 800  # train images whose masks a network is trained on
+TRAIN_IMAGES = 800  # train images whose masks a network is trained on
 EDITS, EDITS_TUNED = 100, 16  # that are measured at most, and that settings are chosen on
 
 
@@ -54,14 +54,14 @@ def _recipes(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> d
 def _pseudo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
     from ..experiments.pseudo import pseudo_study
 
-    return pseudo_study(segmenter.with_config(seed=o.seeds[0]), "voc", o.voc, "train", o.train_images, o.images, tell=store.say)
+    return pseudo_study(segmenter.with_config(seed=o.seeds[0]), "voc", o.voc, "train", o.train_images, o.images, progress=store.progress)
 
 
 def _network(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
     from ..experiments.network import network_study
 
     where = build_dir() / "studies" / profile_folder(segmenter.backbone.profile) / "network"
-    return network_study(segmenter, where, "voc", o.voc, o.split, TAUGHT, o.images, o.train_images, tell=store.say)
+    return network_study(segmenter, where, "voc", o.voc, o.split, TRAIN_IMAGES, o.images, o.train_images, progress=store.progress)
 
 
 def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dic
     from ..vision_language import Clip
 
     clip = Clip.load(segmenter.backbone.profile.clip, str(segmenter.backbone.device))
-    return edit_study(segmenter, clip, "voc", o.voc, o.split, EDITS_TUNED, min(o.images, EDITS), seed=o.seeds[0], tell=store.say)
+    return edit_study(segmenter, clip, "voc", o.voc, o.split, EDITS_TUNED, min(o.images, EDITS), seed=o.seeds[0], progress=store.progress)
 
 
 def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store]
 
         profile, root = segmenter.backbone.profile, getattr(o, name)
         prompts = open_dataset(name, root, o.split, 1).prompts
-        vocabulary = Vocabulary.of_profile(prompts, profile, str(segmenter.backbone.device))
+        vocabulary = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
         rivals = dict.fromkeys(("denseclip", "elbo", "groupvit"), ("image", "filter"))
         methods = {rival: (make_method(rival, segmenter), choices) for rival, choices in rivals.items() if rival in o.rivals}
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
@@ -124,7 +124,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     out = (o.out or data_dir() / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
     facts = {"study": study, "profile": profile.name, "results": results, "command": command, "device": segmenter.backbone.device.type}
-    how = made(started)
+    how = run_metadata(started)
     return write_json(out / f"{study}.json", facts | how | {"seconds": round(how["seconds"] + sum(store.saved), 1)})
 
 

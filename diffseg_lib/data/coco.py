@@ -26,10 +26,10 @@ def open_object(root: Path, split: str, order: str = "") -> Dataset:
     """
     if order:
         raise DataError(f"order={order!r}: only Context has two label orders; leave it out")
-    tried = [root / "annotations" / f"instances_{split}{year}.json" for year in ("2017", "2014")]
-    path = next((one for one in tried if one.is_file()), None)
+    candidates = [root / "annotations" / f"instances_{split}{year}.json" for year in ("2017", "2014")]
+    path = next((one for one in candidates if one.is_file()), None)
     if path is None:
-        raise DataError(f"no annotations of {split} in {root}: expected {' or '.join(map(str, tried))}")
+        raise DataError(f"no annotations of {split} in {root}: expected {' or '.join(map(str, candidates))}")
     pictures = root / path.stem.removeprefix("instances_")
     coco, images, things = _load(path)
     own = read_names(root)

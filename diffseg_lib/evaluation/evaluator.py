@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..baselines.base import Method, Scored
-from ..category_filter import Vocabulary, precision_recall
+from ..baselines.base import Method, Prediction
+from ..category_filter import CategoryFilter, precision_recall
 from ..data import Dataset, LabelError, Sample
 from ..data.samples import VOID
 from ..support.errors import nearest, ran_out_of_memory
 from ..support.files import write_json
-from .metrics import best_threshold, bootstrap_miou, confusions_at, iou, miou, sweep, tally
+from .metrics import best_threshold, bootstrap_miou, confusions_at, count_scores, iou, miou, threshold_curve
 from .run_store import Row
 
 LABELS = ("image", "filter", "all")
@@ -56,7 +56,7 @@ def read_labels(path: str) -> Mapping[str, tuple[str, ...]]:
     return {Path(name).stem: tuple(dict.fromkeys(names)) for name, names in found.items()}
 
 
-def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabulary | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
+def requested_labels(dataset: Dataset, sample: Sample, labels: str, vocabulary: CategoryFilter | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
     """The labels a method is asked for on one image, and why, by class name.
 
     Args:
@@ -89,7 +89,7 @@ def labels_of(dataset: Dataset, sample: Sample, labels: str, vocabulary: Vocabul
     return tuple(sorted({places[name] for name in frozen[sample.id]})), {}
 
 
-def count_one(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None, name: str) -> Row:
+def evaluate_image(dataset: Dataset, method: Method, labels: str, vocabulary: CategoryFilter | None, name: str) -> Row:
     """Score and count one image; an error row if it cannot be read or scored. An empty filter is all background.
 
     Raises:
@@ -98,11 +98,11 @@ def count_one(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabul
     started = time.perf_counter()
     try:
         sample = dataset.load(name)
-        asked, why = labels_of(dataset, sample, labels, vocabulary)
-        scored = Scored(np.zeros((0, *sample.truth.shape), np.float32))
+        asked, why = requested_labels(dataset, sample, labels, vocabulary)
+        scored = Prediction(np.zeros((0, *sample.truth.shape), np.float32))
         if asked:
             scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
-        counted = tally(sample.truth, scored.scores, asked, len(dataset.names))
+        counted = count_scores(sample.truth, scored.scores, asked, len(dataset.names))
     except LabelError:
         raise
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
@@ -116,9 +116,9 @@ def count_one(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabul
     return Row(name, "ok", **facts, notes=notes, unet_calls=scored.calls, seconds=time.perf_counter() - started, counted=counted)
 
 
-def count(dataset: Dataset, method: Method, labels: str, vocabulary: Vocabulary | None = None) -> Iterator[Row]:
-    """:func:`count_one` for every image of a data set, in its order."""
-    return (count_one(dataset, method, labels, vocabulary, name) for name in dataset.ids)
+def evaluate_images(dataset: Dataset, method: Method, labels: str, vocabulary: CategoryFilter | None = None) -> Iterator[Row]:
+    """:func:`evaluate_image` for every image of a data set, in its order."""
+    return (evaluate_image(dataset, method, labels, vocabulary, name) for name in dataset.ids)
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
         what the labels asked for were worth (``label_precision``, ``label_recall``); costs.
     """
     done = [row for row in rows if row.counted is not None]
-    tallies, classes = [row.counted for row in done if row.counted is not None], len(names)
+    histograms, classes = [row.counted for row in done if row.counted is not None], len(names)
     precision, recall = precision_recall([row.asked for row in done], [row.present for row in done])
     facts: dict[str, Any] = {
         "images": len(done),
@@ -160,9 +160,9 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
     }
     if len(done) < expected or not done:
         return facts
-    confusions = confusions_at(tallies, threshold, classes)
-    oracle, _ = best_threshold(tallies, classes)
-    at_best = confusions_at(tallies, oracle, classes)
+    confusions = confusions_at(histograms, threshold, classes)
+    oracle, _ = best_threshold(histograms, classes)
+    at_best = confusions_at(histograms, oracle, classes)
     total = confusions.sum(0)
     per_class = {name: None if np.isnan(value) else round(100 * float(value), 2) for name, value in zip(names, iou(total), strict=True)}
     return facts | {
@@ -185,7 +185,7 @@ def choose_threshold(rows: Iterable[Row], classes: int) -> float:
     return best_threshold([row.counted for row in rows if row.counted is not None], classes)[0]
 
 
-def own_miou(row: Row, threshold: float, classes: int) -> float:
+def image_miou(row: Row, threshold: float, classes: int) -> float:
     """One image's own mean IoU, percent, over the classes in it; NaN for an error row."""
     return float("nan") if row.counted is None else float(miou(confusions_at([row.counted], threshold, classes)[0]))
 
@@ -199,7 +199,7 @@ def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], 
         for row in rows:
             facts = asdict(row) | {key: "|".join(getattr(row, key)) for key in ("present", "asked", "notes")} | {"why": json.dumps(row.why, ensure_ascii=False)}
             facts["seconds"] = round(row.seconds, 4)
-            value = own_miou(row, summary["threshold"], len(names))
+            value = image_miou(row, summary["threshold"], len(names))
             sheet.writerow([*(value for key, value in facts.items() if key != "counted"), "" if np.isnan(value) else round(value, 2)])
     if summary["iou"]:
         with (out / "classes.csv").open("w", newline="") as file:
@@ -208,5 +208,5 @@ def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], 
     counted = [row.counted for row in rows if row.counted is not None]
     with (out / "sweep.csv").open("w", newline="") as file:
         sheet = csv.writer(file)
-        sheet.writerows([["threshold", "miou"], *zip(*(values.tolist() for values in sweep(counted, len(names))), strict=True)])
+        sheet.writerows([["threshold", "miou"], *zip(*(values.tolist() for values in threshold_curve(counted, len(names))), strict=True)])
     write_json(out / "summary.json", summary)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.samples import VOID
 from ..scoremaps import complete, fuse, resize, upsample
 from ..segmenter import DiffSegmenter
-from .metrics import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, miou, tally
+from .metrics import ScoreHistogram, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, count_scores, miou
 
 
 class Sampled(Protocol):
@@ -36,7 +36,7 @@ Words = Callable[[Sequence[str]], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class SideMaps:
+class ResolutionMaps:
     """One image's maps at the latent's size, by divisor: k h w; rounds[r] after r rounds of completion."""
 
     truth: np.ndarray
@@ -44,7 +44,9 @@ class SideMaps:
     rounds: tuple[dict[int, Tensor], ...]
 
 
-def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, rounds: int = 1, words: Words = list) -> list[SideMaps]:
+def collect(
+    segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, rounds: int = 1, words: Words = list
+) -> list[ResolutionMaps]:
     """Run the backbone once an image, ground-truth classes given, and keep the maps of every side.
 
     Args:
@@ -58,13 +60,13 @@ def collect(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequenc
     found = []
     for sample in samples:
         latents = segmenter.encode(sample.image)
-        embeddings, spans = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
-        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
+        embeddings, token_weights = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
+        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, token_weights)
         queries, keys = recording.finest()
-        kept = [{d: fuse({d: maps}, {d: 1.0}, recording.finest_size, segmenter.config.scale) for d, maps in recording.by_side().items()}]
+        kept = [{d: fuse({d: maps}, {d: 1.0}, recording.finest_size, segmenter.config.scale) for d, maps in recording.by_resolution().items()}]
         for _ in range(rounds):
             kept.append({d: complete(maps, queries, keys) for d, maps in kept[-1].items()})
-        found.append(SideMaps(sample.truth, tuple(names.index(c) for c in sample.classes), tuple(kept)))
+        found.append(ResolutionMaps(sample.truth, tuple(names.index(c) for c in sample.classes), tuple(kept)))
     return found
 
 
@@ -73,12 +75,14 @@ def combine(maps: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:
     return torch.stack([w * maps[d] for d, w in weights.items() if w]).sum(0)
 
 
-def tallies(found: Sequence[SideMaps], weights: Mapping[int, float], classes: int, *, rounds: int = 1, final_norm: str = "after") -> list[Tally]:
+def score_histograms(
+    found: Sequence[ResolutionMaps], weights: Mapping[int, float], classes: int, *, rounds: int = 1, final_norm: str = "after"
+) -> list[ScoreHistogram]:
     """Count every image at every threshold, for one set of fusion weights."""
     result = []
     for one in found:
         maps = combine(one.rounds[rounds], weights)
-        result.append(tally(one.truth, upsample(maps, one.truth.shape, final_norm).cpu().numpy(), one.labels, classes))
+        result.append(count_scores(one.truth, upsample(maps, one.truth.shape, final_norm).cpu().numpy(), one.labels, classes))
     return result
 
 
@@ -94,7 +98,7 @@ class Score:
     confusions: np.ndarray
 
 
-def score(counted: Sequence[Tally], threshold: float, classes: int) -> Score:
+def score(counted: Sequence[ScoreHistogram], threshold: float, classes: int) -> Score:
     """Mean IoU of counted images at `threshold`, with a bootstrap interval over images."""
     confusions = confusions_at(counted, threshold, classes)
     oracle_threshold, oracle = best_threshold(counted, classes)
@@ -106,7 +110,7 @@ def gain(first: Score, second: Score) -> tuple[float, tuple[float, float]]:
     return first.miou - second.miou, bootstrap_difference(first.confusions, second.confusions)
 
 
-def weight_grid(divisors: Sequence[int], parts: int = 5) -> list[dict[int, float]]:
+def weight_grid(strides: Sequence[int], parts: int = 5) -> list[dict[int, float]]:
     """Every way to share `parts` equal parts of weight among the sides.
 
     >>> len(weight_grid([8, 4, 2, 1])), weight_grid([2, 1], 1)
@@ -118,17 +122,17 @@ def weight_grid(divisors: Sequence[int], parts: int = 5) -> list[dict[int, float
             return [(left,)]
         return [(first, *rest) for first in range(left + 1) for rest in shares(left - first, places - 1)]
 
-    return [{d: share / parts for d, share in zip(divisors, one, strict=True)} for one in shares(parts, len(divisors))]
+    return [{d: share / parts for d, share in zip(strides, one, strict=True)} for one in shares(parts, len(strides))]
 
 
-def choose_weights(found: Sequence[SideMaps], classes: int, *, rounds: int = 1, parts: int = 5) -> tuple[dict[int, float], float, float]:
+def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int = 1, parts: int = 5) -> tuple[dict[int, float], float, float]:
     """The fusion weights and threshold of the highest mean IoU on these images: (weights, threshold, mean IoU).
 
     Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it.
     """
     best: tuple[dict[int, float], float, float] | None = None
     for weights in weight_grid(sorted(found[0].rounds[0], reverse=True), parts):
-        threshold, value = best_threshold(tallies(found, weights, classes, rounds=rounds), classes)
+        threshold, value = best_threshold(score_histograms(found, weights, classes, rounds=rounds), classes)
         if best is None or value > best[2]:
             best = weights, threshold, value
     if best is None:
@@ -149,8 +153,8 @@ def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names
     found: dict[str, list[float]] = {}
     for sample in samples:
         latents = segmenter.encode(sample.image)
-        embeddings, spans = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
-        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, spans)
+        embeddings, token_weights = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
+        recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, token_weights)
         seen = sample.truth != VOID
         for layer, maps in recording.cross.items():
             full = resize(maps.float(), sample.truth.shape).cpu().numpy()

@@ -16,15 +16,15 @@ import torch
 from .. import __version__
 from ..baselines.base import Method
 from ..baselines.registry import make_method
-from ..category_filter import Vocabulary
+from ..category_filter import CategoryFilter
 from ..data import Dataset, LabelError, released_words
 from ..profiles import Profile, load_profile
 from ..segmenter import DiffSegmenter
 from ..support.executors import InProcess, finished
 from ..support.identity import source_hash, weights_hash
 from ..support.paths import models_dir
-from .evaluator import count_one
-from .run_store import Row, Run, missing
+from .evaluator import evaluate_image
+from .run_store import Row, Run, pending_ids
 from .sources import open_dataset
 
 PART, PAUSE = 32, 10.0  # rows of a part at most, seconds between parts at most
@@ -68,7 +68,7 @@ class Job:
 
     def resolved_profile(self) -> Profile:
         """The profile with the captioner and the CLIP asked for."""
-        return load_profile(self.profile).beside(self.captioner, self.clip)
+        return load_profile(self.profile).with_models(self.captioner, self.clip)
 
     def facts(self) -> dict[str, Any]:
         """All that its rows depend on: settings, models by content or id, data by fingerprint, the library by version and source."""
@@ -84,8 +84,8 @@ class Job:
             "device": backbone.device.type,
             "dtype": str(backbone.dtype).removeprefix("torch."),
             "config": asdict(replace(segmenter.resolved, threshold=None)),
-            "clip_relative": profile.clip_relative,
-            "caption_similarity": profile.caption_similarity,
+            "clip_relative": profile.relative_clip_threshold,
+            "caption_similarity": profile.text_similarity_threshold,
             "models": {name: _known(name, source) for name, source in sources.items() if source},
             "data": dataset.fingerprint(),
             "names": list(dataset.names),
@@ -117,15 +117,15 @@ def _segmenter(job: Job) -> DiffSegmenter:
 
 
 @lru_cache(maxsize=1)
-def _tools(job: Job, prompts: tuple[str, ...]) -> tuple[Method, Vocabulary | None]:
+def _tools(job: Job, prompts: tuple[str, ...]) -> tuple[Method, CategoryFilter | None]:
     """Method and filter of a job whose split does not matter, loaded once a process."""
     segmenter = make_segmenter(job)
     profile = segmenter.backbone.profile
-    vocabulary = Vocabulary.of_profile(prompts, profile, str(segmenter.backbone.device)) if job.labels == "filter" else None
+    vocabulary = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device)) if job.labels == "filter" else None
     return make_method(job.method, segmenter, job.model), vocabulary
 
 
-def count_ids(job: Job, ids: Sequence[str]) -> list[Row]:
+def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
     """A row for each id: what a worker does. Models and data are opened once a process, images where they are scored.
 
     Raises:
@@ -136,13 +136,13 @@ def count_ids(job: Job, ids: Sequence[str]) -> list[Row]:
     try:
         dataset = job.open()
         method, vocabulary = _tools(replace(job, split="", limit=0), dataset.prompts)
-        return [count_one(dataset, method, job.labels, vocabulary, name) for name in ids]
+        return [evaluate_image(dataset, method, job.labels, vocabulary, name) for name in ids]
     finally:
         torch.set_num_threads(before)
 
 
-def carry_out(
-    job: Job, run: Run, executor: Executor | None = None, at_once: int = 1, chunk: int = 1, tell: Callable[[Sequence[Row]], Any] = lambda rows: None
+def run_job(
+    job: Job, run: Run, executor: Executor | None = None, at_once: int = 1, chunk: int = 1, progress: Callable[[Sequence[Row]], Any] = lambda rows: None
 ) -> list[Row]:
     """Compute what a run lacks, keep it part by part, and return all its rows in the data set's order.
 
@@ -152,7 +152,7 @@ def carry_out(
         executor: where; None: here.
         at_once: calls that the executor works at once.
         chunk: images a call.
-        tell: called with new rows.
+        progress: called with new rows.
 
     Raises:
         LabelError: on masks whose labels are no classes; all such ids are listed.
@@ -164,10 +164,10 @@ def carry_out(
     written = time.monotonic()
     work = ((job, names) for names in _chunks(run, ids, chunk, known))
     try:
-        for (_, names), future in finished(executor, count_ids, work, 2 * at_once if at_once > 1 else 1):
+        for (_, names), future in finished(executor, evaluate_ids, work, 2 * at_once if at_once > 1 else 1):
             rows = _rows_of(future.result, names)
             fresh += rows
-            tell(rows)
+            progress(rows)
             if len(fresh) >= PART or time.monotonic() - written > PAUSE:
                 run.add(fresh)
                 fresh, written = [], time.monotonic()
@@ -195,8 +195,8 @@ def _chunks(run: Run, ids: Sequence[str], size: int, known: dict[Path, list[Row]
     Each process begins at a place of its own, so that two of them share the work rather than repeat it.
     """
     started = run.rows(known)
-    left = missing(ids, started)
-    begin = hash_of_process() % len(left) if left else 0
+    left = pending_ids(ids, started)
+    begin = process_offset() % len(left) if left else 0
     left, looked, done = left[begin:] + left[:begin], time.monotonic(), started
     while left:
         if time.monotonic() - looked > PAUSE:
@@ -207,7 +207,7 @@ def _chunks(run: Run, ids: Sequence[str], size: int, known: dict[Path, list[Row]
             yield names
 
 
-def hash_of_process() -> int:
+def process_offset() -> int:
     """A number that two processes, on whatever machines, hardly share."""
     import os
     import platform

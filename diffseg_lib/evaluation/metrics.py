@@ -87,7 +87,7 @@ def miou(counts: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ScoreHistogram:
     """One image, counted so that every threshold can be read off.
 
     counts: rows of (true class, best foreground class 1..C-1, bin of its score, pixels), int64 r x 4.
@@ -96,7 +96,7 @@ class Tally:
     counts: np.ndarray
 
 
-def tally(truth: np.ndarray, scores: np.ndarray, labels: Sequence[int], classes: int) -> Tally:
+def count_scores(truth: np.ndarray, scores: np.ndarray, labels: Sequence[int], classes: int) -> ScoreHistogram:
     """Count pixels by (true class, best foreground class, score bin), void left out.
 
     A pixel is of the class of its highest score (the first, if several tie) where that score is
@@ -133,10 +133,10 @@ def tally(truth: np.ndarray, scores: np.ndarray, labels: Sequence[int], classes:
         best = height = np.zeros(int(seen.sum()), np.int64)
     code = (truth[seen].astype(np.int64) * classes + best) * (BINS + 1) + height
     cells, pixels = np.unique(code, return_counts=True)
-    return Tally(np.stack([cells // (BINS + 1) // classes, cells // (BINS + 1) % classes, cells % (BINS + 1), pixels], axis=1))
+    return ScoreHistogram(np.stack([cells // (BINS + 1) // classes, cells // (BINS + 1) % classes, cells % (BINS + 1), pixels], axis=1))
 
 
-def confusions_at(tallies: Sequence[Tally], threshold: float, classes: int) -> np.ndarray:
+def confusions_at(histograms: Sequence[ScoreHistogram], threshold: float, classes: int) -> np.ndarray:
     """The confusion matrix of each image at one threshold (rounded to 1/256): images C C, int64.
 
     Raises:
@@ -145,17 +145,17 @@ def confusions_at(tallies: Sequence[Tally], threshold: float, classes: int) -> n
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold {threshold}: expected a score in [0, 1]")
     cut = round(threshold * BINS)
-    result = np.zeros((len(tallies), classes, classes), np.int64)
-    for matrix, one in zip(result, tallies, strict=True):
+    result = np.zeros((len(histograms), classes, classes), np.int64)
+    for matrix, one in zip(result, histograms, strict=True):
         true, best, height, pixels = one.counts.T
         np.add.at(matrix, (true, np.where(height > cut, best, 0)), pixels)
     return result
 
 
-def sweep(tallies: Sequence[Tally], classes: int) -> tuple[np.ndarray, np.ndarray]:
+def threshold_curve(histograms: Sequence[ScoreHistogram], classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean IoU, percent, at every threshold 0, 1/256, ..., 255/256: (thresholds, values)."""
     total = np.zeros((classes, classes, BINS + 1), np.int64)
-    for one in tallies:
+    for one in histograms:
         true, best, height, pixels = one.counts.T
         np.add.at(total, (true, best, height), pixels)
     below = total.cumsum(-1)[..., :BINS]  # height <= cut
@@ -164,7 +164,7 @@ def sweep(tallies: Sequence[Tally], classes: int) -> tuple[np.ndarray, np.ndarra
     return np.arange(BINS) / BINS, miou(matrices)
 
 
-def best_threshold(tallies: Sequence[Tally], classes: int, between: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+def best_threshold(histograms: Sequence[ScoreHistogram], classes: int, between: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
     """The threshold of the highest mean IoU (the lowest of equals), and that mean IoU in percent.
 
     On the split that is evaluated this is the oracle.
@@ -177,9 +177,9 @@ def best_threshold(tallies: Sequence[Tally], classes: int, between: tuple[float,
     Raises:
         ValueError: if there is no pixel to count.
     """
-    thresholds, values = sweep(tallies, classes)
+    thresholds, values = threshold_curve(histograms, classes)
     if np.isnan(values).all():
-        raise ValueError(f"no threshold to choose from {len(tallies)} images: expected at least one pixel that is not void")
+        raise ValueError(f"no threshold to choose from {len(histograms)} images: expected at least one pixel that is not void")
     values = np.where((thresholds >= between[0]) & (thresholds <= between[1]), values, -np.inf)
     best = int(np.nanargmax(values))
     return float(thresholds[best]), float(values[best])

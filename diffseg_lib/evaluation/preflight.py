@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data import READERS, place_of
 from ..loading import check_folder
-from ..profiles import Profile, is_hub_id, load_profile, located
+from ..profiles import Profile, is_hub_id, load_profile, split_revision
 from ..support.paths import models_dir
 from .sources import open_dataset
 
@@ -31,7 +31,7 @@ def _hub(what: str, source: str, file: str) -> Finding:
     """Of a hub id: whether one file of it was downloaded to this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    place, options = located(source)
+    place, options = split_revision(source)
     if isinstance(try_to_load_from_cache(place, file, revision=options.get("revision")), str):
         return Finding(what, "ready", source)
     revision = f", revision={options['revision']!r}" if "revision" in options else ""

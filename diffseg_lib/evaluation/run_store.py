@@ -21,7 +21,7 @@ import numpy as np
 
 from ..support.files import RunError, atomic_write, to_plain, write_json
 from ..support.identity import fingerprint
-from .metrics import Tally
+from .metrics import ScoreHistogram
 
 FORMAT = 1  # of the parts
 
@@ -48,7 +48,7 @@ class Row:
     notes: tuple[str, ...] = ()
     unet_calls: int = 0
     seconds: float = 0.0
-    counted: Tally | None = None
+    counted: ScoreHistogram | None = None
 
     def agrees(self, other: Row) -> bool:
         """Whether two rows say the same; the seconds they took do not matter."""
@@ -172,11 +172,11 @@ def _read(path: Path) -> list[Row]:
 def _row(record: dict[str, Any]) -> Row:
     counted = record.pop("counted")
     words = {name: tuple(record.pop(name)) for name in ("present", "asked", "notes")}
-    tally = None if counted is None else Tally(np.array(counted, np.int64).reshape(-1, 4))
+    tally = None if counted is None else ScoreHistogram(np.array(counted, np.int64).reshape(-1, 4))
     plain: dict[str, Any] = words | record
     return Row(why=json.loads(plain.pop("why")), counted=tally, **plain)
 
 
-def missing(ids: Iterable[str], rows: Mapping[str, Row]) -> list[str]:
+def pending_ids(ids: Iterable[str], rows: Mapping[str, Row]) -> list[str]:
     """Ids that have no good row yet; an image that failed is tried again."""
     return [name for name in ids if name not in rows or rows[name].status != "ok"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data import Sample
 from ..profiles import PAPER_WEIGHTS
-from ..scoremaps import complete, complete_sides, fuse
+from ..scoremaps import complete, complete_all_resolutions, fuse
 from ..segmenter import DiffSegmenter
 from .measure import Store, count_maps, count_splits
 
@@ -54,9 +54,9 @@ def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], row
     found: dict[str, Tensor] = {}
     for prompt in dict.fromkeys(prompt for _, _, prompt in rows.values()):
         one = segmenter.with_config(**PROMPTS[prompt])
-        embeddings, spans = one.embed(one.prompts(words, sample.image))
-        recording = one.attend(latents, noise, timestep, embeddings, spans, self_attention="all")
-        cross = {d: maps.float() for d, maps in recording.by_side().items()}
+        embeddings, token_weights = one.embed(one.prompts(words, sample.image))
+        recording = one.attend(latents, noise, timestep, embeddings, token_weights, self_attention="all")
+        cross = {d: maps.float() for d, maps in recording.by_resolution().items()}
         known = {"equal": EQUAL, "chosen": segmenter.weights, "paper": PAPER_WEIGHTS}
         weights = {name: {d: w for d, w in one.items() if d in cross} for name, one in known.items()}  # of the sides that the model has
         for name, (which, completion, asked) in rows.items():
@@ -66,7 +66,7 @@ def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], row
             if completion == "finest":
                 fused = complete(fused, *recording.finest())
             elif completion == "all":
-                fused = complete_sides(fused, recording.self_attention())
+                fused = complete_all_resolutions(fused, recording.self_attention())
             found[name] = fused
     return {name: found[name] for name in rows}
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from ..baselines.attention import attention_scores
 from ..baselines.base import Method
-from ..category_filter import Vocabulary, precision_recall
+from ..category_filter import CategoryFilter, precision_recall
 from ..data import Dataset, Sample
-from ..evaluation.metrics import iou, miou, tally
+from ..evaluation.metrics import count_scores, iou, miou
 from ..evaluation.sources import open_dataset
 from ..segmenter import DiffSegmenter
 from .measure import Counts, Measured, Store, measure
@@ -24,7 +24,7 @@ from .measure import Counts, Measured, Store, measure
 WRONG = (1, 2, 4)  # absent classes added to the true ones
 
 
-def choices(dataset: Dataset, sample: Sample, vocabulary: Vocabulary, wrong: Sequence[int] = WRONG, seed: int = 0) -> dict[str, list[int]]:
+def choices(dataset: Dataset, sample: Sample, vocabulary: CategoryFilter, wrong: Sequence[int] = WRONG, seed: int = 0) -> dict[str, list[int]]:
     """Ways to choose the labels of one image: name to labels, in label order.
 
     image: those present; all; filter (caption and CLIP), caption, clip; "image + 1 wrong" and so on add
@@ -40,14 +40,16 @@ def choices(dataset: Dataset, sample: Sample, vocabulary: Vocabulary, wrong: Seq
         "image": present,
         "filter": [places[one.name] for one in said.kept],
         "caption": [places[one.name] for one in said.kept if one.word],
-        "clip": [places[one.name] for one in said.kept if said.relative[one.name] >= vocabulary.relative],
+        "clip": [places[one.name] for one in said.kept if said.relative_clip_scores[one.name] >= vocabulary.relative_clip_threshold],
         "all": list(range(1, len(dataset.names))),
         "image - 1": [label for i, label in enumerate(present) if i != left],
     }
     return found | {f"image + {n} wrong": sorted(present + order[:n]) for n in wrong}
 
 
-def _count(dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str], score: Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]) -> Counts:
+def _count(
+    dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str], score: Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
+) -> Counts:
     """Tallies by "method / choice": `score` is called once an image with the union of the wanted choices' words."""
     found: Counts = {}
     for sample in dataset:
@@ -57,21 +59,21 @@ def _count(dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str], scor
         for choice, labels in asked.items():
             rows = [union.index(label) for label in labels]
             for name, scores in everything.items():
-                found.setdefault(f"{name} / {choice}", []).append(tally(sample.truth, scores[rows], labels, len(dataset.names)))
+                found.setdefault(f"{name} / {choice}", []).append(count_scores(sample.truth, scores[rows], labels, len(dataset.names)))
     return found
 
 
-def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str] = ()) -> Counts:
+def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str] = ()) -> Counts:
     """Tallies of the three attention methods for the choices `wanted` (none: all)."""
     return _count(dataset, vocabulary, wanted, lambda image, words: {name: one.scores for name, one in attention_scores(segmenter, image, words).items()})
 
 
-def count_method(name: str, method: Method, dataset: Dataset, vocabulary: Vocabulary, wanted: Sequence[str]) -> Counts:
+def count_method(name: str, method: Method, dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str]) -> Counts:
     """Tallies of any method whose map of a class does not depend on the other classes asked for."""
     return _count(dataset, vocabulary, wanted, lambda image, words: {name: method(image, words).scores})
 
 
-def filter_quality(dataset: Dataset, vocabulary: Vocabulary) -> dict[str, Any]:
+def filter_quality(dataset: Dataset, vocabulary: CategoryFilter) -> dict[str, Any]:
     """Precision, recall and the mean number of labels of every choice, and the share of UNet evaluations each saves."""
     asked: dict[str, list[list[int]]] = {}
     present: list[list[int]] = []
@@ -88,7 +90,7 @@ def filter_quality(dataset: Dataset, vocabulary: Vocabulary) -> dict[str, Any]:
     return table
 
 
-def filter_curve(dataset: Dataset, vocabulary: Vocabulary, relatives: Sequence[float]) -> dict[str, list[dict[str, float]]]:
+def filter_curve(dataset: Dataset, vocabulary: CategoryFilter, relatives: Sequence[float]) -> dict[str, list[dict[str, float]]]:
     """Precision and recall of the words kept, over CLIP's relative threshold: by source, a point a threshold (one for the caption)."""
     found = [(sample.classes, vocabulary.filter(sample.image)) for sample in dataset]
     present = [dataset.words(classes) for classes, _ in found]
@@ -100,15 +102,15 @@ def filter_curve(dataset: Dataset, vocabulary: Vocabulary, relatives: Sequence[f
 
     curve: dict[str, list[dict[str, float]]] = {"CLIP": [], "union": []}
     for relative in relatives:
-        seen = [{name for name, value in filtered.relative.items() if value >= relative} for _, filtered in found]
+        seen = [{name for name, value in filtered.relative_clip_scores.items() if value >= relative} for _, filtered in found]
         curve["CLIP"].append(point([list(one) for one in seen], relative))
         curve["union"].append(point([list(one | words) for one, words in zip(seen, said, strict=True)], relative))
-    return curve | {"caption": [point([list(words) for words in said], vocabulary.relative)]}
+    return curve | {"caption": [point([list(words) for words in said], vocabulary.relative_clip_threshold)]}
 
 
 def words_study(
     segmenter: DiffSegmenter,
-    vocabulary: Vocabulary,
+    vocabulary: CategoryFilter,
     dataset: str = "voc",
     root: str = "",
     split: str = "val",
@@ -139,7 +141,7 @@ def words_study(
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
     parts: dict[str, Counts] = {}
     for part, one in opened.items():
-        key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": vocabulary.relative}
+        key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": vocabulary.relative_clip_threshold}
         parts[part] = dict(store.counts(key | {"choices": list(wanted)}, lambda o=one: count_attention(segmenter, o, vocabulary, wanted)))  # type: ignore[misc]
         for name, (method, some) in (methods or {}).items():
             parts[part] |= store.counts(

@@ -129,12 +129,12 @@ def verdict(intervals: Sequence[Sequence[float]], opposite: bool = False) -> str
     >>> verdict([(1.0, 2.0)]), verdict([(1.0, 2.0), (-3.0, -1.0)]), verdict([(-1.0, 1.0)])
     ('reproduced', 'not reproduced', 'inconclusive')
     """
-    sides = [(-high, -low) if opposite else (low, high) for low, high in intervals]
-    if not sides:
+    directed = [(-high, -low) if opposite else (low, high) for low, high in intervals]
+    if not directed:
         return "not run"
-    if all(low > 0 for low, _ in sides):
+    if all(low > 0 for low, _ in directed):
         return "reproduced"
-    return "not reproduced" if any(high < 0 for _, high in sides) else "inconclusive"
+    return "not reproduced" if any(high < 0 for _, high in directed) else "inconclusive"
 
 
 def judge(claim: Claim, run: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..applications.generation import to_pixels
-from ..applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, Trajectory, edit, invert
+from ..applications.generation import to_uint8
+from ..applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, Trajectory, ddim_invert, edit
 from ..data import Dataset
 from ..evaluation.metrics import mean_interval
 from ..evaluation.sources import open_dataset
-from ..prompts import write
+from ..prompts import fill_template
 from ..segmenter import DiffSegmenter
 from ..vision_language import Clip
 
 CODED, PLAIN, BLEND = "encoded and decoded, no edit", "Prompt-to-Prompt", "its local blend"
 ATTENTION, LATENTS, BOTH, PASTED = "our mask on attention", "our mask on latents", "our mask on both", "on both, pixels pasted"
 TRIED = tuple(PromptToPrompt(cross, own, guidance=guidance) for cross, own, guidance in ((0.2, 0.0, 7.5), (0.5, 0.3, 4.0), (0.5, 0.3, 7.5), (0.8, 0.4, 7.5)))
-BLENDS = tuple((divisor, threshold) for divisor in (2, 4) for threshold in (0.3, 0.5))
+BLENDS = tuple((stride, threshold) for stride in (2, 4) for threshold in (0.3, 0.5))
 PARTS = ("psnr", "ssim", "success", "first")  # of a row; see :func:`judge`
 LEAST = 0.05  # of the picture, that a thing must take to be edited
 MARGIN = 0.1  # of its side, around the box in which an edit is judged
@@ -41,14 +41,14 @@ class Task:
     mask: np.ndarray
 
 
-def sentence(names: Sequence[str], template: str) -> str:
+def multi_object_prompt(names: Sequence[str], template: str) -> str:
     """A prompt that names several things.
 
     >>> sentence(["house", "umbrella"], "a photograph of a {class}")
     'a photograph of a house and an umbrella'
     """
     first, *others = names
-    return " and ".join([write(first, template), *(write(name, " a {class}").strip() for name in others)])
+    return " and ".join([fill_template(first, template), *(fill_template(name, " a {class}").strip() for name in others)])
 
 
 def make_tasks(segmenter: DiffSegmenter, dataset: Dataset, count: int, seed: int) -> list[Task]:
@@ -67,7 +67,7 @@ def make_tasks(segmenter: DiffSegmenter, dataset: Dataset, count: int, seed: int
         [word], [new] = dataset.words([thing]), dataset.words([str(np.random.default_rng([seed, place]).choice(absent))])
         rest, template = dataset.words(others), segmenter.template
         mask = segmenter.segment(sample.image, [word, *rest]).labels == 1
-        prompts = sentence([word, *rest], template), sentence([new, *rest], template)
+        prompts = multi_object_prompt([word, *rest], template), multi_object_prompt([new, *rest], template)
         found.append(Task(name, sample.image, *prompts, word, new, sample.truth == dataset.names.index(thing), mask))
     return found
 
@@ -96,7 +96,7 @@ def judge(task: Task, picture: np.ndarray, clip: Clip, words: Sequence[str]) -> 
 
 def choose(segmenter: DiffSegmenter, tasks: Sequence[Task], clip: Clip, words: Sequence[str], steps: int) -> tuple[PromptToPrompt, LocalBlend]:
     """Prompt-to-Prompt's settings of most success, then its blend's of the highest mean IoU with the true masks."""
-    backbone, sources = segmenter.backbone, [invert(segmenter, task.pixels, task.source, steps) for task in tasks]
+    backbone, sources = segmenter.backbone, [ddim_invert(segmenter, task.pixels, task.source, steps) for task in tasks]
 
     def success(settings: PromptToPrompt) -> float:
         return sum(judge(t, edit(backbone, s, t.target, settings).picture, clip, words)["success"] for t, s in zip(tasks, sources, strict=True))
@@ -114,13 +114,13 @@ def choose(segmenter: DiffSegmenter, tasks: Sequence[Task], clip: Clip, words: S
         allowed = np.asarray(Image.fromarray((found > 0).astype(np.uint8)).resize((w, h), Image.Resampling.NEAREST)) > 0
         return float((allowed & task.inside).sum() / (allowed | task.inside).sum())
 
-    divisor, threshold = max(BLENDS, key=overlap)
-    return settings, LocalBlend("", "", threshold, divisor=divisor)
+    stride, threshold = max(BLENDS, key=overlap)
+    return settings, LocalBlend("", "", threshold, stride=stride)
 
 
 def blend_of(task: Task, given: tuple[int, float]) -> LocalBlend:
     """A local blend on a task's words: divisor and threshold."""
-    return LocalBlend(task.word, task.new, given[1], divisor=given[0])
+    return LocalBlend(task.word, task.new, given[1], stride=given[0])
 
 
 def variants(segmenter: DiffSegmenter, task: Task, source: Trajectory, settings: PromptToPrompt, blend: LocalBlend) -> dict[str, np.ndarray]:
@@ -132,7 +132,7 @@ def variants(segmenter: DiffSegmenter, task: Task, source: Trajectory, settings:
 
     both = draw(gate=Gate(task.mask, pixels=False))
     h, w = task.pixels.shape[:2]
-    coded = Image.fromarray(to_pixels(backbone.decode_latents(source.latents[0]))[0]).resize((w, h), Image.Resampling.BICUBIC)
+    coded = Image.fromarray(to_uint8(backbone.decode_latents(source.latents[0]))[0]).resize((w, h), Image.Resampling.BICUBIC)
     return {
         CODED: np.asarray(coded),
         PLAIN: draw(),
@@ -154,7 +154,7 @@ def edit_study(
     images: int = 100,
     steps: int = 15,
     seed: int = 0,
-    tell: Callable[[str], Any] = lambda text: None,
+    progress: Callable[[str], Any] = lambda text: None,
 ) -> dict[str, Any]:
     """What word swaps leave alone, and whether they succeed.
 
@@ -166,7 +166,7 @@ def edit_study(
         images: edits that are measured, one a picture.
         steps: of inversion and edit.
         seed: of what becomes what.
-        tell: progress.
+        progress: progress.
 
     Returns:
         ``rows``: PSNR outside the thing's true mask, dB, with interval, and in it ``ssim``, ``success`` and ``first`` (see :func:`judge`); ``effects``: paired
@@ -184,20 +184,20 @@ def edit_study(
         )
     words = sets[split].words(sets[split].names[1:])
     settings, blend = choose(segmenter, tuning, clip, words, steps)
-    tell(f"chosen on {len(tuning)} train images: {settings}, {blend}")
+    progress(f"chosen on {len(tuning)} train images: {settings}, {blend}")
     found: dict[str, list[dict[str, float]]] = {}
     for number, task in enumerate(test, start=1):
-        source = invert(segmenter, task.pixels, task.source, steps)
+        source = ddim_invert(segmenter, task.pixels, task.source, steps)
         for name, picture in variants(segmenter, task, source, settings, blend).items():
             found.setdefault(name, []).append(judge(task, picture, clip, words))
         if number % 10 == 0:
-            tell(f"{number} of {len(test)}")
+            progress(f"{number} of {len(test)}")
     named = [100.0 * (words[int(clip.similarities([box(one.pixels, one.inside)], words)[0].argmax())] == one.word) for one in test]
     return _results(found) | {
         "judge": _mean(named),
         "iou": _mean([100.0 * (one.mask & one.inside).sum() / (one.mask | one.inside).sum() for one in test]),
         "settings": asdict(settings),
-        "blend": {"divisor": blend.divisor, "threshold": blend.threshold, "start": blend.start},
+        "blend": {"divisor": blend.stride, "threshold": blend.threshold, "start": blend.start},
         "unit": "PSNR outside, dB",
         "steps": steps,
         "tuning_images": len(tuning),

@@ -10,7 +10,7 @@ import numpy as np
 from ..baselines.attention import attention_scores
 from ..baselines.elbo import ElboMethod, Posterior, error_draws, smooth
 from ..data import Dataset
-from ..evaluation.metrics import iou, tally
+from ..evaluation.metrics import count_scores, iou
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
 from .measure import Counts, Measured, Store, count_splits
@@ -36,9 +36,9 @@ def _count(segmenter: DiffSegmenter, dataset: Dataset, timesteps: Sequence[int],
             mean = smooth(errors[:n].mean(0), sigma)
             scores = Posterior(mean[:-1], mean[-1:], tuple(words), 0).scores(temperature)
             full = resize(scores, sample.truth.shape).cpu().numpy()
-            found.setdefault(name, []).append(tally(sample.truth, full, labels, len(dataset.names)))
+            found.setdefault(name, []).append(count_scores(sample.truth, full, labels, len(dataset.names)))
         ours = attention_scores(segmenter, sample.image, words)["diffsegmenter"].scores
-        found.setdefault(ATTENTION, []).append(tally(sample.truth, ours, labels, len(dataset.names)))
+        found.setdefault(ATTENTION, []).append(count_scores(sample.truth, ours, labels, len(dataset.names)))
     return found
 
 

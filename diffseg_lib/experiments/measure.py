@@ -19,17 +19,17 @@ import numpy as np
 from torch import Tensor
 
 from ..data import Dataset, Sample
-from ..evaluation.metrics import Tally, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, mean_and_sd, miou, tally
+from ..evaluation.metrics import ScoreHistogram, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, count_scores, mean_and_sd, miou
 from ..evaluation.sources import open_dataset
 from ..scoremaps import upsample
 from ..support.files import atomic_write, to_plain
 from ..support.identity import fingerprint
 from ..support.paths import data_dir
 
-Counts = dict[str, list[Tally]]  # variant to a tally an image
+Counts = dict[str, list[ScoreHistogram]]  # variant to a tally an image
 
 
-def committed(study: str, profile: str = "pocket") -> dict[str, Any] | None:
+def committed_result(study: str, profile: str = "pocket") -> dict[str, Any] | None:
     """The kept larger run of a study, with its command, commit, seconds and versions; None where there is none."""
     path = data_dir() / "results" / Path(profile).name / f"{study}.json"
     return json.loads(path.read_text()) if path.is_file() else None
@@ -57,7 +57,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> Any:
     return pd.DataFrame(lines).T
 
 
-def say(effect: Mapping[str, Any]) -> str:
+def format_effect(effect: Mapping[str, Any]) -> str:
     """An effect for prose: points and their 95 % interval, rounded to whole points.
 
     >>> say({"value": 3.4, "ci95": (1.2, 5.1)})
@@ -73,7 +73,7 @@ class Store:
 
     folder: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)  # of every part's key: the weights, the library's version
-    say: Callable[[str], None] = lambda text: None
+    progress: Callable[[str], None] = lambda text: None
     saved: list[float] = field(default_factory=list, compare=False)  # seconds that the parts read again once took
 
     def counts(self, key: Mapping[str, Any], compute: Callable[[], Counts]) -> Counts:
@@ -86,19 +86,19 @@ class Store:
             found, seconds = _read(path)
             self.saved.append(seconds)
             return found
-        self.say(json.dumps(facts, sort_keys=True))
+        self.progress(json.dumps(facts, sort_keys=True))
         started = time.perf_counter()
         found = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
-            flat: dict[str, Any] = {name: _flat(tallies) for name, tallies in found.items()}
+            flat: dict[str, Any] = {name: _flat(histograms) for name, histograms in found.items()}
             np.savez_compressed(file, _seconds=np.array(time.perf_counter() - started), **flat)
         return found
 
 
-def _flat(tallies: Sequence[Tally]) -> np.ndarray:
-    rows = [np.insert(one.counts, 0, i, axis=1) for i, one in enumerate(tallies)]
-    return np.concatenate([np.array([[len(tallies), 0, 0, 0, 0]]), *rows]).astype(np.int64)
+def _flat(histograms: Sequence[ScoreHistogram]) -> np.ndarray:
+    rows = [np.insert(one.counts, 0, i, axis=1) for i, one in enumerate(histograms)]
+    return np.concatenate([np.array([[len(histograms), 0, 0, 0, 0]]), *rows]).astype(np.int64)
 
 
 def _read(path: Path) -> tuple[Counts, float]:
@@ -107,7 +107,7 @@ def _read(path: Path) -> tuple[Counts, float]:
         for name in file.files:
             if name != "_seconds":
                 count, rows = int(file[name][0, 0]), file[name][1:]
-                found[name] = [Tally(rows[rows[:, 0] == i, 1:]) for i in range(count)]
+                found[name] = [ScoreHistogram(rows[rows[:, 0] == i, 1:]) for i in range(count)]
         return found, seconds
 
 
@@ -182,7 +182,7 @@ def count_maps(dataset: Dataset, maps: Callable[[Sample, list[str]], Mapping[str
         labels = [dataset.names.index(name) for name in sample.classes]
         for name, one in maps(sample, dataset.words(sample.classes)).items():
             scores = upsample(one, sample.truth.shape, final_norm).cpu().numpy()
-            found.setdefault(name, []).append(tally(sample.truth, scores, labels, len(dataset.names)))
+            found.setdefault(name, []).append(count_scores(sample.truth, scores, labels, len(dataset.names)))
     return found
 
 

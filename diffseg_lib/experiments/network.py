@@ -31,7 +31,13 @@ def folder_of(name: str) -> str:
 
 
 def make_masks(
-    methods: Mapping[str, Method], train_set: Dataset, tuning_images: int, out: Path, sure: float, about: Mapping[str, Any], tried: Sequence[Crf] | None
+    methods: Mapping[str, Method],
+    train_set: Dataset,
+    tuning_images: int,
+    out: Path,
+    min_confidence: float,
+    about: Mapping[str, Any],
+    candidates: Sequence[Crf] | None,
 ) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
     """Each method's pseudo-labels of a train split, threshold and CRF fixed on its first images.
 
@@ -49,7 +55,7 @@ def make_masks(
     found = {}
     for name, method in methods.items():
         threshold = choose_threshold(tuning, name, classes)
-        pseudo = Pseudo(threshold, choose_crf(tuning, name, threshold, classes, tried), sure)
+        pseudo = Pseudo(threshold, choose_crf(tuning, name, threshold, classes, candidates), min_confidence)
         folder = out / folder_of(name)
         if errors := write_masks(train_set, method, pseudo, folder, about):
             raise ValueError(f"{len(errors)} images have no mask, the first: {next(iter(errors.items()))}")
@@ -64,7 +70,7 @@ def make_masks(
     return found
 
 
-def teachers(train_set: Dataset, out: Path) -> dict[str, Dataset]:
+def training_sets(train_set: Dataset, out: Path) -> dict[str, Dataset]:
     """The train split of a study in `out` under each row's masks."""
     return {DRAWN: train_set} | {name: with_masks(train_set, out / "masks" / folder_of(name)) for name in (OURS, RIVAL)}
 
@@ -84,11 +90,11 @@ def network_study(
     images: int = 100,
     tuning_images: int = 40,
     recipe: Recipe = POCKET,
-    sure: float = 0.5,
+    min_confidence: float = 0.5,
     multiscale: bool = True,
-    tried: Sequence[Crf] | None = None,
+    candidates: Sequence[Crf] | None = None,
     rival: Method | None = None,
-    tell: Callable[[str], Any] = lambda text: None,
+    progress: Callable[[str], Any] = lambda text: None,
 ) -> dict[str, Any]:
     """Mean IoU on a split that nobody trained on, by the masks that were trained on.
 
@@ -99,11 +105,11 @@ def network_study(
         train_images: whose masks are trained on; images: that are measured.
         tuning_images: the first of train, on which thresholds and CRFs are fixed.
         recipe: the same for every network.
-        sure: a pseudo-label less probable is void.
+        min_confidence: a pseudo-label less probable is void.
         multiscale: test at several scales and mirrored.
         tried: CRF settings to choose from.
         rival: dense CLIP, if it is not to be the profile's.
-        tell: progress.
+        progress: progress.
 
     Returns:
         ``rows``: mean IoU of the networks, with intervals; ``effects``: paired differences; ``masks``: what was trained on; ``curves``:
@@ -112,17 +118,17 @@ def network_study(
     train_set, test = open_dataset(dataset, root, "train", train_images), open_dataset(dataset, root, split, images)
     profile = segmenter.backbone.profile
     methods: dict[str, Method] = {OURS: both_means(segmenter)[FOUR], RIVAL: rival or DenseClip.from_path(profile.clip, device=str(segmenter.backbone.device))}
-    masks = make_masks(methods, train_set, tuning_images, out / "masks", sure, {"profile": profile.name, "seed": segmenter.config.seed}, tried)
-    tell("masks written")
+    masks = make_masks(methods, train_set, tuning_images, out / "masks", min_confidence, {"profile": profile.name, "seed": segmenter.config.seed}, candidates)
+    progress("masks written")
     found, curves = {}, {}
-    for name, trained_on in teachers(train_set, out).items():
+    for name, trained_on in training_sets(train_set, out).items():
         folder = train(trained_on, recipe, out / folder_of(name))
         network, _ = load(folder)
         losses = np.loadtxt(folder / "curve.csv", delimiter=",", skiprows=1, ndmin=2)
         width = max(1, len(losses) // POINTS)
         curves[name] = [[int(part[-1, 0]), float(part[:, 1].mean())] for part in np.array_split(losses, max(1, len(losses) // width))]
         found[name] = confusions(network, test, SCALES if multiscale else (1.0,), multiscale)
-        tell(f"{name}: trained and measured")
+        progress(f"{name}: trained and measured")
     rows: dict[str, dict[str, Any]] = {name: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one), "images": len(one)} for name, one in found.items()}
     effects = {f"{OURS} minus {other}": paired(found[OURS], found[other]) for other in (RIVAL, DRAWN)}
     effects[f"masks: {OURS} minus {RIVAL}"] = paired(masks[OURS][0], masks[RIVAL][0])

@@ -27,8 +27,8 @@ def completed_maps(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[
     noise, found = segmenter.noise(image, latents), {}
     for name, changes in kinds.items():
         one = segmenter.with_config(**changes)
-        embeddings, spans = one.embed(one.prompts(words, image))
-        found[name] = one.score(one.attend(latents, noise, one.timesteps[0], embeddings, spans))[1]
+        embeddings, token_weights = one.embed(one.prompts(words, image))
+        found[name] = one.score(one.attend(latents, noise, one.timesteps[0], embeddings, token_weights))[1]
     return found
 
 

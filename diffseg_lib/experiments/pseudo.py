@@ -15,7 +15,7 @@ from ..baselines.attention import Attention
 from ..baselines.base import Method
 from ..data import Dataset
 from ..data.samples import VOID
-from ..evaluation.metrics import best_threshold, bootstrap_difference, bootstrap_miou, boundary_band, confusion, mean_interval, miou, tally
+from ..evaluation.metrics import best_threshold, bootstrap_difference, bootstrap_miou, boundary_band, confusion, count_scores, mean_interval, miou
 from ..evaluation.sources import open_dataset
 from ..segmenter import DiffSegmenter
 
@@ -32,7 +32,7 @@ def grid() -> list[Crf]:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredImage:
     """An image with its truth, the labels asked for, and the scores k H W by method."""
 
     id: str
@@ -47,40 +47,40 @@ def both_means(segmenter: DiffSegmenter) -> dict[str, Method]:
     return {ONE: Attention(segmenter), FOUR: Attention(segmenter.with_config(timesteps=TIMESTEPS))}
 
 
-def score_all(methods: Mapping[str, Method], dataset: Dataset) -> list[Scored]:
+def score_all(methods: Mapping[str, Method], dataset: Dataset) -> list[ScoredImage]:
     """Score every image with a class in it by every method, the classes present given."""
     found = []
     for sample in dataset:
         if sample.classes:
             words = dataset.words(sample.classes)
             scores = {name: method(sample.image, words).scores for name, method in methods.items()}
-            found.append(Scored(sample.id, sample.image, sample.truth, tuple(dataset.names.index(c) for c in sample.classes), scores))
+            found.append(ScoredImage(sample.id, sample.image, sample.truth, tuple(dataset.names.index(c) for c in sample.classes), scores))
     return found
 
 
-def posterior(one: Scored, kind: str, threshold: float, crf: Crf | None) -> np.ndarray:
+def posterior(one: ScoredImage, kind: str, threshold: float, crf: Crf | None) -> np.ndarray:
     """Probabilities of background and classes, c H W."""
     given = probabilities(one.scores[kind], threshold)
     return given if crf is None else refine(one.image, given, crf)
 
 
-def masked(one: Scored, found: np.ndarray) -> np.ndarray:
+def masked(one: ScoredImage, found: np.ndarray) -> np.ndarray:
     """The most probable label at every pixel: H W."""
     return np.array([0, *one.labels])[found.argmax(0)]
 
 
-def choose_threshold(scored: Sequence[Scored], kind: str, classes: int) -> float:
+def choose_threshold(scored: Sequence[ScoredImage], kind: str, classes: int) -> float:
     """The background's score that is best on these images; at least 1/256, so that it is a probability."""
-    return max(best_threshold([tally(one.truth, one.scores[kind], one.labels, classes) for one in scored], classes)[0], 1 / 256)
+    return max(best_threshold([count_scores(one.truth, one.scores[kind], one.labels, classes) for one in scored], classes)[0], 1 / 256)
 
 
-def choose_crf(scored: Sequence[Scored], kind: str, threshold: float, classes: int, tried: Sequence[Crf] | None = None) -> Crf:
+def choose_crf(scored: Sequence[ScoredImage], kind: str, threshold: float, classes: int, candidates: Sequence[Crf] | None = None) -> Crf:
     """The settings of the highest mean IoU on these images."""
 
     def value(crf: Crf) -> float:
         return float(miou(np.sum([confusion(one.truth, masked(one, posterior(one, kind, threshold, crf)), classes) for one in scored], axis=0)))
 
-    return max(tried or grid(), key=value)
+    return max(candidates or grid(), key=value)
 
 
 def pseudo_study(
@@ -90,8 +90,8 @@ def pseudo_study(
     split: str = "train",
     tuning_images: int = 20,
     images: int = 20,
-    tried: Sequence[Crf] | None = None,
-    tell: Callable[[str], Any] = lambda text: None,
+    candidates: Sequence[Crf] | None = None,
+    progress: Callable[[str], Any] = lambda text: None,
 ) -> dict[str, Any]:
     """Mean IoU of pseudo-labels by what was done to them, image-level labels.
 
@@ -101,11 +101,11 @@ def pseudo_study(
         tuning_images: the first of the split, on which threshold and CRF are fixed.
         images: those after them, which are measured.
         tried: settings to choose from; None: :func:`grid`.
-        tell: progress.
+        progress: progress.
 
     Returns:
         ``rows``: mean IoU with interval, by row, and in it the same near ``edges`` and ``inside``, away from them; ``effects`` against the
-        mean of four; ``sizes``: by row the share of an object that got its label, by the object's size; ``sure``: by row, for each of
+        mean of four; ``sizes``: by row the share of an object that got its label, by the object's size; ``min_confidence``: by row, for each of
         :data:`SURE`, the share of pixels kept and the mean IoU on them; ``crf``: the settings chosen; ``thresholds``; ``changed``: ids
         from the most gained to the most lost by the chosen CRF.
     """
@@ -115,10 +115,10 @@ def pseudo_study(
     tuning, test = scored[:cut], scored[cut:]
     if not tuning or not test:
         raise ValueError(f"{len(tuning)} images to tune on and {len(test)} to measure: expected at least one each; {split} has {len(opened)} here")
-    tell("scored")
+    progress("scored")
     thresholds = {kind: choose_threshold(tuning, kind, classes) for kind in (ONE, FOUR)}
-    chosen = choose_crf(tuning, FOUR, thresholds[FOUR], classes, tried)
-    tell("CRF chosen")
+    chosen = choose_crf(tuning, FOUR, thresholds[FOUR], classes, candidates)
+    progress("CRF chosen")
     rows: dict[str, tuple[str, Crf | None]] = {ONE: (ONE, None), FOUR: (FOUR, None)}
     rows |= {f"four + CRF {name}": (FOUR, crf) for name, crf in PRESETS.items()} | {CHOSEN: (FOUR, chosen)}
     found: dict[str, dict[str, Any]] = {name: {"whole": [], "edges": [], "inside": [], "recall": [], "sure": []} for name in rows}
@@ -135,7 +135,7 @@ def pseudo_study(
             held["edges"].append(confusion(np.where(band, one.truth, VOID), mask, classes))
             held["inside"].append(confusion(np.where(band, VOID, one.truth), mask, classes))
             held["recall"] += [float((mask == label)[one.truth == label].mean()) for label in objects]
-            held["sure"].append([confusion(np.where(probable.max(0) >= sure, one.truth, VOID), mask, classes) for sure in SURE])
+            held["sure"].append([confusion(np.where(probable.max(0) >= min_confidence, one.truth, VOID), mask, classes) for min_confidence in SURE])
     return _results(found, np.array(shares), test, opened) | {
         "thresholds": thresholds,
         "crf": asdict(chosen),
@@ -147,9 +147,9 @@ def pseudo_study(
     }
 
 
-def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: Sequence[Scored], opened: Dataset) -> dict[str, Any]:
+def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: Sequence[ScoredImage], opened: Dataset) -> dict[str, Any]:
     counts = {name: {part: np.stack(held[part]) for part in ("whole", "edges", "inside")} for name, held in found.items()}
-    rows, effects, sizes, sure = {}, {}, {}, {}
+    rows, effects, sizes, min_confidence = {}, {}, {}, {}
     for name, held in found.items():
         parts = {part: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one)} for part, one in counts[name].items()}
         rows[name] = parts.pop("whole") | parts | {"images": len(test)}
@@ -161,10 +161,10 @@ def _results(found: Mapping[str, Mapping[str, Any]], shares: np.ndarray, test: S
         sizes[name] = {size: _mean(values) for size, values in inside.items() if len(values)}
         kept = np.array(held["sure"])  # images sure C C
         share = kept.sum((0, 2, 3)) / counts[name]["whole"].sum()
-        sure[name] = [{"sure": s, "kept": float(k), "miou": float(miou(m))} for s, k, m in zip(SURE, share, kept.sum(0), strict=True)]
+        min_confidence[name] = [{"sure": s, "kept": float(k), "miou": float(miou(m))} for s, k, m in zip(SURE, share, kept.sum(0), strict=True)]
     gain = miou(counts[CHOSEN]["whole"]) - miou(counts[FOUR]["whole"])
     order = [test[i].id for i in np.argsort(-gain)]
-    return {"rows": rows, "effects": effects, "sizes": sizes, "sure": sure, "changed": order, "names": list(opened.names)}
+    return {"rows": rows, "effects": effects, "sizes": sizes, "sure": min_confidence, "changed": order, "names": list(opened.names)}
 
 
 def paired(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:

@@ -15,16 +15,16 @@ from ..baselines.dense_clip import DenseClip
 from ..data import Dataset, Sample
 from ..data.samples import VOID
 from ..evaluation.metrics import (
-    Tally,
+    ScoreHistogram,
     best_threshold,
     bootstrap_difference,
     bootstrap_miou,
     boundary_band,
     confusions_at,
+    count_scores,
     mean_interval,
     miou,
     recall_at_precision,
-    tally,
 )
 from ..evaluation.sources import open_dataset
 from ..scoremaps import upsample
@@ -60,7 +60,7 @@ def score_both(segmenter: DiffSegmenter, rival: DenseClip, image: np.ndarray, wo
     Beside the two stand a control of each step: the diffusion model's completed maps averaged over the rival's patches
     (for sharper edges could come of the finer grid alone), and its fused maps before self-attention completed them.
     """
-    kept = segmenter.segment(image, words, keep=True).intermediates
+    kept = segmenter.segment(image, words, return_intermediates=True).intermediates
     if kept is None:
         raise RuntimeError("the segmenter kept no intermediates although it was asked to")
     maps = {OURS: kept.completed, COARSE: adaptive_avg_pool2d(kept.completed, rival.grid(image)), CROSS: kept.fused}
@@ -69,40 +69,40 @@ def score_both(segmenter: DiffSegmenter, rival: DenseClip, image: np.ndarray, wo
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageScores:
     """One image under one method: counted whole and near edges; by map: area under the ROC curve, and recall at the precision."""
 
-    whole: Tally
-    edges: Tally
+    whole: ScoreHistogram
+    edges: ScoreHistogram
     auc: tuple[float, ...]
     recall: tuple[float, ...]
 
 
-def see(sample: Sample, scores: np.ndarray, labels: Sequence[int], classes: int) -> Seen:
+def score_image(sample: Sample, scores: np.ndarray, labels: Sequence[int], classes: int) -> ImageScores:
     """Count one image's scores (k H W in [0, 1]) of `labels`; an object that fills or misses the valid pixels has no area or recall."""
     valid = sample.truth != VOID
     band = np.where(boundary_band(sample.truth, BAND), sample.truth, VOID)
     pairs = [((sample.truth == one)[valid], values[valid]) for one, values in zip(labels, scores, strict=True)]
     pairs = [(inside, values) for inside, values in pairs if inside.any() and not inside.all()]
-    return Seen(
-        tally(sample.truth, scores, labels, classes),
-        tally(band, scores, labels, classes),
+    return ImageScores(
+        count_scores(sample.truth, scores, labels, classes),
+        count_scores(band, scores, labels, classes),
         tuple(float(roc_auc_score(*pair)) for pair in pairs),
         tuple(recall_at_precision(*pair, PRECISION) for pair in pairs),
     )
 
 
-def _see_all(segmenter: DiffSegmenter, rival: DenseClip, dataset: Dataset) -> dict[str, list[Seen]]:
-    found: dict[str, list[Seen]] = {name: [] for name in METHODS}
+def _score_all(segmenter: DiffSegmenter, rival: DenseClip, dataset: Dataset) -> dict[str, list[ImageScores]]:
+    found: dict[str, list[ImageScores]] = {name: [] for name in METHODS}
     for sample in dataset:
         labels = [dataset.names.index(name) for name in sample.classes]
         if labels:
             for name, scores in score_both(segmenter, rival, sample.image, dataset.words(sample.classes)).items():
-                found[name].append(see(sample, scores, labels, len(dataset.names)))
+                found[name].append(score_image(sample, scores, labels, len(dataset.names)))
     return found
 
 
-def covered(confusions: np.ndarray) -> np.ndarray:
+def mean_recall(confusions: np.ndarray) -> np.ndarray:
     """Share of an object's pixels that got its label, percent, the mean over an image's classes: images C C to images."""
     pixels = confusions.sum(-1)[:, 1:].astype(float)
     hit = np.diagonal(confusions, axis1=1, axis2=2)[:, 1:]
@@ -132,12 +132,12 @@ MEASURES = {
 }
 
 
-def _summaries(seen: list[Seen], threshold: float, classes: int) -> dict[str, np.ndarray]:
+def _summaries(seen: list[ImageScores], threshold: float, classes: int) -> dict[str, np.ndarray]:
     """Each measure of one method as values by image (a mean over the image's maps), or as confusions by image."""
     by_map = {"pixel AUC": [one.auc for one in seen], "recall at the precision": [one.recall for one in seen]}
     means = {name: np.array([100 * np.mean(one) if one else np.nan for one in values]) for name, values in by_map.items()}
     edges = confusions_at([one.edges for one in seen], threshold, classes)
-    return means | {"covered": covered(confusions_at([one.whole for one in seen], threshold, classes)), "mIoU at edges": edges}
+    return means | {"covered": mean_recall(confusions_at([one.whole for one in seen], threshold, classes)), "mIoU at edges": edges}
 
 
 def qualitative_study(
@@ -166,7 +166,7 @@ def qualitative_study(
     """
     rival = rival or DenseClip.from_path(segmenter.backbone.profile.clip, device=str(segmenter.backbone.device))
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
-    seen = {part: _see_all(segmenter.with_config(seed=seed), rival, one) for part, one in opened.items()}
+    seen = {part: _score_all(segmenter.with_config(seed=seed), rival, one) for part, one in opened.items()}
     classes = len(opened["test"].names)
     thresholds = {name: best_threshold([one.whole for one in seen["train"][name]], classes)[0] for name in METHODS}
     rows = {name: _row([one.whole for one in seen["test"][name]], thresholds[name], classes) | {"seeds": [seed]} for name in METHODS}
@@ -192,9 +192,9 @@ def qualitative_study(
     }
 
 
-def _row(tallies: Sequence[Tally], threshold: float, classes: int) -> dict[str, Any]:
-    oracle_threshold, oracle = best_threshold(tallies, classes)
-    return _pooled(confusions_at(tallies, threshold, classes)) | {"threshold": threshold, "oracle": oracle, "oracle_threshold": oracle_threshold}
+def _row(histograms: Sequence[ScoreHistogram], threshold: float, classes: int) -> dict[str, Any]:
+    oracle_threshold, oracle = best_threshold(histograms, classes)
+    return _pooled(confusions_at(histograms, threshold, classes)) | {"threshold": threshold, "oracle": oracle, "oracle_threshold": oracle_threshold}
 
 
 def effects_table(studies: Mapping[str, Mapping[str, Any] | None]) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import recipe
 from ..data import Dataset, released_words
-from ..evaluation.metrics import best_threshold, tally
+from ..evaluation.metrics import best_threshold, count_scores
 from ..profiles import PAPER_WEIGHTS
 from ..prompts import plural
 from ..segmenter import DiffSegmenter
@@ -84,7 +84,7 @@ def recipe_study(
             asked = {PLURAL: [plural(word, segmenter.backbone.profile.words) for word in words], RELEASED: released_words(opened).words(sample.classes)}
             for name, one in rows.items():
                 scores = one.segment(sample.image, asked.get(name, words)).scores
-                found.setdefault(name, []).append(tally(sample.truth, scores, labels, len(opened.names)))
+                found.setdefault(name, []).append(count_scores(sample.truth, scores, labels, len(opened.names)))
         return found
 
     splits = count_splits((dataset, root, split), (train_images, images), [seed], count, store, {"study": "recipes", "configs": configs})

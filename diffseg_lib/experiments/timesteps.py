@@ -17,9 +17,9 @@ PAPER_TIMESTEPS = (1, 50, 100, 150)
 AVERAGE = "mean of " + " ".join(str(t) for t in PAPER_TIMESTEPS)
 
 
-def signal_to_noise(alphas: torch.Tensor) -> np.ndarray:
+def signal_to_noise(alphas_cumprod: torch.Tensor) -> np.ndarray:
     """abar_t / (1 - abar_t) for every t: what is left of the picture's power against the noise's, a ratio."""
-    kept = alphas.double().numpy()
+    kept = alphas_cumprod.double().numpy()
     return kept / (1 - kept)
 
 
@@ -27,8 +27,8 @@ def completed_at(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[st
     """Completed maps at every timestep, with the same noise: timestep to k h w."""
     latents = segmenter.encode(image)
     noise = segmenter.noise(image, latents)
-    embeddings, spans = segmenter.embed(segmenter.prompts(words, image))
-    return {t: segmenter.score(segmenter.attend(latents, noise, t, embeddings, spans))[1] for t in timesteps}
+    embeddings, token_weights = segmenter.embed(segmenter.prompts(words, image))
+    return {t: segmenter.score(segmenter.attend(latents, noise, t, embeddings, token_weights))[1] for t in timesteps}
 
 
 def timestep_study(
@@ -77,7 +77,7 @@ def timestep_study(
         "effects": _effects(measured, singles, best),
         "best_on_train": best,
         "timesteps": list(timesteps),
-        "snr": [float(signal_to_noise(segmenter.backbone.alphas)[t]) for t in timesteps],
+        "snr": [float(signal_to_noise(segmenter.backbone.alphas_cumprod)[t]) for t in timesteps],
         "seeds": list(seeds),
         "images": len(splits.test),
         "dataset": dataset,

@@ -54,10 +54,10 @@ def write_results(
     folder = Path(out) if out else build_dir() / "results" / Path(str(parameters.get("profile", "pocket"))).name
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"chapter": chapter, "parameters": dict(parameters), "metrics": dict(metrics), "seed": seed, "device": device}
-    return write_json(folder / f"{chapter}.json", facts | made(started))
+    return write_json(folder / f"{chapter}.json", facts | run_metadata(started))
 
 
-def made(started: float) -> dict[str, Any]:
+def run_metadata(started: float) -> dict[str, Any]:
     """Seconds since `started` (a ``time.perf_counter()``), commit and versions: how a result came about."""
     versions = {"diffseg_lib": __version__} | {name: version(name) for name in LIBRARIES}
     return {"seconds": round(time.perf_counter() - started, 1), "commit": _commit(), "versions": versions}

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...evaluation.fusion_search import choose_weights, collect, gain, score, tallies
+from ...evaluation.fusion_search import choose_weights, collect, gain, score, score_histograms
 from ...evaluation.metrics import best_threshold, iou, mean_interval
-from ...prompts import write
+from ...prompts import fill_template
 from ...segmenter import DiffSegmenter
 from ...support.paths import models_dir
 from ..scenes import VOC_NAMES, voc_samples
@@ -64,7 +64,7 @@ def load_clip(models: Path) -> tuple[Any, Any]:
 @torch.no_grad()
 def clip_scores(clip: Any, processor: Any, images: np.ndarray) -> np.ndarray:
     """Image-text scores of pictures (n H W 3, uint8) with "a photograph of a {class}": n x classes."""
-    prompts = [write(name) for name in CLASS_NAMES]
+    prompts = [fill_template(name) for name in CLASS_NAMES]
     batch = processor(images=list(images), text=prompts, padding="max_length", return_tensors="pt")
     return clip(**batch).logits_per_image.numpy()
 
@@ -119,7 +119,7 @@ def measure_diffusion(models: Path, n: int, steps: int = 25, guidance: float = 4
     images: list[np.ndarray] = []
     for start in range(0, n, 20):
         rows = range(start, min(n, start + 20))
-        prompts = [write(CLASS_NAMES[asked[i]]) for i in rows]
+        prompts = [fill_template(CLASS_NAMES[asked[i]]) for i in rows]
         seeds = [torch.Generator().manual_seed(seed * 100_003 + i) for i in rows]
         made = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=seeds, output_type="np").images
         images += list((made * 255).round().astype(np.uint8))
@@ -149,7 +149,7 @@ def choose(models: Path, n: int) -> dict[str, Any]:
     for timestep in TIMESTEPS:
         found = collect(segmenter, samples, VOC_NAMES, timestep)
         weights, threshold, value = choose_weights(found, classes)
-        fused_threshold, fused = best_threshold(tallies(found, weights, classes, rounds=0), classes)
+        fused_threshold, fused = best_threshold(score_histograms(found, weights, classes, rounds=0), classes)
         tried[timestep] = {"weights": weights, "threshold": threshold, "miou": value, "fused_threshold": fused_threshold, "fused_miou": fused}
     best = max(tried, key=lambda t: tried[t]["miou"])
     path = models / "diffusion" / "profile.json"
@@ -172,8 +172,8 @@ def measure_grounding(models: Path, n: int) -> dict[str, Any]:
     known = json.loads((models / "measurements.json").read_text())["choose"]
     classes, weights = len(VOC_NAMES), segmenter.weights
     found = collect(segmenter, voc_samples("test", n), VOC_NAMES, segmenter.timesteps[0])
-    completed = score(tallies(found, weights, classes), segmenter.threshold, classes)
-    fused = score(tallies(found, weights, classes, rounds=0), known["train"][str(segmenter.timesteps[0])]["fused_threshold"], classes)
+    completed = score(score_histograms(found, weights, classes), segmenter.threshold, classes)
+    fused = score(score_histograms(found, weights, classes, rounds=0), known["train"][str(segmenter.timesteps[0])]["fused_threshold"], classes)
     added, added_ci95 = gain(completed, fused)
     per_class = iou(completed.confusions.sum(0))
     return {

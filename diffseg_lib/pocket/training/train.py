@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from transformers import BertTokenizer, CLIPTokenizer
 
-from ...prompts import write
+from ...prompts import fill_template
 from ...support.paths import cache_dir
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
@@ -95,7 +95,7 @@ def _said(pictures: Pictures) -> Tensor:
 
 def _phrases(tokenizer: CLIPTokenizer) -> list[Tensor]:
     """For each class, token ids of phrases that name it, in all its names, canonical one first: m l."""
-    lines = [[write(word, f"{opening} a {{class}}") for word in (c.name, *(s for s, _ in c.synonyms)) for opening in PHRASE_OPENINGS] for c in CLASSES]
+    lines = [[fill_template(word, f"{opening} a {{class}}") for word in (c.name, *(s for s, _ in c.synonyms)) for opening in PHRASE_OPENINGS] for c in CLASSES]
     return [tokenizer(names, padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids for names in lines]
 
 
@@ -118,11 +118,11 @@ def start_from(models: Path | None, kind: str, model: nn.Module) -> None:
         for path in sorted((models / folder).glob("*.safetensors")):
             weights |= {prefix + name: tensor.float() for name, tensor in load_file(path).items()}
     mine = model.state_dict()
-    strange = [k for k, v in weights.items() if k not in mine or mine[k].shape != v.shape]
+    mismatched = [k for k, v in weights.items() if k not in mine or mine[k].shape != v.shape]
     present = {mine[k].data_ptr() for k in weights if k in mine}
-    strange += [k for k, v in model.named_parameters() if v.data_ptr() not in present]
-    if strange:
-        raise ValueError(f"the weights in {models} are of another architecture than the recipe's: {', '.join(strange[:4])}, ...")
+    mismatched += [k for k, v in model.named_parameters() if v.data_ptr() not in present]
+    if mismatched:
+        raise ValueError(f"the weights in {models} are of another architecture than the recipe's: {', '.join(mismatched[:4])}, ...")
     model.load_state_dict(weights, strict=False)
 
 
@@ -222,7 +222,7 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
     """
     tokenizer = architectures.clip_tokenizer(_captions())
     empty = tokenizer("", padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids[0]
-    kept = torch.from_numpy(np.array(architectures.noise_schedule().alphas_cumprod)).float()
+    alpha_bar = torch.from_numpy(np.array(architectures.noise_schedule().alphas_cumprod)).float()
     phrases = torch.stack([ids[: len(PHRASE_OPENINGS)] for ids in _phrases(tokenizer)])  # classes openings l
 
     @cache
@@ -249,7 +249,7 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
         things = torch.multinomial(said[rows], 1, generator=generator)[:, 0]
         words = torch.where(chance(PARTIAL)[:, None], _pick(phrases, things, generator), _pick(ids, rows, generator))
         words = torch.where(chance(0.1)[:, None], empty, words)
-        alpha = kept[steps].view(-1, 1, 1, 1)
+        alpha = alpha_bar[steps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffseg_lib.category_filter import Vocabulary, nouns, precision_recall
+from diffseg_lib.category_filter import CategoryFilter, nouns, precision_recall
 from diffseg_lib.pocket.scenes import voc_samples
 from diffseg_lib.pocket.world import CLASS_NAMES
 
@@ -35,7 +35,7 @@ class Sees:
 
 
 def kept(caption, names=("house", "fish", "potted plant"), scores=None, **settings):
-    return Vocabulary(tuple(names), Says(caption), Sees(**(scores or {"fish": 0.01})), **settings).filter(IMAGE)
+    return CategoryFilter(tuple(names), Says(caption), Sees(**(scores or {"fish": 0.01})), **settings).filter(IMAGE)
 
 
 def test_a_caption_names_classes_by_lemma_synonym_and_similarity():
@@ -44,7 +44,7 @@ def test_a_caption_names_classes_by_lemma_synonym_and_similarity():
     assert kept("a houseplant", sources="caption").names == ("potted plant",)  # of the table of synonyms
     near = kept("a cottage by the sea", sources="caption")
     assert near.names == ("house",) and "similarity 0.90" in near.kept[0].why
-    assert kept("a cottage by the sea", sources="caption", similarity=0.95).names == ()
+    assert kept("a cottage by the sea", sources="caption", text_similarity_threshold=0.95).names == ()
 
 
 def test_words_that_name_nothing_keep_nothing():
@@ -56,12 +56,12 @@ def test_words_that_name_nothing_keep_nothing():
 def test_clip_keeps_relative_to_the_best_class():
     scores = {"house": 0.30, "fish": 0.295, "potted_plant": 0.1}
     assert kept("", scores=scores, sources="clip").names == ("house", "fish")
-    assert kept("", scores=scores, sources="clip", relative=0.99).names == ("house",)
-    assert kept("", scores=scores, sources="clip", relative=0.3).names == ("house", "fish", "potted plant")
+    assert kept("", scores=scores, sources="clip", relative_clip_threshold=0.99).names == ("house",)
+    assert kept("", scores=scores, sources="clip", relative_clip_threshold=0.3).names == ("house", "fish", "potted plant")
 
 
 def test_clip_always_keeps_its_best_class_and_negative_scores_keep_none():
-    assert kept("", scores={"fish": 0.2}, sources="clip", relative=1.0).names == ("fish",)
+    assert kept("", scores={"fish": 0.2}, sources="clip", relative_clip_threshold=1.0).names == ("fish",)
     assert kept("", scores={"fish": -0.2}, sources="clip").names == ()
 
 
@@ -81,7 +81,7 @@ def test_wrong_settings_are_refused(wrong):
 
 def test_no_names_are_refused():
     with pytest.raises(ValueError, match="at least one"):
-        Vocabulary((), Says(""), Sees())
+        CategoryFilter((), Says(""), Sees())
 
 
 def test_precision_and_recall_of_nothing():
@@ -89,6 +89,6 @@ def test_precision_and_recall_of_nothing():
 
 
 def test_on_pocket_scenes_most_words_are_right():
-    vocabulary, samples = Vocabulary.load(CLASS_NAMES), list(voc_samples("train", 20))
+    vocabulary, samples = CategoryFilter.load(CLASS_NAMES), list(voc_samples("train", 20))
     precision, recall = precision_recall([vocabulary.filter(s.image).names for s in samples], [s.classes for s in samples])
     assert precision > 0.7 and recall > 0.7

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffseg_lib.applications.generation import to_pixels
-from diffseg_lib.applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, align, edit, invert, positions
+from diffseg_lib.applications.generation import to_uint8
+from diffseg_lib.applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, align, ddim_invert, edit, token_indices
 from diffseg_lib.cli.main import main
 from diffseg_lib.config import Config
 from diffseg_lib.segmenter import DiffSegmenter
@@ -27,7 +27,7 @@ def segmenter(backbone) -> DiffSegmenter:
 
 @pytest.fixture
 def inverted(segmenter, picture):
-    return invert(segmenter, picture, SOURCE, steps=4)
+    return ddim_invert(segmenter, picture, SOURCE, steps=4)
 
 
 def left_half(picture: np.ndarray) -> np.ndarray:
@@ -36,22 +36,22 @@ def left_half(picture: np.ndarray) -> np.ndarray:
 
 def coded(segmenter: DiffSegmenter, picture: np.ndarray) -> np.ndarray:
     """The picture encoded and decoded, at the size that the model works at."""
-    return to_pixels(segmenter.backbone.decode_latents(segmenter.encode(picture)))[0]
+    return to_uint8(segmenter.backbone.decode_latents(segmenter.encode(picture)))[0]
 
 
 def test_inversion_goes_from_the_picture_to_the_last_timestep(segmenter, picture, inverted):
     assert inverted.timesteps == (0, 1, 251, 501, 751) and len(inverted.latents) == 5
     assert torch.equal(inverted.latents[0], segmenter.encode(picture))
-    backbone, words = segmenter.backbone, segmenter.backbone.embed_prompt(SOURCE)
+    backbone, words = segmenter.backbone, segmenter.backbone.cached_embedding(SOURCE)
     noise = backbone.predict_noise(inverted.latents[1], 251, words)
-    before, after = backbone.alphas[1], backbone.alphas[251]
+    before, after = backbone.alphas_cumprod[1], backbone.alphas_cumprod[251]
     clean = (inverted.latents[1] - (1 - before).sqrt() * noise) / before.sqrt()
     torch.testing.assert_close(inverted.latents[2], after.sqrt() * clean + (1 - after).sqrt() * noise)
 
 
 def test_more_rounds_of_inversion_lead_back_more_closely(segmenter, picture):
     def back(rounds: int) -> float:
-        source = invert(segmenter, picture, SOURCE, steps=4, rounds=rounds)
+        source = ddim_invert(segmenter, picture, SOURCE, steps=4, rounds=rounds)
         found = edit(segmenter.backbone, source, SOURCE, PromptToPrompt(guidance=1.0), gate=None)
         whole = edit(segmenter.backbone, source, SOURCE, PromptToPrompt(guidance=1.0), gate=Gate(np.zeros(picture.shape[:2], bool), pixels=False))
         return float(np.abs(found.picture.astype(float) - whole.picture).mean())
@@ -106,7 +106,7 @@ def test_words_that_stay_take_attention_over_and_swapped_ones_hand_it_on(backbon
 
 def test_a_swap_for_more_tokens_keeps_the_sum_of_attention(backbone):
     mapper, taken = align(SOURCE, "a photograph of a cup", backbone.tokenizer)
-    new, [old] = positions("a photograph of a cup", "cup", backbone.tokenizer), positions(SOURCE, "house", backbone.tokenizer)
+    new, [old] = token_indices("a photograph of a cup", "cup", backbone.tokenizer), token_indices(SOURCE, "house", backbone.tokenizer)
     assert len(new) == 3 and mapper[old, new].tolist() == pytest.approx([1 / 3] * 3) and bool(taken.all())
     used = len(backbone.tokenizer(SOURCE).input_ids)
     torch.testing.assert_close(mapper[:used].sum(1), torch.ones(used))
@@ -115,7 +115,7 @@ def test_a_swap_for_more_tokens_keeps_the_sum_of_attention(backbone):
 def test_an_added_word_keeps_its_own_attention(backbone):
     target = "a photograph of a red house"
     mapper, taken = align(SOURCE, target, backbone.tokenizer)
-    [red], [house] = positions(target, "red", backbone.tokenizer), positions(target, "house", backbone.tokenizer)
+    [red], [house] = token_indices(target, "red", backbone.tokenizer), token_indices(target, "house", backbone.tokenizer)
     assert taken[red] == 0 and float(taken.sum()) == len(taken) - 1 and not mapper[:, red].any()
     assert mapper[house - 1, house] == 1 and mapper[house, house + 1] == 1  # the noun, and the end token behind it
 
@@ -127,7 +127,7 @@ def test_cross_attention_is_the_papers_formula(segmenter, inverted):
     control = _control(segmenter.backbone, inverted, TARGET, PromptToPrompt(0.5, 0.0), {"fish": 3.0}, None, None)
     query, key = torch.randn(2, 2, 96, 4), torch.randn(2, 2, 24, 4)
     source, target = torch.softmax(query @ key.mT / 2, -1)
-    [fish] = positions(TARGET, "fish", segmenter.backbone.tokenizer)
+    [fish] = token_indices(TARGET, "fish", segmenter.backbone.tokenizer)
     for done, expected in ((0.0, source), (0.5, target)):
         control.done = done
         found = _Controlled(None, control)._cross(query, key, 0.5, 2, (8, 12))[0]
@@ -144,9 +144,9 @@ def test_a_weight_of_one_changes_nothing_and_of_five_does(segmenter, inverted):
 
 def test_a_blend_with_no_threshold_is_prompt_to_prompt_and_with_the_highest_keeps_the_latents(segmenter, picture, inverted):
     plain = edit(segmenter.backbone, inverted, TARGET, HARD)
-    everywhere = edit(segmenter.backbone, inverted, TARGET, HARD, blend=LocalBlend("house", "fish", -1.0, start=0.0, divisor=2))
+    everywhere = edit(segmenter.backbone, inverted, TARGET, HARD, blend=LocalBlend("house", "fish", -1.0, start=0.0, stride=2))
     assert np.array_equal(everywhere.picture, plain.picture)
-    nowhere = edit(segmenter.backbone, inverted, TARGET, HARD, blend=LocalBlend("house", "fish", 1.0, start=0.0, divisor=2))
+    nowhere = edit(segmenter.backbone, inverted, TARGET, HARD, blend=LocalBlend("house", "fish", 1.0, start=0.0, stride=2))
     assert nowhere.allowed is not None and not nowhere.allowed.any()
     kept = edit(segmenter.backbone, inverted, TARGET, HARD, gate=Gate(np.zeros(picture.shape[:2], bool), pixels=False))
     assert np.array_equal(nowhere.picture, kept.picture)
@@ -173,11 +173,11 @@ def test_what_cannot_be_done_is_refused(segmenter, picture, inverted):
     with pytest.raises(ValueError, match="'house' is not in the prompt"):
         edit(backbone, inverted, TARGET, weights={"house": 2.0})
     with pytest.raises(ValueError, match="shares of the steps"):
-        PromptToPrompt(cross=1.5)
+        PromptToPrompt(cross_replace_steps=1.5)
     with pytest.raises(ValueError, match="the model reads 24"):
         edit(backbone, inverted, f"{TARGET} and a butterfly and a butterfly and a butterfly")
     with pytest.raises(ValueError, match="steps"):
-        invert(segmenter, picture, SOURCE, steps=0)
+        ddim_invert(segmenter, picture, SOURCE, steps=0)
 
 
 def test_the_command_writes_the_edit_its_mask_and_the_facts(backbone, picture, tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_the_study_measures_outside_and_inside(monkeypatch):
     monkeypatch.setattr(edits, "TRIED", edits.TRIED[:1])
     monkeypatch.setattr(edits, "BLENDS", edits.BLENDS[:1])
     told: list[str] = []
-    found = edits.edit_study(DiffSegmenter.from_profile("pocket"), Clip.load(), tuning_images=1, images=3, steps=2, tell=told.append)
+    found = edits.edit_study(DiffSegmenter.from_profile("pocket"), Clip.load(), tuning_images=1, images=3, steps=2, progress=told.append)
     rows = found["rows"]
     assert list(rows) == [edits.CODED, edits.PLAIN, edits.BLEND, edits.ATTENTION, edits.LATENTS, edits.BOTH, edits.PASTED]
     assert rows[edits.PASTED]["value"] > rows[edits.BOTH]["value"] > rows[edits.PLAIN]["value"]
@@ -232,16 +232,16 @@ def test_psnr_and_success_are_those_of_a_hand_made_edit():
     pixels = np.full((32, 32, 3), 100, np.uint8)
     changed = np.where(inside[..., None].repeat(3, 2), 200, 110).astype(np.uint8)
 
-    class Judge:
+    class ImageTextScorer:
         def similarities(self, pictures, words):
             assert pictures[0].shape == (9, 9, 3)  # 8 px and a margin of a tenth to each side
             return np.array([[0.1, 0.9]])
 
     task = Task("one", pixels, "", "", "cat", "fish", inside, inside)
-    found = judge(task, changed, Judge(), ["cat", "fish"])
+    found = judge(task, changed, ImageTextScorer(), ["cat", "fish"])
     assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / 100)) and found["success"] == 100
-    assert found["first"] == 100 and judge(replace(task, word="fish", new="cat"), changed, Judge(), ["cat", "fish"])["success"] == 0
-    same = judge(task, pixels, Judge(), ["cat", "fish"])
+    assert found["first"] == 100 and judge(replace(task, word="fish", new="cat"), changed, ImageTextScorer(), ["cat", "fish"])["success"] == 0
+    same = judge(task, pixels, ImageTextScorer(), ["cat", "fish"])
     assert same["ssim"] == pytest.approx(1) and same["psnr"] > 80
     corner = np.zeros((32, 32), bool)
     corner[30:, 30:] = True

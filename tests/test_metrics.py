@@ -17,12 +17,12 @@ from diffseg_lib.evaluation.metrics import (
     bootstrap_miou,
     confusion,
     confusions_at,
+    count_scores,
     iou,
     mean_and_sd,
     mean_interval,
     miou,
-    sweep,
-    tally,
+    threshold_curve,
 )
 
 
@@ -163,7 +163,7 @@ def test_both_sizes_are_named():
     with pytest.raises(ValueError, match=r"\(24, 31\).*\(31, 24\)"):
         confusion(maps(0)[0], maps(0)[1].T, 5)
     with pytest.raises(ValueError, match=r"\(24, 31\).*\(12, 31\)"):
-        tally(maps(0)[0], np.zeros((1, 12, 31)), [1], 5)
+        count_scores(maps(0)[0], np.zeros((1, 12, 31)), [1], 5)
 
 
 def test_unknown_labels_are_listed_with_the_likely_cause():
@@ -175,7 +175,7 @@ def test_unknown_labels_are_listed_with_the_likely_cause():
     with pytest.raises(ValueError, match=r"\[-1\]"):
         confusion(np.array([[-1, 0]]), np.array([[0, 0]]), 5)
     with pytest.raises(ValueError, match=r"ground truth.*\[5, 6, 7\]"):
-        tally(truth, np.zeros((1, 24, 31)), [1], 5)
+        count_scores(truth, np.zeros((1, 24, 31)), [1], 5)
     with pytest.raises(ValueError, match="float64: expected integer"):
         confusion(truth, prediction.astype(float), 8)
     with pytest.raises(ValueError, match="256 classes"):
@@ -187,21 +187,21 @@ def test_scores_outside_0_to_1_are_refused(wrong):
     scores = np.full((2, 2, 2), 0.5)
     scores[0, 1, 1] = wrong
     with pytest.raises(ValueError, match=r"expected numbers in \[0, 1\]"):
-        tally(np.zeros((2, 2), np.uint8), scores, [1, 2], 3)
+        count_scores(np.zeros((2, 2), np.uint8), scores, [1, 2], 3)
 
 
 def test_maps_and_labels_must_go_together():
     truth, scores = np.zeros((2, 2), np.uint8), np.zeros((2, 2, 2))
     with pytest.raises(ValueError, match="2 score maps for 1 labels"):
-        tally(truth, scores, [1], 3)
+        count_scores(truth, scores, [1], 3)
     with pytest.raises(ValueError, match=r"labels \[0, 3\]"):
-        tally(truth, np.zeros((3, 2, 2)), [0, 1, 3], 3)
+        count_scores(truth, np.zeros((3, 2, 2)), [0, 1, 3], 3)
     with pytest.raises(ValueError, match="threshold 1.5"):
-        confusions_at([tally(truth, scores, [1, 2], 3)], 1.5, 3)
+        confusions_at([count_scores(truth, scores, [1, 2], 3)], 1.5, 3)
     with pytest.raises(ValueError, match="at least one pixel"):
         best_threshold([], 3)
     with pytest.raises(ValueError, match="at least one pixel"):
-        best_threshold([tally(np.full((2, 2), VOID), scores, [1, 2], 3)], 3)
+        best_threshold([count_scores(np.full((2, 2), VOID), scores, [1, 2], 3)], 3)
 
 
 # -- every threshold from one pass ---------------------------------------------------------------
@@ -227,9 +227,9 @@ def test_the_sweep_is_exact_at_every_edge_of_a_bin(data):
     scores = (rng.integers(0, 2 * BINS + 1, (len(labels), 4, 5)) / (2 * BINS)).astype(np.float32)  # half of them on an edge
     nudge = rng.integers(-1, 2, scores.shape)  # or one float beside it
     scores = np.where(nudge > 0, np.nextafter(scores, np.float32(1)), np.where(nudge < 0, np.nextafter(scores, np.float32(0)), scores))
-    one = tally(truth, scores, labels, classes)
+    one = count_scores(truth, scores, labels, classes)
     assert one.counts[:, 3].sum() == (truth != VOID).sum()
-    thresholds, values = sweep([one], classes)
+    thresholds, values = threshold_curve([one], classes)
     assert thresholds.tolist() == [j / BINS for j in range(BINS)]
     edges = {0.0, 0.5, (BINS - 1) / BINS, *(float(t) for s in scores.ravel() for t in [np.floor(s * BINS) / BINS] if t < 1)}
     for threshold in sorted(edges):
@@ -251,13 +251,13 @@ def scored(seed: int, classes: int = 5, noise: float = 0.35, size: tuple[int, in
 
 def test_the_sweep_of_many_images_is_that_of_their_sum():
     images = [scored(seed) for seed in range(6)]
-    tallies = [tally(*image, 5) for image in images]
-    thresholds, values = sweep(tallies, 5)
+    histograms = [count_scores(*image, 5) for image in images]
+    thresholds, values = threshold_curve(histograms, 5)
     for j in range(0, BINS, 17):
         total = sum(directly(truth, scores, labels, thresholds[j], 5) for truth, scores, labels in images)
-        assert (confusions_at(tallies, thresholds[j], 5).sum(0) == total).all()
+        assert (confusions_at(histograms, thresholds[j], 5).sum(0) == total).all()
         assert values[j] == pytest.approx(miou_by_loop(total), rel=1e-12)
-    assert best_threshold(tallies, 5) == (thresholds[values.argmax()], values.max())
+    assert best_threshold(histograms, 5) == (thresholds[values.argmax()], values.max())
 
 
 def test_it_counts_what_the_segmenter_labels():
@@ -268,12 +268,12 @@ def test_it_counts_what_the_segmenter_labels():
     names = np.array([0, *labels])
     for threshold in (0.0, 0.25, 0.5, 0.75):
         prediction = names[label(torch.from_numpy(scores), threshold).numpy()]
-        assert (confusions_at([tally(truth, scores, labels, 5)], threshold, 5)[0] == confusion(truth, prediction, 5)).all()
+        assert (confusions_at([count_scores(truth, scores, labels, 5)], threshold, 5)[0] == confusion(truth, prediction, 5)).all()
 
 
 def test_without_classes_all_is_background():
     truth = np.array([[0, 1, VOID]])
-    one = tally(truth, np.zeros((0, 1, 3)), [], 3)
+    one = count_scores(truth, np.zeros((0, 1, 3)), [], 3)
     assert confusions_at([one], 0.0, 3)[0].tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
@@ -282,7 +282,7 @@ def test_without_classes_all_is_background():
 
 def method(noise: float, images: int = 60) -> np.ndarray:
     """The confusions of one method on the same images: images C C."""
-    return confusions_at([tally(*scored(seed, noise=noise), 5) for seed in range(images)], 0.5, 5)
+    return confusions_at([count_scores(*scored(seed, noise=noise), 5) for seed in range(images)], 0.5, 5)
 
 
 def test_the_interval_holds_the_figure_and_follows_the_seed():

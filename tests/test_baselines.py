@@ -15,7 +15,19 @@ from diffseg_lib.baselines.registry import make_method
 from diffseg_lib.data.samples import VOID
 from diffseg_lib.evaluation.metrics import boundary_band, boundary_confusion, recall_at_precision
 from diffseg_lib.evaluation.sources import open_dataset
-from diffseg_lib.experiments.qualitative import COARSE, CROSS, MEASURES, METHODS, OURS, RIVAL, covered, first_with, qualitative_study, score_both, see
+from diffseg_lib.experiments.qualitative import (
+    COARSE,
+    CROSS,
+    MEASURES,
+    METHODS,
+    OURS,
+    RIVAL,
+    first_with,
+    mean_recall,
+    qualitative_study,
+    score_both,
+    score_image,
+)
 from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
 from diffseg_lib.scoremaps import resize, upsample
 from diffseg_lib.segmenter import DiffSegmenter
@@ -297,14 +309,14 @@ def test_covered_is_the_mean_over_present_classes():
     one = np.zeros((1, 4, 4), int)
     one[0, 1] = [1, 3, 0, 0]
     one[0, 2] = [2, 0, 2, 0]
-    assert covered(one).tolist() == [pytest.approx(100 * (0.75 + 0.5) / 2)]
-    assert np.isnan(covered(np.zeros((1, 4, 4), int))).all()
+    assert mean_recall(one).tolist() == [pytest.approx(100 * (0.75 + 0.5) / 2)]
+    assert np.isnan(mean_recall(np.zeros((1, 4, 4), int))).all()
 
 
 def test_seeing_a_perfect_map():
     sample = next(voc_samples("train", 1))
     labels = [VOC_NAMES.index(name) for name in sample.classes]
-    seen = see(sample, np.stack([sample.truth == one for one in labels]).astype(np.float32), labels, len(VOC_NAMES))
+    seen = score_image(sample, np.stack([sample.truth == one for one in labels]).astype(np.float32), labels, len(VOC_NAMES))
     assert set(seen.auc) == set(seen.recall) == {1.0}
     assert seen.edges.counts[:, 3].sum() == boundary_band(sample.truth, 3).sum() < seen.whole.counts[:, 3].sum()
 
@@ -317,7 +329,7 @@ def test_controls_are_what_they_are_named(picture):
     sample = next(voc_samples("train", 1))
     found = score_both(segmenter, rival, sample.image, sample.classes)
     assert tuple(found) == (OURS, COARSE, CROSS, RIVAL) and set(METHODS) == set(found)
-    kept = segmenter.segment(sample.image, sample.classes, keep=True).intermediates
+    kept = segmenter.segment(sample.image, sample.classes, return_intermediates=True).intermediates
     assert rival.grid(sample.image) == (8, 8)
     blocks = kept.completed.unflatten(1, (8, 4)).unflatten(3, (8, 4)).mean((2, 4))
     np.testing.assert_allclose(found[COARSE], upsample(blocks, sample.truth.shape).numpy(), atol=1e-5)

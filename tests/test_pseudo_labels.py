@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffseg_lib.applications.crf import LEAST, PRESETS, Crf, preset, probabilities, refine
 from diffseg_lib.applications.pseudo_labels import MASKS, Pseudo, with_masks, write_masks
-from diffseg_lib.baselines.base import Scored
+from diffseg_lib.baselines.base import Prediction
 from diffseg_lib.cli.main import main
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import write_layout
@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="above 0"):
         probabilities(scores, 0.0)
     with pytest.raises(ValueError, match="sure 2"):
-        Pseudo(0.5, sure=2)
+        Pseudo(0.5, min_confidence=2)
 
 
 # -- masks on disk
@@ -122,12 +122,12 @@ def scorer(image, classes):
     for k, part in enumerate(np.array_split(np.arange(image.shape[1]), len(classes))):
         scores[k][:, part] = 0.6
         scores[k][: image.shape[0] // 2, part] = 1.0
-    return Scored(scores)
+    return Prediction(scores)
 
 
 def test_masks_are_written_as_voc_writes_them(tree, tmp_path):
     dataset, out = open_dataset("voc", tree, "train"), tmp_path / "masks"
-    assert write_masks(dataset, scorer, Pseudo(0.4, sure=0.65), out, {"seed": 0}) == {}
+    assert write_masks(dataset, scorer, Pseudo(0.4, min_confidence=0.65), out, {"seed": 0}) == {}
     for sample in dataset:
         with Image.open(out / MASKS / f"{sample.id}.png") as image:
             assert image.mode == "P"

@@ -13,12 +13,12 @@ import torch
 
 from diffseg_lib import DiffSegmenter
 from diffseg_lib.baselines.attention import Attention, attention_scores
-from diffseg_lib.baselines.base import Scored
+from diffseg_lib.baselines.base import Prediction
 from diffseg_lib.baselines.registry import METHODS, make_method
-from diffseg_lib.category_filter import Vocabulary
+from diffseg_lib.category_filter import CategoryFilter
 from diffseg_lib.cli.main import fixed_threshold, main
 from diffseg_lib.data import DataError
-from diffseg_lib.evaluation.evaluator import choose_threshold, count, labels_of, own_miou, save, summarise
+from diffseg_lib.evaluation.evaluator import choose_threshold, evaluate_images, image_miou, requested_labels, save, summarise
 from diffseg_lib.evaluation.metrics import confusion, miou
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import write_layout
@@ -47,11 +47,11 @@ class Truth:
 
     def __call__(self, image, classes):
         truth = self.truth[image.tobytes()]
-        return Scored(np.stack([(truth == self.names.index(name)).astype(np.float32) for name in classes]), len(classes))
+        return Prediction(np.stack([(truth == self.names.index(name)).astype(np.float32) for name in classes]), len(classes))
 
 
 def test_the_ground_truth_scores_a_hundred(data):
-    rows = list(count(data, Truth(data), "image"))
+    rows = list(evaluate_images(data, Truth(data), "image"))
     found = summarise(rows, data.names, 0.5, len(data))
     assert found["miou"] == found["miou_oracle"] == 100.0 and found["coverage"] == "full" and found["errors"] == {}
     assert found["unet_calls"] == sum(len(row.present) for row in rows) and found["label_precision"] == found["label_recall"] == 1.0
@@ -66,7 +66,7 @@ def test_the_figures_are_those_of_a_segmentation_done_by_hand(data):
         found = segmenter.segment(sample.image, sample.classes)
         names = np.array([0, *(data.names.index(name) for name in sample.classes)])
         total += confusion(sample.truth, names[found.labels], 17)
-    found = summarise(list(count(data, Attention(segmenter), "image")), data.names, segmenter.threshold, len(data))
+    found = summarise(list(evaluate_images(data, Attention(segmenter), "image")), data.names, segmenter.threshold, len(data))
     assert found["confusion"] == total.tolist() and found["miou"] == pytest.approx(float(miou(total)))
 
 
@@ -86,7 +86,7 @@ def test_mean_iou_is_that_of_torchmetrics(data):
         truths.append(torch.from_numpy(np.where(sample.truth == 255, -1, place[sample.truth])).flatten())
         guesses.append(torch.from_numpy(place[names[labels]]).flatten())
     theirs = multiclass_jaccard_index(torch.cat(guesses), torch.cat(truths), len(present), ignore_index=-1)
-    ours = summarise(list(count(data, Attention(segmenter), "image")), data.names, segmenter.threshold, len(data))["miou"]
+    ours = summarise(list(evaluate_images(data, Attention(segmenter), "image")), data.names, segmenter.threshold, len(data))["miou"]
     assert ours == pytest.approx(100 * float(theirs), abs=1e-3)
 
 
@@ -97,7 +97,7 @@ def test_a_broken_image_is_an_error_row_and_there_is_no_headline(data):
         return data.load(name)
 
     broken = type("Broken", (), {"ids": data.ids, "names": data.names, "prompts": data.prompts, "load": load})()
-    rows = list(count(broken, Truth(data), "image"))
+    rows = list(evaluate_images(broken, Truth(data), "image"))
     assert [row.status for row in rows] == ["ok", "error", "ok", "ok"] and "is broken" in rows[1].error
     found = summarise(rows, data.names, 0.5, len(data))
     assert found["miou"] is None and found["confusion"] is None and found["coverage"] == "PARTIAL 3/4" and list(found["errors"]) == [data.ids[1]]
@@ -113,7 +113,7 @@ def test_labels_that_are_no_classes_stop_the_run(tree, data, tmp_path):
     shutil.copytree(tree, copy)
     save_labels(np.full((128, 128), 99, np.uint8), copy / "VOCdevkit/VOC2012/SegmentationClass" / f"{data.ids[2]}.png")
     with pytest.raises(LabelError, match="another label order"):
-        list(count(open_dataset("voc", copy, "val"), Truth(data), "image"))
+        list(evaluate_images(open_dataset("voc", copy, "val"), Truth(data), "image"))
 
 
 def test_an_empty_filter_is_all_background_and_counted(data):
@@ -121,7 +121,7 @@ def test_an_empty_filter_is_all_background_and_counted(data):
         def filter(self, image):
             return type("Found", (), {"kept": ()})()
 
-    rows = list(count(data, Truth(data), "filter", Nothing()))
+    rows = list(evaluate_images(data, Truth(data), "filter", Nothing()))
     found = summarise(rows, data.names, 0.5, len(data))
     assert found["empty_labels"] == 4 and found["unet_calls"] == 0
     assert np.array(found["confusion"])[:, 1:].sum() == 0 and found["miou"] is not None
@@ -129,19 +129,19 @@ def test_an_empty_filter_is_all_background_and_counted(data):
 
 def test_labels_image_all_and_wrong(data):
     sample = data.load(data.ids[0])
-    assert [data.names[i] for i in labels_of(data, sample, "image")[0]] == list(sample.classes)
-    assert labels_of(data, sample, "all")[0] == tuple(range(1, 17))
+    assert [data.names[i] for i in requested_labels(data, sample, "image")[0]] == list(sample.classes)
+    assert requested_labels(data, sample, "all")[0] == tuple(range(1, 17))
     with pytest.raises(ValueError, match="need a vocabulary"):
-        labels_of(data, sample, "filter")
+        requested_labels(data, sample, "filter")
     with pytest.raises(ValueError, match="or an existing JSON file"):
-        labels_of(data, sample, "some")
+        requested_labels(data, sample, "some")
 
 
 def test_frozen_labels_are_read_from_a_file(data, tree, tmp_path):
     frozen = tmp_path / "labels.json"
     frozen.write_text(json.dumps({f"{name}.jpg": list(data.load(name).classes) for name in data.ids}))
     for sample in data:  # ids or names of files, true labels here
-        assert labels_of(data, sample, str(frozen))[0] == tuple(sorted(labels_of(data, sample, "image")[0]))
+        assert requested_labels(data, sample, str(frozen))[0] == tuple(sorted(requested_labels(data, sample, "image")[0]))
     common = ["evaluate", "--dataset", "voc", "--root", str(tree), "--threshold", ".3", "--threads", "1"]
     summaries = []
     for labels in (str(frozen), "image"):
@@ -160,8 +160,8 @@ def test_frozen_labels_that_do_not_fit_are_told(data, tmp_path):
     ):
         path = _written(tmp_path / f"{abs(hash(str(content)))}.json", content)
         with pytest.raises(ValueError, match=said):
-            labels_of(data, sample, str(path))
-    assert labels_of(data, sample, str(_written(tmp_path / "empty.json", {sample.id: []})))[0] == ()
+            requested_labels(data, sample, str(path))
+    assert requested_labels(data, sample, str(_written(tmp_path / "empty.json", {sample.id: []})))[0] == ()
 
 
 def _written(path: Path, content: object) -> Path:
@@ -170,24 +170,24 @@ def _written(path: Path, content: object) -> Path:
 
 
 def test_filtered_labels_say_why(data):
-    vocabulary = Vocabulary.load(data.prompts)
+    vocabulary = CategoryFilter.load(data.prompts)
     for sample in data:
-        labels, why = labels_of(data, sample, "filter", vocabulary)
+        labels, why = requested_labels(data, sample, "filter", vocabulary)
         assert {data.names[i] for i in labels} == set(why) and all("caption says" in text or "CLIP scores" in text for text in why.values())
 
 
 def test_the_threshold_is_the_train_splits_best(data):
     class Half(Truth):
         def __call__(self, image, classes):
-            return Scored(super().__call__(image, classes).scores * 0.4 + 0.3)
+            return Prediction(super().__call__(image, classes).scores * 0.4 + 0.3)
 
-    rows = list(count(data, Half(data), "image"))
+    rows = list(evaluate_images(data, Half(data), "image"))
     assert 0.3 <= choose_threshold(rows, 17) < 0.7
-    assert own_miou(rows[0], 0.5, 17) == 100.0 and np.isnan(own_miou(replace(rows[0], counted=None), 0.5, 17))
+    assert image_miou(rows[0], 0.5, 17) == 100.0 and np.isnan(image_miou(replace(rows[0], counted=None), 0.5, 17))
 
 
 def test_files_hold_a_row_an_image(data, tmp_path):
-    rows = list(count(data, Truth(data), "image"))
+    rows = list(evaluate_images(data, Truth(data), "image"))
     save(rows, summarise(rows, data.names, 0.5, len(data)), data.names, tmp_path)
     with (tmp_path / "images.csv").open() as file:
         lines = list(csv.DictReader(file))
@@ -213,8 +213,8 @@ def test_daam_is_the_plain_sum_over_layers_and_heads(data):
     segmenter, sample = DiffSegmenter.from_profile("pocket"), data.load(data.ids[0])
     latents = segmenter.encode(sample.image)
     noisy = segmenter.backbone.add_noise(latents, segmenter.noise(sample.image, latents), segmenter.timesteps[0])
-    embeddings, spans = segmenter.embed(segmenter.prompts(sample.classes))
-    with record_attention(segmenter.backbone.unet, spans, heads=True) as recording:
+    embeddings, token_weights = segmenter.embed(segmenter.prompts(sample.classes))
+    with record_attention(segmenter.backbone.unet, token_weights, heads=True) as recording:
         segmenter.backbone.predict_noise(noisy, segmenter.timesteps[0], embeddings)
     total = sum(resize(maps[:, e], recording.size) / maps.shape[1] for maps in recording.cross.values() for e in range(maps.shape[1]))
     ours = attention_scores(segmenter, sample.image, sample.classes)["daam"].scores

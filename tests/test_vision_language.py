@@ -34,7 +34,7 @@ def test_models_load_from_a_folder_as_from_the_name(tmp_path, captioner, scene):
 
 def test_continuations_leave_out_their_beginning(captioner, scene):
     beginning = "a photograph of a fish"
-    [rest] = captioner.proceed(scene.image, [beginning])
+    [rest] = captioner.continue_captions(scene.image, [beginning])
     assert beginning not in rest and "house" in rest
 
 
@@ -44,7 +44,7 @@ def test_captions_of_a_batch_are_those_of_each(captioner):
 
 
 def test_adjectives_come_from_the_free_caption(captioner, scene):
-    assert captioner.phrase(scene.image, ["house", "snail"]) == ["red", ""]
+    assert captioner.describe(scene.image, ["house", "snail"]) == ["red", ""]
 
 
 def test_clip_ranks_what_is_there_and_its_embeddings_are_units():

@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from diffseg_lib.evaluation.metrics import Tally
-from diffseg_lib.evaluation.run_store import Row, missing, open_run, run_key
+from diffseg_lib.evaluation.metrics import ScoreHistogram
+from diffseg_lib.evaluation.run_store import Row, open_run, pending_ids, run_key
 from diffseg_lib.support.files import RunError
 
 FACTS = {"method": "test", "seed": 0}
@@ -25,7 +25,7 @@ FACTS = {"method": "test", "seed": 0}
 def row(i: int, **changes) -> Row:
     counts = np.array([[0, 0, 0, 100 + i], [1, 1, 200, 7]], np.int64)
     facts = {"present": ("house", "fish"), "asked": ("house",), "why": {"house": "caption: a “house”"}, "notes": ("converted from mode L",)}
-    return replace(Row(f"image-{i}", "ok", "", "", 3, 4, 12, **facts, unet_calls=2, seconds=0.5, counted=Tally(counts)), **changes)
+    return replace(Row(f"image-{i}", "ok", "", "", 3, 4, 12, **facts, unet_calls=2, seconds=0.5, counted=ScoreHistogram(counts)), **changes)
 
 
 FAILED = Row("image-1", "error", "DataError", "image-1.jpg cannot be read", seconds=0.1)
@@ -33,7 +33,7 @@ FAILED = Row("image-1", "error", "DataError", "image-1.jpg cannot be read", seco
 
 def test_rows_come_back_as_they_went(tmp_path):
     run = open_run(tmp_path, FACTS)
-    empty = row(2, asked=(), why={}, notes=(), counted=Tally(np.zeros((0, 4), np.int64)))
+    empty = row(2, asked=(), why={}, notes=(), counted=ScoreHistogram(np.zeros((0, 4), np.int64)))
     run.add([row(0), FAILED, empty])
     found = open_run(tmp_path, FACTS).rows()
     assert list(found) == ["image-0", "image-1", "image-2"]
@@ -52,9 +52,9 @@ def test_another_configuration_is_another_run(tmp_path):
 def test_what_is_missing_is_what_has_no_good_row(tmp_path):
     run = open_run(tmp_path, FACTS)
     run.add([row(0), FAILED])
-    assert missing(["image-0", "image-1", "image-2"], run.rows()) == ["image-1", "image-2"]
+    assert pending_ids(["image-0", "image-1", "image-2"], run.rows()) == ["image-1", "image-2"]
     run.add([row(1)])  # repaired and done again
-    assert run.rows()["image-1"].status == "ok" and missing(["image-0", "image-1"], run.rows()) == []
+    assert run.rows()["image-1"].status == "ok" and pending_ids(["image-0", "image-1"], run.rows()) == []
     run.add([replace(FAILED)])  # a late error of another process takes nothing back
     assert run.rows()["image-1"].status == "ok"
 
@@ -64,7 +64,7 @@ def test_repeated_rows_may_not_disagree(tmp_path):
     run.add([row(0)])
     run.add([row(0, seconds=9.0)])
     assert len(run.rows()) == 1
-    run.add([row(0, counted=Tally(np.array([[0, 0, 0, 99]], np.int64)))])
+    run.add([row(0, counted=ScoreHistogram(np.array([[0, 0, 0, 99]], np.int64)))])
     with pytest.raises(RunError, match="image-0 disagree"):
         run.rows()
 
@@ -196,7 +196,7 @@ def test_stopped_at_every_step_of_writing_it_ends_the_same(tmp_path, monkeypatch
 
     def work():
         run = open_run(tmp_path, FACTS)
-        for name in missing([f"image-{i}" for i in range(4)], run.rows()):
+        for name in pending_ids([f"image-{i}" for i in range(4)], run.rows()):
             run.add([row(int(name.split("-")[1]))])
         return run.rows()
 

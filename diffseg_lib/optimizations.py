@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .recording import Recording, _Order, pyramid
+from .recording import Recording, RecordingOptions, resolution_pyramid
 
-LEAN = ("once", "stem", "stop", "chunks", "rest")  # what a lean recording saves
+OPTIMIZATIONS = ("reuse_probabilities", "share_stem", "early_stop", "chunk_feed_forward", "pack_matrix")  # what a optimized recording saves
 ROWS = 256  # of the n x n probabilities held at a time, so that they stay in a processor's cache
-LARGE = 2048  # pixels from which a resting matrix is packed
+PACKED_FROM = 2048  # pixels from which a resting matrix is packed
 
 
-def _add_rows(starts: Collection[int], room: Tensor, query: Tensor, turned: Tensor, value: Tensor | None, target: Tensor, output: Tensor | None) -> None:
+def add_rows(starts: Collection[int], scratch: Tensor, query: Tensor, turned: Tensor, value: Tensor | None, target: Tensor, output: Tensor | None) -> None:
     """For :data:`ROWS` rows from each start: the mean over heads of the probabilities into `target`, heads' outputs into `output`; `room` is for both."""
     heads, n, _ = query.shape
     with torch.no_grad():  # of each thread its own
-        of_head, mean = room
+        of_head, mean = scratch
         for start in starts:
             rows = slice(start, min(start + ROWS, n))
             scores, sums = of_head[: rows.stop - start], mean[: rows.stop - start]
@@ -37,7 +37,7 @@ def _add_rows(starts: Collection[int], room: Tensor, query: Tensor, turned: Tens
 
 
 @cache
-def _workers(threads: int) -> ThreadPoolExecutor:
+def single_thread_workers(threads: int) -> ThreadPoolExecutor:
     """So many threads, each of which computes by itself.
 
     The rows take hundreds of short operations; were each spread over torch's threads, waking those would cost as much as half the
@@ -55,55 +55,55 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _rest(recording: Recording) -> None:
+def pack_matrix(recording: Recording) -> None:
     """Pack the matrix into 16 bits a number while coarser layers, which take the most memory, run: its square root, by row."""
-    if recording.matrix is None or recording.matrix.shape[-1] < LARGE:
+    if recording.matrix is None or recording.matrix.shape[-1] < PACKED_FROM:
         return
     top = recording.matrix.amax(-1, keepdim=True)
     packed = torch.empty(recording.matrix.shape, dtype=torch.int16, device=top.device)
     for part, rows, largest in zip(packed.split(ROWS, 1), recording.matrix.split(ROWS, 1), top.split(ROWS, 1), strict=True):
         part.copy_((rows / largest).sqrt_().mul_(32767).round_())
-    recording.matrix, recording.resting = None, (packed, top)
+    recording.matrix, recording.packed = None, (packed, top)
 
 
-def _unpack(recording: Recording) -> None:
-    if recording.resting is None:
+def unpack_matrix(recording: Recording) -> None:
+    if recording.packed is None:
         return
-    packed, top = recording.resting
-    recording.matrix, recording.resting = top.new_empty(packed.shape), None
+    packed, top = recording.packed
+    recording.matrix, recording.packed = top.new_empty(packed.shape), None
     for rows, part, largest in zip(recording.matrix.split(ROWS, 1), packed.split(ROWS, 1), top.split(ROWS, 1), strict=True):
         torch.mul(part.to(top.dtype).div_(32767).square_(), largest, out=rows)
 
 
-def _awake(recording: Recording, like: Tensor, rows: int) -> Tensor:
+def running_sum(recording: Recording, like: Tensor, rows: int) -> Tensor:
     """The matrix so far, with one more layer to come; zeros for as many prompts if there is none."""
-    _unpack(recording)
+    unpack_matrix(recording)
     if recording.matrix is None:
         recording.matrix = like.new_zeros(rows, like.shape[2], like.shape[2])
     recording.layers += 1
     return recording.matrix
 
 
-def _divisor_of(name: str, levels: int) -> int:
+def stride_of(name: str, levels: int) -> int:
     """The divisor of the latents' side at which a layer of a UNet of so many levels runs."""
     stage, number = name.split(".")[:2]
     return 2 ** {"down_blocks": lambda: int(number), "up_blocks": lambda: levels - 1 - int(number)}.get(stage, lambda: levels - 1)()
 
 
-def _last_read(names: list[str], levels: int, order: _Order) -> str:
+def last_read_layer(names: list[str], levels: int, options: RecordingOptions) -> str:
     """The layer after which nothing is read: the last cross-attention of a side that is wanted, or the last finest self-attention."""
-    divisors = {name: _divisor_of(name, levels) for name in names}
-    finest = min(divisors.values())
+    strides = {name: stride_of(name, levels) for name in names}
+    finest = min(strides.values())
 
     def read(name: str) -> bool:
         if name.endswith("attn1"):
-            return order.self_attention == "all" or (order.self_attention != "none" and divisors[name] == finest)
-        return order.spans is not None and (order.sides is None or divisors[name] in order.sides)
+            return options.self_attention == "all" or (options.self_attention != "none" and strides[name] == finest)
+        return options.token_weights is not None and (options.resolutions is None or strides[name] in options.resolutions)
 
     return next((name for name in reversed(names) if read(name)), "")
 
 
-def _share_stem(unet: nn.Module, first: str, order: _Order, stack: ExitStack) -> None:
+def share_stem(unet: nn.Module, first: str, options: RecordingOptions, stack: ExitStack) -> None:
     """Run what comes before the first text-dependent layer on one row, where the prompts share their latents."""
     place, _, rest = first.partition(".transformer_blocks.")
     if not rest:
@@ -117,7 +117,7 @@ def _share_stem(unet: nn.Module, first: str, order: _Order, stack: ExitStack) ->
         rows = len(kwargs["encoder_hidden_states"])
         if len(args[0]) == rows:
             return None
-        order.same = (first, first.replace("attn1", "attn2"))
+        options.same = (first, first.replace("attn1", "attn2"))
         return (_expand(args[0], rows), *args[1:]), kwargs
 
     def all_skips(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -133,15 +133,15 @@ def _expand(rows: Tensor, count: int) -> Tensor:
     return rows.expand(count, *rows.shape[1:])
 
 
-def _chunk_feed_forward(unet: nn.Module, first: str, stack: ExitStack) -> None:
+def chunk_feed_forward(unet: nn.Module, first: str, stack: ExitStack) -> None:
     """Feed-forward layers of the finest side a quarter of the pixels at a time: their hidden width sets the peak of memory."""
     levels = len(list(unet.get_submodule("down_blocks").children()))
-    finest = _divisor_of(first, levels)
-    blocks = [m for name, m in unet.named_modules() if hasattr(m, "set_chunk_feed_forward") and _divisor_of(name, levels) == finest]
+    finest = stride_of(first, levels)
+    blocks = [m for name, m in unet.named_modules() if hasattr(m, "set_chunk_feed_forward") and stride_of(name, levels) == finest]
 
     def chunk(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
-        h, w = pyramid((sample.shape[-2], sample.shape[-1]))[finest]
+        h, w = resolution_pyramid((sample.shape[-2], sample.shape[-1]))[finest]
         for block in blocks:
             block.set_chunk_feed_forward(h * w // 4 if h * w % 4 == 0 else None, 1)
 

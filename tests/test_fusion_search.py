@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from diffseg_lib import DiffSegmenter
-from diffseg_lib.evaluation.fusion_search import SideMaps, choose_weights, collect, combine, gain, layer_separation, score, short_name, tallies, weight_grid
+from diffseg_lib.evaluation.fusion_search import (
+    ResolutionMaps,
+    choose_weights,
+    collect,
+    combine,
+    gain,
+    layer_separation,
+    score,
+    score_histograms,
+    short_name,
+    weight_grid,
+)
 from diffseg_lib.evaluation.metrics import confusion, confusions_at
 from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
 from diffseg_lib.pocket.training.measure import against_targets
@@ -24,7 +35,7 @@ def samples():
 def test_collected_maps_count_as_the_segmenter_labels(segmenter, samples):
     found = collect(segmenter, samples, VOC_NAMES, segmenter.timesteps[0])
     threshold = round(segmenter.threshold * 256) / 256
-    matrices = confusions_at(tallies(found, segmenter.weights, len(VOC_NAMES)), threshold, len(VOC_NAMES))
+    matrices = confusions_at(score_histograms(found, segmenter.weights, len(VOC_NAMES)), threshold, len(VOC_NAMES))
     for sample, matrix in zip(samples, matrices, strict=True):
         labels = segmenter.segment(sample.image, sample.classes).labels
         numbers = np.array([0, *(VOC_NAMES.index(name) for name in sample.classes)])
@@ -41,13 +52,13 @@ def test_completing_sides_and_adding_is_adding_and_completing(segmenter, samples
     torch.testing.assert_close(combine(one.rounds[0], {2: 1.0}), one.rounds[0][2])
 
 
-def _synthetic(good: int) -> list[SideMaps]:
+def _synthetic(good: int) -> list[ResolutionMaps]:
     truth = np.zeros((8, 8), np.uint8)
     truth[2:6, 2:6] = 1
     right = torch.tensor((truth == 1).astype(np.float32))[None]
     wrong = torch.rand(1, 8, 8, generator=torch.Generator().manual_seed(0))
     maps = {d: right if d == good else wrong for d in (2, 1)}
-    return [SideMaps(truth, (1,), (maps, maps))]
+    return [ResolutionMaps(truth, (1,), (maps, maps))]
 
 
 @pytest.mark.parametrize("good", [1, 2])
@@ -55,7 +66,7 @@ def test_the_side_that_knows_gets_the_weight(good):
     weights, threshold, value = choose_weights(_synthetic(good), 2, parts=4)
     assert max(weights, key=weights.get) == good
     assert value == pytest.approx(100)
-    scored = score(tallies(_synthetic(good), weights, 2), threshold, 2)
+    scored = score(score_histograms(_synthetic(good), weights, 2), threshold, 2)
     assert scored.miou == pytest.approx(100)
     assert gain(scored, scored) == (0.0, (0.0, 0.0))
 

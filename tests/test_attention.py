@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 
 from diffseg_lib.attention import record_attention
-from diffseg_lib.lean_attention import LEAN
+from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.scoremaps import apply_attention, complete, self_attention
 
 SIZES = [(16, 16), (16, 24), (32, 8)]
@@ -24,7 +24,7 @@ def processors(unet):
     return {name: layer.processor for name, layer in unet.named_modules() if hasattr(layer, "processor")}
 
 
-def spans(token=5, length=24):
+def token_weights(token=5, length=24):
     weights = torch.zeros(2, length)
     weights[:, token] = 1
     return weights
@@ -33,14 +33,14 @@ def spans(token=5, length=24):
 @pytest.mark.parametrize("size", SIZES)
 def test_the_output_is_bit_identical(backbone, size):
     plain = call(backbone, size)
-    with record_attention(backbone.unet, spans()):
+    with record_attention(backbone.unet, token_weights()):
         recorded = call(backbone, size)
     assert torch.equal(plain, recorded)
 
 
 def test_the_very_processors_come_back(backbone):
     before = processors(backbone.unet)
-    with record_attention(backbone.unet, spans()):
+    with record_attention(backbone.unet, token_weights()):
         assert all(now is not before[name] for name, now in processors(backbone.unet).items())
         call(backbone)
     assert all(now is before[name] for name, now in processors(backbone.unet).items())
@@ -49,10 +49,10 @@ def test_the_very_processors_come_back(backbone):
 
 def test_the_very_processors_come_back_after_an_exception(backbone):
     before = processors(backbone.unet)
-    with pytest.raises(ZeroDivisionError), record_attention(backbone.unet, spans()):
+    with pytest.raises(ZeroDivisionError), record_attention(backbone.unet, token_weights()):
         call(backbone)
         raise ZeroDivisionError
-    with pytest.raises(ValueError, match="one weight a prompt and token"), record_attention(backbone.unet, spans(length=7)):
+    with pytest.raises(ValueError, match="one weight a prompt and token"), record_attention(backbone.unet, token_weights(length=7)):
         call(backbone)
     assert all(now is before[name] for name, now in processors(backbone.unet).items())
     assert not backbone.unet._forward_pre_hooks
@@ -60,10 +60,10 @@ def test_the_very_processors_come_back_after_an_exception(backbone):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_sides_follow_the_latents_and_not_the_square_root(backbone, size):
-    with record_attention(backbone.unet, spans()) as recording:
+    with record_attention(backbone.unet, token_weights()) as recording:
         call(backbone, size)
     assert recording.size == size
-    assert {d: tuple(m.shape) for d, m in recording.by_side().items()} == {d: (2, size[0] // d, size[1] // d) for d in (8, 4, 2, 1)}
+    assert {d: tuple(m.shape) for d, m in recording.by_resolution().items()} == {d: (2, size[0] // d, size[1] // d) for d in (8, 4, 2, 1)}
 
 
 @pytest.mark.parametrize("heads", [False, True])
@@ -104,17 +104,17 @@ def test_probabilities_of_all_tokens_sum_to_one(backbone):
 
 
 def test_the_mean_of_sides_is_the_same_with_and_without_heads(backbone):
-    sides = []
+    resolutions = []
     for heads in (False, True):
-        with record_attention(backbone.unet, spans(), heads=heads) as recording:
+        with record_attention(backbone.unet, token_weights(), heads=heads) as recording:
             call(backbone)
-        sides.append(recording.by_side())
-    for divisor in sides[0]:
-        torch.testing.assert_close(sides[0][divisor], sides[1][divisor])
+        resolutions.append(recording.by_resolution())
+    for stride in resolutions[0]:
+        torch.testing.assert_close(resolutions[0][stride], resolutions[1][stride])
 
 
 def test_only_the_finest_self_attention_is_kept_and_detached(backbone):
-    with record_attention(backbone.unet, spans()) as recording:
+    with record_attention(backbone.unet, token_weights()) as recording:
         call(backbone, (16, 24))
     assert set(recording.queries) == set(recording.keys)
     assert {name.split(".")[0] for name in recording.queries} == {"down_blocks", "up_blocks"}
@@ -147,21 +147,32 @@ def test_all_sides_are_kept_on_request_and_grouped_by_side(backbone):
 def test_an_unknown_choice_of_self_attention_is_refused(backbone):
     with pytest.raises(ValueError, match="expected one of finest, all, matrix, none"), record_attention(backbone.unet, None, self_attention="most"):
         pass
-    with pytest.raises(ValueError, match="any of once, stem"), record_attention(backbone.unet, None, lean=("fast",)):
+    with pytest.raises(ValueError, match="any of once, stem"), record_attention(backbone.unet, None, optimizations=("fast",)):
         pass
 
 
-def lean_call(backbone, weights, size=(16, 24), lean=(), **options):
-    with record_attention(backbone.unet, weights, lean=lean, **options) as recording:
+def optimized_call(backbone, weights, size=(16, 24), optimizations=(), **options):
+    with record_attention(backbone.unet, weights, optimizations=optimizations, **options) as recording:
         call(backbone, size)
     return recording
 
 
-@pytest.mark.parametrize("lean", [("once",), ("stem",), ("once", "stem"), ("stop",), ("once", "stop"), ("chunks",), LEAN])
+@pytest.mark.parametrize(
+    "optimized",
+    [
+        ("reuse_probabilities",),
+        ("share_stem",),
+        ("reuse_probabilities", "share_stem"),
+        ("early_stop",),
+        ("reuse_probabilities", "early_stop"),
+        ("chunk_feed_forward",),
+        OPTIMIZATIONS,
+    ],
+)
 @pytest.mark.parametrize("size", SIZES)
-def test_a_lean_recording_is_the_plain_one(backbone, size, lean):
+def test_a_lean_recording_is_the_plain_one(backbone, size, optimizations):
     weights = torch.rand(2, 24, generator=torch.Generator().manual_seed(1))
-    plain, found = lean_call(backbone, weights, size), lean_call(backbone, weights, size, lean)
+    plain, found = optimized_call(backbone, weights, size), optimized_call(backbone, weights, size, optimizations)
     assert list(found.cross) == list(plain.cross) and list(found.queries) == list(plain.queries)
     for name in plain.cross:
         torch.testing.assert_close(found.cross[name], plain.cross[name], atol=1e-6, rtol=1e-4)
@@ -169,11 +180,11 @@ def test_a_lean_recording_is_the_plain_one(backbone, size, lean):
     torch.testing.assert_close(complete(maps, *found.finest()), complete(maps, *plain.finest()), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("lean", [(), ("once",), ("once", "stem"), LEAN])
+@pytest.mark.parametrize("optimized", [(), ("reuse_probabilities",), ("reuse_probabilities", "share_stem"), OPTIMIZATIONS])
 @pytest.mark.parametrize("heads", [False, True])
-def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, lean, heads):
-    plain = lean_call(backbone, spans())
-    found = lean_call(backbone, spans(), lean=lean, self_attention="matrix", heads=heads)
+def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, optimizations, heads):
+    plain = optimized_call(backbone, token_weights())
+    found = optimized_call(backbone, token_weights(), optimizations=optimizations, self_attention="matrix", heads=heads)
     assert found.layers == len(plain.queries) and not found.queries
     expected = self_attention([q.expand(2, -1, -1, -1) for q in plain.queries.values()], list(plain.keys.values()))
     torch.testing.assert_close(found.matrix / found.layers, expected, atol=1e-7, rtol=1e-4)
@@ -185,27 +196,30 @@ def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, lean, heads):
 
 
 def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(backbone, monkeypatch):
-    awake = lean_call(backbone, spans(), lean=LEAN, self_attention="matrix")
+    awake = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
     monkeypatch.setattr("diffseg_lib.attention.LARGE", 1)
     monkeypatch.setattr("diffseg_lib.attention.ROWS", 100)  # a last part that is not full
-    rested = lean_call(backbone, spans(), lean=LEAN, self_attention="matrix")
-    assert rested.resting is None and not torch.equal(rested.matrix, awake.matrix)
+    rested = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
+    assert rested.packed is None and not torch.equal(rested.matrix, awake.matrix)
     maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
     first, second = (apply_attention(maps, one.matrix, one.layers) for one in (awake, rested))
     torch.testing.assert_close(second, first, atol=5e-5, rtol=0)
-    with pytest.raises(ZeroDivisionError), record_attention(backbone.unet, spans(), self_attention="matrix", lean=("once", "rest")) as cut:
+    with (
+        pytest.raises(ZeroDivisionError),
+        record_attention(backbone.unet, token_weights(), self_attention="matrix", optimizations=("reuse_probabilities", "pack_matrix")) as cut,
+    ):
         hook = backbone.unet.mid_block.register_forward_hook(lambda *_: 1 / 0)
         try:
             call(backbone)
         finally:
             hook.remove()
-    assert cut.resting is None and cut.layers == 1 and cut.matrix is not None  # whatever ends it, the matrix is unpacked
+    assert cut.packed is None and cut.layers == 1 and cut.matrix is not None  # whatever ends it, the matrix is unpacked
 
 
 @pytest.mark.parametrize("which", ["matrix", "finest"])
 def test_one_prompt_alone_is_kept_on_request(backbone, which):
-    every = lean_call(backbone, spans(), lean=LEAN, self_attention=which)
-    one = lean_call(backbone, spans(), lean=LEAN, self_attention=which, first_only=True)
+    every = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention=which)
+    one = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention=which, first_only=True)
     if which == "matrix":
         assert one.matrix.shape[0] == 1
         torch.testing.assert_close(one.matrix, every.matrix[:1])
@@ -217,8 +231,8 @@ def test_one_prompt_alone_is_kept_on_request(backbone, which):
 def test_a_lean_recording_reads_only_the_sides_asked_for_and_leaves_no_trace(backbone):
     before, hooks = processors(backbone.unet), [len(m._forward_pre_hooks) for m in backbone.unet.modules()]
     plain = call(backbone)
-    found = lean_call(backbone, spans(), (16, 16), LEAN, sides=[2], self_attention="matrix")
-    assert set(found.by_side()) == {2} and found.layers == 3
+    found = optimized_call(backbone, token_weights(), (16, 16), OPTIMIZATIONS, resolutions=[2], self_attention="matrix")
+    assert set(found.by_resolution()) == {2} and found.layers == 3
     assert all(now is before[name] for name, now in processors(backbone.unet).items())
     assert [len(m._forward_pre_hooks) for m in backbone.unet.modules()] == hooks
     assert all(m._chunk_size is None for m in backbone.unet.modules() if hasattr(m, "_chunk_size"))
@@ -229,10 +243,10 @@ def test_the_stop_comes_after_the_last_layer_that_is_read(backbone):
     calls = []
     hook = backbone.unet.conv_out.register_forward_hook(lambda *_: calls.append("end"))
     try:
-        for weights, options in ((spans(), {}), (spans(), {"sides": [8]}), (None, {})):
-            lean_call(backbone, weights, (16, 16), ("stop",), **options)
+        for weights, options in ((token_weights(), {}), (token_weights(), {"sides": [8]}), (None, {})):
+            optimized_call(backbone, weights, (16, 16), ("early_stop",), **options)
         assert calls == []
-        lean_call(backbone, spans(), (16, 16), ("once", "stem", "chunks"))
+        optimized_call(backbone, token_weights(), (16, 16), ("reuse_probabilities", "share_stem", "chunk_feed_forward"))
         assert calls == ["end"]
     finally:
         hook.remove()
@@ -242,12 +256,12 @@ def test_the_stem_is_done_once_and_only_where_the_latents_are_one_row(backbone):
     rows = []
     hook = backbone.unet.conv_in.register_forward_hook(lambda module, args, output: rows.append(len(output)))
     try:
-        lean_call(backbone, spans(), (16, 16), LEAN)
+        optimized_call(backbone, token_weights(), (16, 16), OPTIMIZATIONS)
         two = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3))
         words = backbone.encode_prompts(["a photograph of a house", "a photograph of a red fish"])
-        with record_attention(backbone.unet, spans()) as plain:
+        with record_attention(backbone.unet, token_weights()) as plain:
             backbone.predict_noise(two, 100, words)
-        with record_attention(backbone.unet, spans(), lean=LEAN) as found:
+        with record_attention(backbone.unet, token_weights(), optimizations=OPTIMIZATIONS) as found:
             backbone.predict_noise(two, 100, words)
         assert rows == [1, 2, 2]
         for name in plain.cross:
@@ -266,11 +280,11 @@ def test_a_layer_that_is_not_plain_attention_is_recorded_beside_its_own_processo
             return self.inner(*args, **kwargs)
 
     layer = dict(backbone.unet.named_modules())["down_blocks.1.attentions.0.transformer_blocks.0.attn2"]
-    plain, inner = lean_call(backbone, spans(), (16, 16)), layer.processor
+    plain, inner = optimized_call(backbone, token_weights(), (16, 16)), layer.processor
     other = Other(inner)
     layer.set_processor(other)
     try:
-        found = lean_call(backbone, spans(), (16, 16), LEAN)
+        found = optimized_call(backbone, token_weights(), (16, 16), OPTIMIZATIONS)
         assert other.calls == 1 and layer.processor is other
     finally:
         layer.set_processor(inner)

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from diffseg_lib.book.sweep import metrics_of, points
+from diffseg_lib.book import run as runner
+from diffseg_lib.book.sweep import metrics_of, points, sweep
+from diffseg_lib.cli import book as command
 
 CODE = """
 import json, pathlib
@@ -50,29 +52,29 @@ def test_metrics_are_the_numbers(tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_sweep_runs_every_point_once_and_tells_what_failed(notebook, tmp_path, workers):
     out = tmp_path / "out"
-    rows = book.sweep(notebook, {"seed": [0, 2, 3], "scale": 0.5}, out, workers=workers)
+    rows = sweep(notebook, {"seed": [0, 2, 3], "scale": 0.5}, out, workers=workers)
     assert [row["state"] for row in rows] == ["passed", "passed", "failed"] and "three is no number" in rows[2]["message"]
     assert [row.get("square") for row in rows] == [0, 4, None] and rows[1]["found"] == 2.5
     assert all((out / row["folder"] / "logs" / "tiny.log").exists() for row in rows)
     kept = pd.read_csv(out / "sweep.csv")
     assert list(kept["seed"]) == [0, 2, 3] and list(kept["state"]) == ["passed", "passed", "failed"]
-    again = book.sweep(notebook, [{"seed": 0, "scale": 0.5}, {"seed": 5}], out)
+    again = sweep(notebook, [{"seed": 0, "scale": 0.5}, {"seed": 5}], out)
     assert [row["state"] for row in again] == ["skipped", "passed"] and again[0]["square"] == 0
 
 
 def test_a_sweep_is_checked_before_anything_runs(notebook, tmp_path):
     for grid, said in (({"sed": [1]}, "did you mean seed"), ({"seed": ["one"]}, "expects int"), ({"out": ["x"]}, "folder of its own")):
         with pytest.raises(ValueError, match=said):
-            book.sweep(notebook, grid, tmp_path / "out")
+            sweep(notebook, grid, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_line_sweeps(notebook, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(book, "notebooks_dir", lambda: notebook.parent)
+    monkeypatch.setattr(runner, "notebooks_dir", lambda: notebook.parent)
     grid = tmp_path / "grid.yaml"
     grid.write_text("seed: [1, 2]\n")
-    assert book.main(["sweep", "tiny", str(grid), "--out", str(tmp_path / "out")]) == 0
+    assert command.main(["sweep", "tiny", str(grid), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     assert "2 passed, 0 failed, 0 current" in told and "square" in told
-    assert book.main(["sweep", "tiny", str(tmp_path / "none.yaml")]) == 2
+    assert command.main(["sweep", "tiny", str(tmp_path / "none.yaml")]) == 2
     assert "no grid" in capsys.readouterr().err

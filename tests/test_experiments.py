@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from diffseg_lib import DiffSegmenter
-from diffseg_lib.category_filter import Vocabulary
+from diffseg_lib.category_filter import CategoryFilter
 from diffseg_lib.cli.study import main
-from diffseg_lib.evaluation.metrics import Tally, confusion, miou, tally
+from diffseg_lib.evaluation.metrics import ScoreHistogram, confusion, count_scores, miou
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.experiments.ablation import ROWS, ablation_study, variants
 from diffseg_lib.experiments.benchmark import choices, count_attention, filter_quality
-from diffseg_lib.experiments.measure import Store, about, committed, measure, say
+from diffseg_lib.experiments.measure import Store, about, committed_result, format_effect, measure
 from diffseg_lib.experiments.timesteps import signal_to_noise
 
 
@@ -37,7 +37,7 @@ def counted(seed, images=6, right=0.8):
         truth = rng.integers(2, size=(8, 8))
         for name, share in (("good", right), ("bad", 0.5)):
             score = np.where(rng.random((8, 8)) < share, truth, 1 - truth).astype(np.float32)
-            found[name].append(tally(truth, score[None], [1], 2))
+            found[name].append(count_scores(truth, score[None], [1], 2))
     return found
 
 
@@ -69,8 +69,8 @@ def test_against_nothing_is_against_all_background():
 
 
 def test_a_threshold_is_never_chosen_on_what_is_reported():
-    high = {"one": [tally(np.array([[0, 1]]), np.array([[[0.6, 0.9]]]), [1], 2)]}
-    low = {"one": [tally(np.array([[0, 1]]), np.array([[[0.1, 0.4]]]), [1], 2)]}
+    high = {"one": [count_scores(np.array([[0, 1]]), np.array([[[0.6, 0.9]]]), [1], 2)]}
+    low = {"one": [count_scores(np.array([[0, 1]]), np.array([[[0.1, 0.4]]]), [1], 2)]}
     measured = measure([high], [low], 2, [0])
     assert measured.rows["one"]["threshold"] >= 0.6 and measured.rows["one"]["value"] == 25.0 and measured.rows["one"]["oracle"] == 100.0
 
@@ -92,7 +92,7 @@ def test_parts_are_kept_under_their_key_and_read_again(tmp_path):
 
 
 def test_an_image_without_a_pixel_counted_is_kept_too(tmp_path):
-    empty = Tally(np.zeros((0, 4), np.int64))
+    empty = ScoreHistogram(np.zeros((0, 4), np.int64))
     store = Store(tmp_path)
     for _ in range(2):
         [one, two] = store.counts({}, lambda: {"a": [empty, counted(0)["good"][0]]})["a"]
@@ -109,13 +109,13 @@ def test_the_ablation_has_the_rows_of_table_4(segmenter):
 def test_row_6_is_the_method_itself(segmenter):
     sample = open_dataset("voc", "", "train", 2).load("train0_000001")
     maps = variants(segmenter, sample, sample.classes)
-    kept = segmenter.segment(sample.image, sample.classes, keep=True).intermediates
+    kept = segmenter.segment(sample.image, sample.classes, return_intermediates=True).intermediates
     np.testing.assert_allclose(maps["6 row 4 + ++"].numpy(), kept.completed.numpy(), atol=1e-5)
 
 
 def test_every_choice_of_words_reads_its_maps_off_one_pass(segmenter):
     data = open_dataset("voc", "", "train", 2)
-    vocabulary = Vocabulary.load(data.prompts)
+    vocabulary = CategoryFilter.load(data.prompts)
     together = count_attention(segmenter, data, vocabulary)
     alone = count_attention(segmenter, data, vocabulary, ["image"])
     for a, b in zip(together["diffsegmenter / image"], alone["diffsegmenter / image"], strict=True):
@@ -131,15 +131,15 @@ def test_every_choice_of_words_reads_its_maps_off_one_pass(segmenter):
 
 def test_quality_of_the_true_words_is_perfect():
     data = open_dataset("voc", "", "train", 3)
-    quality = filter_quality(data, Vocabulary.load(data.prompts))
+    quality = filter_quality(data, CategoryFilter.load(data.prompts))
     assert (quality["image"]["precision"], quality["image"]["recall"]) == (1.0, 1.0)
     assert quality["all"]["recall"] == 1.0 and quality["all"]["saved"] == 0.0 and 0 < quality["filter"]["saved"] < 1
 
 
 def test_signal_to_noise_falls_and_is_one_at_half(segmenter):
-    ratio = signal_to_noise(segmenter.backbone.alphas)
+    ratio = signal_to_noise(segmenter.backbone.alphas_cumprod)
     assert (np.diff(ratio) < 0).all()
-    half = int(np.abs(segmenter.backbone.alphas.numpy() - 0.5).argmin())
+    half = int(np.abs(segmenter.backbone.alphas_cumprod.numpy() - 0.5).argmin())
     assert ratio[half] == pytest.approx(1, abs=0.01)
 
 
@@ -168,16 +168,16 @@ def test_an_unknown_study_is_refused(capsys):
 
 def test_committed_results_are_large_enough_and_say_how_they_were_made():
     for study in ("ablation", "timesteps"):
-        run = committed(study)
+        run = committed_result(study)
         assert run["results"]["images"] >= 500 and len(run["results"]["seeds"]) >= 3
     for data in ("voc", "context", "object"):
-        run = committed(f"benchmark_{data}")
+        run = committed_result(f"benchmark_{data}")
         assert run["results"]["images"] >= 500 and run["seconds"] > 0 and run["commit"] and run["versions"] and "diffseg_lib.experiments" in run["command"]
-    assert committed("no such study") is None and "not run" in about(None)
+    assert committed_result("no such study") is None and "not run" in about(None)
 
 
 def test_effects_are_said_in_whole_points():
-    assert say({"value": -0.4, "ci95": (-1.6, 0.4)}) == "-0 (-2 to +0)"
+    assert format_effect({"value": -0.4, "ci95": (-1.6, 0.4)}) == "-0 (-2 to +0)"
 
 
 def test_recipes_turn_one_switch_a_row(segmenter):
