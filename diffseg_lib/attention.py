@@ -227,7 +227,8 @@ def record_attention(
     """
     if self_attention not in SELF_ATTENTION or not set(optimizations) <= set(OPTIMIZATIONS):
         raise ValueError(
-            f"self_attention {self_attention!r}, optimized {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, and any of {', '.join(OPTIMIZATIONS)}"
+            f"self_attention {self_attention!r}, optimizations {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, "
+            f"and any of {', '.join(OPTIMIZATIONS)}"
         )
     layers = attention_layers(unet)
     recording, options = Recording(), RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations)

@@ -158,7 +158,7 @@ def optimized_call(backbone, weights, size=(16, 24), optimizations=(), **options
 
 
 @pytest.mark.parametrize(
-    "optimized",
+    "optimizations",
     [
         ("reuse_probabilities",),
         ("share_stem",),
@@ -180,7 +180,7 @@ def test_a_lean_recording_is_the_plain_one(backbone, size, optimizations):
     torch.testing.assert_close(complete(maps, *found.finest()), complete(maps, *plain.finest()), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("optimized", [(), ("reuse_probabilities",), ("reuse_probabilities", "share_stem"), OPTIMIZATIONS])
+@pytest.mark.parametrize("optimizations", [(), ("reuse_probabilities",), ("reuse_probabilities", "share_stem"), OPTIMIZATIONS])
 @pytest.mark.parametrize("heads", [False, True])
 def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, optimizations, heads):
     plain = optimized_call(backbone, token_weights())
@@ -197,7 +197,7 @@ def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, optimizations, he
 
 def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(backbone, monkeypatch):
     awake = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
-    monkeypatch.setattr("diffseg_lib.attention.LARGE", 1)
+    monkeypatch.setattr("diffseg_lib.optimizations.PACKED_FROM", 1)
     monkeypatch.setattr("diffseg_lib.attention.ROWS", 100)  # a last part that is not full
     rested = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
     assert rested.packed is None and not torch.equal(rested.matrix, awake.matrix)

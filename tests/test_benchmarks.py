@@ -38,7 +38,7 @@ def test_the_released_recipe_leaves_the_model_as_it_was(backbone):
 
 def test_one_self_attention_for_all_is_the_first_class_and_another_for_the_rest(backbone):
     given = inputs(backbone, 2, (16, 16))
-    own, share_self_attention = (segment(backbone, given, way) for way in (STEPS[OURS], OTHERS["one self-attention for all classes"]))
+    own, shared = (segment(backbone, given, way) for way in (STEPS[OURS], OTHERS["one self-attention for all classes"]))
     torch.testing.assert_close(shared[0], own[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(shared[1], own[1], atol=1e-5)
 

@@ -21,7 +21,6 @@ from diffseg_lib.applications.deeplab import (
     class_weights,
     confusions,
     load,
-    main,
     normalise_image,
     predict,
     train,
@@ -148,6 +147,7 @@ def test_pixels_are_those_of_imagenets_statistics():
 
 def test_the_command_line_trains_on_masks_and_tests(tree, tmp_path, capsys):
     from diffseg_lib.cli.main import main as segment
+    from diffseg_lib.cli.network import main
 
     assert segment(["pseudo", "--root", str(tree), "--timesteps", "100", "--sure", "0.5", "--out", str(tmp_path / "masks")]) == 0
     given = ["--root", str(tree), "--masks", str(tmp_path / "masks"), "--iterations", "3", "--batch", "2", "--crop", "48", "--out", str(tmp_path / "net")]

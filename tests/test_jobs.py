@@ -18,7 +18,7 @@ import torch
 from diffseg_lib.baselines.attention import Attention
 from diffseg_lib.cli.main import main
 from diffseg_lib.data import LabelError
-from diffseg_lib.evaluation.evaluator import count
+from diffseg_lib.evaluation.evaluator import evaluate_images
 from diffseg_lib.evaluation.jobs import Job, evaluate_ids, make_segmenter, run_job
 from diffseg_lib.evaluation.run_store import open_run
 from diffseg_lib.pocket.layouts import write_layout
@@ -67,7 +67,7 @@ def test_the_rows_are_those_of_the_plain_evaluator(job, rows):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert same(rows, list(count(job.open(), Attention(make_segmenter(job)), "image")))
+        assert same(rows, list(evaluate_images(job.open(), Attention(make_segmenter(job)), "image")))
     finally:
         torch.set_num_threads(before)
     assert evaluate_ids(job, []) == [] and torch.get_num_threads() == before

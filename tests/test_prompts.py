@@ -116,7 +116,7 @@ def test_modifiers_share_the_map_with_the_class(tokenizer):
     assert set(weigh_tokens([prompt], 24)[0].nonzero().flatten().tolist()) == set(prompt.span)
 
 
-@pytest.mark.parametrize("plus", [1, 2, 3])
+@pytest.mark.parametrize("emphasis", [1, 2, 3])
 def test_plus_signs_are_those_of_compel(emphasis):
     """compel 2 re-weights a token as z_empty + 1.1^plus (z - z_empty)."""
     from compel import Compel

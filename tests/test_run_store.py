@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from diffseg_lib.evaluation.metrics import ScoreHistogram
-from diffseg_lib.evaluation.run_store import Row, open_run, pending_ids, run_key
+from diffseg_lib.evaluation.run_store import Row, open_run, pending_ids
 from diffseg_lib.support.files import RunError
+from diffseg_lib.support.identity import fingerprint
 
 FACTS = {"method": "test", "seed": 0}
 
@@ -46,7 +47,7 @@ def test_rows_come_back_as_they_went(tmp_path):
 def test_another_configuration_is_another_run(tmp_path):
     assert open_run(tmp_path, FACTS).folder != open_run(tmp_path, FACTS | {"seed": 1}).folder
     assert open_run(tmp_path, {"seed": 0, "method": "test"}).folder == open_run(tmp_path, FACTS).folder
-    assert run_key({"a": (1, 2)}) == run_key({"a": [1, 2]})
+    assert fingerprint({"a": (1, 2)}) == fingerprint({"a": [1, 2]})
 
 
 def test_what_is_missing_is_what_has_no_good_row(tmp_path):
@@ -122,6 +123,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 import resource, signal, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_runs import FACTS, row
+from diffseg_lib.support.identity import fingerprint
 from diffseg_lib.evaluation.run_store import RunError, open_run
 run = open_run({str(tmp_path)!r}, FACTS)
 run.add([row(0)])
@@ -142,6 +144,7 @@ WORKER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from test_runs import FACTS, row
+from diffseg_lib.support.identity import fingerprint
 from diffseg_lib.evaluation.run_store import missing, open_run
 run = open_run(sys.argv[2], FACTS)
 print("ready", flush=True)

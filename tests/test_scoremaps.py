@@ -26,7 +26,7 @@ def resolutions(size=(8, 12)) -> dict[int, torch.Tensor]:
 # -- fuse ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("divisor", [8, 4, 2, 1])
+@pytest.mark.parametrize("stride", [8, 4, 2, 1])
 def test_a_one_hot_weight_selects_one_side(stride):
     cross = resolutions((16, 24))
     chosen = fuse(cross, {d: float(d == stride) for d in cross}, (16, 24), "none")
@@ -119,7 +119,7 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(run_metadata, tuple | list) else (run_metadata,):
+        for tensor in made if isinstance(made, tuple | list) else (made,):
             if isinstance(tensor, torch.Tensor):
                 self.elements = max(self.elements, tensor.numel())
         return made

@@ -1,0 +1,112 @@
+"""Who imports whom: the library's imports, read off its source without running it, and the rules that they keep.
+
+The rules are data (:data:`RULES`), so that a test can hold them, and the page on the architecture can draw them.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PACKAGE = "diffseg_lib"
+METHOD = "the method"  # the modules at the root
+COMMANDS = ("__main__", "studies", "deeplab", "book.__main__", "pocket.__main__")  # what ``python -m`` starts; they belong to the program
+
+# A wing, and the wings that its modules may import; whoever imports a wing may not be imported by it.
+RULES: Mapping[str, frozenset[str]] = {
+    "support": frozenset(),
+    METHOD: frozenset({"support"}),
+    "data": frozenset({"support"}),
+    "pocket": frozenset({"data", "support"}),
+    "baselines": frozenset({METHOD, "support"}),
+    "refinements": frozenset({METHOD, "support"}),
+    "evaluation": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements"}),
+    "applications": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation"}),
+    "pocket.training": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation"}),
+    "experiments": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
+    "book": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
+}
+RULES = RULES | {"cli": frozenset({*RULES})}
+
+
+def wing_of(module: str) -> str:
+    """The wing of a module, by its name below the package.
+
+    >>> wing_of("scoremaps"), wing_of("data.voc"), wing_of("pocket.training.train"), wing_of("book.__main__")
+    ('the method', 'data', 'pocket.training', 'cli')
+    """
+    if module in COMMANDS:
+        return "cli"
+    if module == "pocket.training" or module.startswith("pocket.training."):
+        return "pocket.training"
+    first = module.split(".")[0]
+    return first if first in RULES else METHOD
+
+
+def module_files(package: Path) -> dict[str, Path]:
+    """Every module of a package by its name below it ("" is the package itself)."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _targets(source: str, package: tuple[str, ...], known: Mapping[str, Path]) -> Iterator[str]:
+    """The modules that a source imports from its own package, those that a function imports included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = package[: len(package) - node.level + 1]
+            elif (node.module or "").split(".")[0] == PACKAGE:
+                base = ()
+            else:
+                continue
+            named = (node.module or "").split(".") if node.module else []
+            module = [*base, *(named if node.level else named[1:])]
+            for alias in node.names:
+                inner = ".".join([*module, alias.name])
+                yield inner if inner in known else ".".join(module)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == PACKAGE)
+
+
+def imports_of(package: Path) -> dict[str, set[str]]:
+    """For every module of a package the modules of it that it imports, by name.
+
+    Args:
+        package: Its folder.
+    """
+    known = module_files(package)
+    return {
+        name: {target for target in _targets(path.read_text(encoding="utf-8"), path.relative_to(package).parent.parts, known) if target != name}
+        for name, path in known.items()
+    }
+
+
+def broken_rules(imports: Mapping[str, set[str]]) -> list[str]:
+    """Imports against :data:`RULES`, as sentences; the package itself, whose names load late, may be imported by all."""
+    return [
+        f"{name} ({wing_of(name)}) imports {target} ({wing_of(target)})"
+        for name, targets in imports.items()
+        for target in sorted(targets)
+        if name and target and wing_of(name) != wing_of(target) and wing_of(target) not in RULES[wing_of(name)]
+    ]
+
+
+def circles(imports: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
+    """Groups of modules that import each other, directly or through others (Tarjan's strongly connected components)."""
+    from scipy.sparse import lil_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    names = [name for name in imports if name]
+    place = {name: i for i, name in enumerate(names)}
+    graph = lil_matrix((len(names), len(names)), dtype=bool)
+    for name in names:
+        for target in imports[name]:
+            if target in place:
+                graph[place[name], place[target]] = True
+    count, of = connected_components(graph, connection="strong")
+    groups = [tuple(sorted(name for name, group in zip(names, of, strict=True) if group == i)) for i in range(count)]
+    return [group for group in groups if len(group) > 1]
