@@ -1,6 +1,81 @@
-"""What a chapter opens with and leaves behind."""
+"""A chapter's two calls: :func:`open_chapter` checks, loads and says what it runs on; :meth:`Chapter.close` leaves its results behind."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..data import Dataset
+from ..evaluation.preflight import require
+from ..evaluation.sources import open_dataset
+from ..profiles import Profile
+from ..segmenter import DiffSegmenter
+from ..support.provenance import provenance, write_results
+from . import plots
+
+PLAIN = (str, int, float, bool, list, dict, tuple)  # types of a parameter
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter that is running: what it was asked for, and the models and data that it reads.
+
+    name: The file's stem. parameters: Those of its cell, by name. profile: With the data's folders in it. seed: Of the noise.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+    profile: Profile
+    seed: int
+    started: float = field(default_factory=time.perf_counter)
+
+    @cached_property
+    def segmenter(self) -> DiffSegmenter:
+        """The profile's diffusion model under the default switches, loaded when first asked for."""
+        return DiffSegmenter.from_profile(self.profile, seed=self.seed)
+
+    def data(self, dataset: str, split: str, images: int = 0) -> Dataset:
+        """A split of a data set in the profile's folder; its first `images` images, 0 for all."""
+        return open_dataset(dataset, self.profile.data_root(dataset), split, images)
+
+    def close(self, metrics: Mapping[str, Any], **numbers: str) -> None:
+        """Write the chapter's JSON, and glue numbers for its prose.
+
+        Args:
+            metrics: Name to a number, or to a mapping with ``value``, ``ci95`` and ``images``.
+            numbers: Texts by the name under which ``{glue:text}`` finds them; they are printed, for the tests to compare.
+        """
+        glue_numbers(**numbers)
+        out, device = str(self.parameters.get("out", "")), self.profile.device
+        path = write_results(self.name, parameters=self.parameters, metrics=metrics, seed=self.seed, started=self.started, device=device, out=out)
+        print(path.name)
+
+
+def open_chapter(name: str, namespace: Mapping[str, Any], *models: str, datasets: Sequence[str] = ()) -> Chapter:
+    """Open a chapter: one style for its figures, everything that it needs checked at once, a line of provenance printed.
+
+    Args:
+        name: Its file's stem.
+        namespace: The notebook's ``globals()``; plain values in it are the parameters, since nothing else has run yet.
+        models: "captioner", "clip": models beside the diffusion model that will be needed.
+        datasets: Data sets that will be read, from ``data_root`` or the profile's folders.
+
+    Raises:
+        ValueError: On an unknown profile.
+        FileNotFoundError: If a model or data set is missing; all that is missing is told in one message.
+    """
+    hidden = {"In", "Out", "exit", "quit"}
+    parameters = {key: value for key, value in namespace.items() if key[0] != "_" and key not in hidden and isinstance(value, PLAIN)}
+    started = time.perf_counter()
+    plots.use_style()
+    seed = int(parameters.get("seed", [*parameters.get("seeds", ()), 0][0]))
+    options = {"data_root": parameters.get("data_root", ""), "split": parameters.get("split", "val")}
+    profile = require(parameters.get("profile", "pocket"), *models, datasets=datasets, **options)
+    print(provenance(profile, seed, profile.device))
+    return Chapter(name, parameters, profile, seed, started)
 
 
 def glue_numbers(**numbers: str) -> None:
