@@ -2,7 +2,7 @@
 
 import sys
 
-from .cli.network import main
+from .cli.main import alias
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alias("network"))

@@ -23,7 +23,7 @@ from .prompts import Prompt, fill_template, make_prompt, reweight, unknown_words
 from .recording import Recording
 from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
-from .support.images import Photo, areas, load_photo, to_photo, working_size
+from .support.images import Photo, areas, load_photo, to_numpy, to_photo, working_size
 from .vision_language import Captioner
 
 LARGEST_MATRIX = 64 * 96  # pixels of the finest attention up to which an n x n matrix a class is kept: 64 MiB at 64 x 64, 144 at 64 x 96
@@ -49,7 +49,7 @@ class Intermediates:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """labels: H W, int, 0 background, i the i-th class; scores: k H W in [0, 1], float32."""
+    """labels: H W, int, 0 background, i the i-th class; scores: k H W in [0, 1], float32; prompts: those that the model was given, captions included."""
 
     labels: np.ndarray
     scores: np.ndarray
@@ -57,6 +57,7 @@ class Segmentation:
     threshold: float
     notes: tuple[str, ...] = ()
     intermediates: Intermediates | None = None
+    prompts: tuple[Prompt, ...] = ()
 
     @property
     def areas(self) -> dict[str, float]:
@@ -308,7 +309,7 @@ class DiffSegmenter:
         names = tuple(p.name for p in prompts)
         notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
         kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
-        return Segmentation(label(scores, self.threshold).cpu().numpy(), scores.cpu().numpy(), names, self.threshold, notes, kept)
+        return Segmentation(to_numpy(label(scores, self.threshold)), to_numpy(scores), names, self.threshold, notes, kept, tuple(prompts))
 
 
 def _photo(image: str | Path | Image.Image | np.ndarray) -> Photo:

@@ -2,7 +2,7 @@
 
 import sys
 
-from .cli.study import main
+from .cli.main import alias
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alias("study"))

@@ -17,7 +17,7 @@ from diffseg_lib.book import run as runner
 from diffseg_lib.book.check import faults
 from diffseg_lib.book.notebooks import breaches, code_only, inputs_hash, modules_used, normalise, with_prose
 from diffseg_lib.book.refresh import refresh
-from diffseg_lib.cli import book as command
+from diffseg_lib.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -79,7 +79,7 @@ def sums(tmp_path, monkeypatch) -> Path:
 def test_wrong_input_is_refused_before_anything_runs(sums, capsys, arguments, told):
     (sums.parent / "profiles").mkdir()
     (sums.parent / "profiles" / "pocket.yaml").write_text("profile: pocket\n")
-    assert command.main(["run", *arguments, "--out", "out"]) == 2
+    assert main(["book", "run", *arguments, "--out", "out"]) == 2
     assert told in capsys.readouterr().err
     assert not Path("out").exists()
 
@@ -140,12 +140,12 @@ def test_refresh_keeps_outputs_that_check_finds_current(sums, tmp_path, monkeypa
     assert faults(sums)
     assert [o.state for o in refresh([sums])] == ["passed"]
     assert faults(sums) == []
-    assert command.main(["check"]) == 0
+    assert main(["book", "check"]) == 0
     changed = nbformat.read(sums, 4)
     changed.cells[3].source = changed.cells[3].source.replace("40", "41")
     nbformat.write(changed, sums)
     assert any("stale" in fault for fault in faults(sums))
-    assert command.main(["check"]) == 1
+    assert main(["book", "check"]) == 1
     capsys.readouterr()
 
 

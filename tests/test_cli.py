@@ -38,7 +38,7 @@ def test_one_photo(pipeline_folder, photo, tmp_path):
     assert facts["classes"] == ["house", "red fish"] and facts["threshold"] == 0.6 and facts["seed"] == 3
     assert facts["areas"]["red fish"] == pytest.approx((labels == 2).mean(), abs=1e-6)
     assert facts["seconds"] > 0 and {"torch", "diffusers", "transformers", "diffseg_lib"} <= set(facts["versions"])
-    assert facts["prompts"][1] == {"text": "a photograph of a red fish", "span": [5, 6]}
+    assert facts["prompts"][1] == {"text": "a photograph of a red fish", "span": [5, 6], "modifiers": []}
     assert facts["config"]["timesteps"] == [100] and facts["config"]["weights"] == {"8": 0.3, "4": 0.5, "2": 0.1, "1": 0.1}
 
 
@@ -89,7 +89,7 @@ def error(capsys) -> str:
 
 def test_one_bad_photo_does_not_stop_the_others(pipeline_folder, photo, tmp_path, capsys):
     (tmp_path / "bad.png").write_text("no picture")
-    assert segment(pipeline_folder, tmp_path / "out", [tmp_path / "bad.png", photo]) == 2
+    assert segment(pipeline_folder, tmp_path / "out", [tmp_path / "bad.png", photo]) == 1
     assert "bad.png cannot be read as an image" in error(capsys)
     assert (tmp_path / "out" / "photo" / "labels.png").exists() and not (tmp_path / "out" / "bad").exists()
 

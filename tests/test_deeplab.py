@@ -146,18 +146,17 @@ def test_pixels_are_those_of_imagenets_statistics():
 
 
 def test_the_command_line_trains_on_masks_and_tests(tree, tmp_path, capsys):
-    from diffseg_lib.cli.main import main as segment
-    from diffseg_lib.cli.network import main
+    from diffseg_lib.cli.main import main
 
-    assert segment(["pseudo", "--root", str(tree), "--timesteps", "100", "--sure", "0.5", "--out", str(tmp_path / "masks")]) == 0
+    assert main(["pseudo", "--root", str(tree), "--timesteps", "100", "--sure", "0.5", "--out", str(tmp_path / "masks")]) == 0
     given = ["--root", str(tree), "--masks", str(tmp_path / "masks"), "--iterations", "3", "--batch", "2", "--crop", "48", "--out", str(tmp_path / "net")]
-    assert main(["test", "--root", str(tree), "--model", str(tmp_path / "net")]) == 2
-    assert main(["train", *given]) == 0
-    assert main(["test", "--root", str(tree), "--model", str(tmp_path / "net"), "--multiscale", "--out", str(tmp_path / "found.json")]) == 0
+    assert main(["network", "test", "--root", str(tree), "--model", str(tmp_path / "net")]) == 2
+    assert main(["network", "train", *given]) == 0
+    assert main(["network", "test", "--root", str(tree), "--model", str(tmp_path / "net"), "--multiscale", "--out", str(tmp_path / "found.json")]) == 0
     assert "mIoU" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["images"] == 3 and found["multiscale"] and found["model"]["recipe"]["crop"] == 48
-    assert main(["train", *given[:-2], "--initial", "nobody/resnet", "--out", str(tmp_path / "other")]) == 2
+    assert main(["network", "train", *given[:-2], "--initial", "nobody/resnet", "--out", str(tmp_path / "other")]) == 2
     assert "no ResNet at 'nobody/resnet'" in capsys.readouterr().err
 
 

@@ -16,11 +16,12 @@ from diffseg_lib.baselines.attention import Attention, attention_scores
 from diffseg_lib.baselines.base import Prediction
 from diffseg_lib.baselines.registry import METHODS, make_method
 from diffseg_lib.category_filter import CategoryFilter
-from diffseg_lib.cli.main import fixed_threshold, main
+from diffseg_lib.cli.main import main
 from diffseg_lib.data import DataError
 from diffseg_lib.evaluation.evaluator import choose_threshold, evaluate_images, image_miou, requested_labels, save, summarise
 from diffseg_lib.evaluation.metrics import confusion, miou
 from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.evaluation.thresholds import fixed_threshold
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.profiles import load_profile
 

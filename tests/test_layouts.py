@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from diffseg_lib.pocket.__main__ import main
+from diffseg_lib.cli.main import main
 from diffseg_lib.pocket.layouts import MOST, write_layout
 from diffseg_lib.pocket.scenes import CONTEXT_NAMES, VOC_NAMES, voc_samples, voc_truth
 from diffseg_lib.pocket.world import CLASS_NAMES, GROUND_NAMES, GROUND_OFFSET, compose, describe, paint, trace, trace_instances
@@ -325,20 +325,20 @@ def test_the_command_writes_a_tree(trees, tmp_path):
 
 @pytest.mark.parametrize("wrong", [["--n", "0"], ["--seed", "-1"]])
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys, wrong):
-    assert main(["write", "--layout", "voc", "--out", str(tmp_path / "out"), *wrong]) == 2
+    assert main(["pocket", "write", "--layout", "voc", "--out", str(tmp_path / "out"), *wrong]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
 
 
 def test_the_command_reports_a_place_it_cannot_write_to(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["write", "--layout", "voc", "--n", "1", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert main(["pocket", "write", "--layout", "voc", "--n", "1", "--out", str(tmp_path / "file" / "out")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize("wrong", [["--layout", "cityscapes"], ["--layout", "voc", "--split", "minival"], ["--layout", "voc", "--n", "many"]])
 def test_the_command_refuses_unknown_choices(tmp_path, capsys, wrong):
     with pytest.raises(SystemExit) as ended:
-        main(["write", "--out", str(tmp_path / "out"), *wrong])
+        main(["pocket", "write", "--out", str(tmp_path / "out"), *wrong])
     assert ended.value.code == 2 and wrong[-1] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

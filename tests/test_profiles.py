@@ -11,7 +11,7 @@ import yaml
 
 from diffseg_lib.book import run as runner
 from diffseg_lib.book.notebooks import code_cells
-from diffseg_lib.cli import book as command
+from diffseg_lib.cli.main import main
 from diffseg_lib.evaluation.preflight import require
 from diffseg_lib.loading import load_backbone, offload
 from diffseg_lib.profiles import PAPER_WEIGHTS, Profile, is_hub_id, known_profiles, load_profile, split_revision
@@ -154,12 +154,12 @@ def test_parameters_of_several_chapters_go_to_those_that_have_them(monkeypatch, 
         given.update({path.stem: parameters for path, parameters in jobs})
         return []
 
-    monkeypatch.setattr(command, "run", run)
-    assert command.main(["run", "--profile", "sdxl", "-p", "data_root", "DIR"]) == 0
+    monkeypatch.setattr("diffseg_lib.book.run.run", run)
+    assert main(["book", "run", "--profile", "sdxl", "-p", "data_root", "DIR"]) == 0
     assert given["00_quickstart"] == {"profile": "sdxl"} and given["10_ablation"] == {"profile": "sdxl", "data_root": "DIR"}
-    assert command.main(["run", "--profile", "sdxl", "-p", "data_rot", "DIR"]) == 2
+    assert main(["book", "run", "--profile", "sdxl", "-p", "data_rot", "DIR"]) == 2
     assert "did you mean data_root" in capsys.readouterr().err
-    assert command.main(["run", "00_quickstart", "-p", "data_root", "DIR"]) == 2  # asked of one chapter that has none
+    assert main(["book", "run", "00_quickstart", "-p", "data_root", "DIR"]) == 2  # asked of one chapter that has none
 
 
 # -- models that wait in main memory

@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from diffseg_lib.book import run as runner
 from diffseg_lib.book.sweep import metrics_of, points, sweep
-from diffseg_lib.cli import book as command
+from diffseg_lib.cli.main import main
 
 CODE = """
 import json, pathlib
@@ -73,8 +73,8 @@ def test_the_command_line_sweeps(notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "notebooks_dir", lambda: notebook.parent)
     grid = tmp_path / "grid.yaml"
     grid.write_text("seed: [1, 2]\n")
-    assert command.main(["sweep", "tiny", str(grid), "--out", str(tmp_path / "out")]) == 0
+    assert main(["book", "sweep", "tiny", str(grid), "--out", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     assert "2 passed, 0 failed, 0 current" in told and "square" in told
-    assert command.main(["sweep", "tiny", str(tmp_path / "none.yaml")]) == 2
+    assert main(["book", "sweep", "tiny", str(tmp_path / "none.yaml")]) == 2
     assert "no grid" in capsys.readouterr().err

@@ -58,7 +58,9 @@ class PromptToPrompt:
 
     def __post_init__(self) -> None:
         if not (0 <= self.cross_replace_steps <= 1 and 0 <= self.self_replace_steps <= 1):
-            raise ValueError(f"cross {self.cross}, own {self.own}: expected shares of the steps, from 0 to 1")
+            raise ValueError(
+                f"cross_replace_steps {self.cross_replace_steps}, self_replace_steps {self.self_replace_steps}: expected shares of the steps, from 0 to 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Pictures for the chapters: every function takes an Axes (or several) and gives it back.
 
-``python -m diffseg_lib.book.plots images/hero.png`` draws the welcome picture, and
-``python -m diffseg_lib.book.plots data/results/pocket`` a picture beside every study's JSON in that folder.
+``diffseg book figures images/hero.png`` draws the welcome picture, and
+``diffseg book figures data/results/pocket`` a picture beside every study's JSON in that folder.
 """
 
 from __future__ import annotations
@@ -396,21 +396,19 @@ def study(path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def main(target: Path) -> None:
-    """Draw the studies in a folder, or the welcome picture into a file."""
+def draw(target: Path) -> list[Path]:
+    """Draw a picture beside the JSON of every study in a folder, or the welcome picture into a file; returns what was drawn.
+
+    Args:
+        target: A folder of studies' JSON, or the picture's path.
+    """
     import matplotlib.pyplot as plt
 
     use_style()
     if target.is_dir():
-        for path in sorted(target.glob("*.json")):
-            print(study(path))
-        return
+        return [study(path) for path in sorted(target.glob("*.json"))]
     figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
     welcome(panels, (3, 14, 22, 23, 11))
     figure.savefig(target)
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(Path(sys.argv[1]))
+    plt.close(figure)
+    return [target]

@@ -163,29 +163,30 @@ def run_key(path: Path, parameters: Mapping[str, Any]) -> str:
 
 
 def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path, timeout: float, tick: Callable[[], Any]) -> str:
-    """Run papermill in a process of its own; what went wrong, or "" if nothing did."""
-    command = [sys.executable, "-m", "papermill", str(path), str(partial), "--kernel", "python3", "--cwd", os.getcwd()]
+    """Run papermill in a process of its own, which ends with this one; what went wrong, or "" if nothing did."""
+    command = [sys.executable, "-m", f"{LIBRARY}.book.papermill", str(os.getpid()), str(path), str(partial), "--kernel", "python3", "--cwd", os.getcwd()]
     command += ["--log-output", "--no-progress-bar"] + (["-y", yaml.safe_dump(dict(parameters))] if parameters else [])
     environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
     late = threading.Event()
 
-    def stop() -> None:  # the kernel follows its parent
+    def stop() -> None:
         late.set()
         process.kill()
 
-    with (
-        log.open("w") as out,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process,
-    ):
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
         clock = threading.Timer(timeout, stop)
         clock.start()
-        lines = process.stdout or ()
-        for line in lines:
-            out.write(line)
-            if "Ending Cell" in line:
-                tick()
-        process.wait()
-        clock.cancel()
+        try:
+            for line in process.stdout or ():
+                out.write(line)
+                if "Ending Cell" in line:
+                    tick()
+            process.wait()
+        finally:  # an interruption, too, ends the process and the clock; the kernel follows its parent
+            clock.cancel()
+            process.kill()
+            process.communicate()
     if late.is_set():
         return f"not done after {timeout:g} s"
     if process.returncode == 0:

@@ -1,25 +1,121 @@
-"""The commands of the book: run, check, build, refresh, sweep."""
+"""``diffseg book run | check | build | refresh | sweep | figures``: the chapters and the site."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from ..book.build import build
-from ..book.check import faults
-from ..book.refresh import refresh
-from ..book.run import all_notebooks, declared, load_profile_file, notebooks_dir, parameters_for, report, run
-from ..book.sweep import points, sweep, table
 from ..support.errors import nearest
 from ..support.paths import build_dir
+from .exits import Exit
+from .options import page, share, subcommands
+
+RUN = """
+Run chapters with papermill into DIR, each unless what is there is current, by a hash of notebook, library, parameters and weights.
+Names and types of parameters are checked before anything starts; of several chapters each takes the parameters that it has.
+"""
+RUN_EXAMPLE = 'diffseg book run 00_quickstart -p image photo.jpg -y "classes: [house, fish]" --out mine'
+CHECK = "Tell which chapters break their contract or hold outputs that are no longer current."
+BUILD = "Make the site from executed chapters, every warning an error; nothing is executed a second time."
+REFRESH = "Run chapters with their defaults and keep the normalised outputs in notebooks/."
+SWEEP = """
+Run one chapter with many parameter sets, each in a folder of its own, and write a table, sweep.csv. What is current is not done
+again. The grid is a YAML file: a mapping from parameters to lists of values, of which all combinations are taken, or a list of sets.
+"""
+SWEEP_EXAMPLE = "diffseg book sweep 05_completion grid.yaml --workers 2    # grid.yaml: seed: [0, 1]"
+FIGURES = "Draw a picture beside the JSON of every study in a folder, or the welcome picture into a file."
 
 
-def _find(names: Sequence[str]) -> list[Path]:
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Give the command its subcommands."""
+    page(parser, "Run the chapters of the book, look after their outputs, and build the site.", RUN_EXAMPLE)
+    known = {
+        "run": ("Run chapters.", declare_run),
+        "check": ("Look whether the kept outputs are current.", declare_check),
+        "build": ("Make the site.", declare_build),
+        "refresh": ("Run chapters and keep their outputs.", declare_refresh),
+        "sweep": ("Run one chapter with many parameter sets.", declare_sweep),
+        "figures": ("Draw the studies' pictures.", declare_figures),
+    }
+    subcommands(parser, known, "subcommand")
+
+
+def _chapters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("notebooks", nargs="*", metavar="CHAPTER", help="Names or paths of chapters. Without any, all of them.")
+
+
+def declare_run(parser: argparse.ArgumentParser) -> None:
+    """Give ``run`` its options."""
+    page(parser, RUN, RUN_EXAMPLE, run=offline(run), kept="chapters that are done are kept and will not be run again")
+    _chapters(parser)
+    share(parser, "--profile", help="A YAML file of parameters, or its name in notebooks/profiles.")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="A parameter. May be given several times.")
+    parser.add_argument("-y", metavar="YAML", help="Parameters as YAML, as in 'classes: [house, fish]'.")
+    parser.add_argument("--online", action="store_true", help="Let models be downloaded.")
+    share(parser, "--timeout", "--force")
+    share(parser, "--out", default=build_dir() / "notebooks", help="The folder of the executed chapters.")
+
+
+def declare_check(parser: argparse.ArgumentParser) -> None:
+    """Give ``check`` its options."""
+    page(parser, CHECK, "diffseg book check 05_completion", run=offline(check), kept="nothing was written")
+    _chapters(parser)
+
+
+def declare_build(parser: argparse.ArgumentParser) -> None:
+    """Give ``build`` its options."""
+    page(parser, BUILD, "diffseg book build --committed --out build/test-site", run=offline(build), kept="the site that was there stays")
+    parser.add_argument("--notebooks", type=Path, default=build_dir() / "notebooks", metavar="DIR", help="The folder of the executed chapters.")
+    parser.add_argument("--committed", action="store_true", help="Show the outputs that are kept in git.")
+    share(parser, "--force")
+    share(parser, "--out", default=build_dir() / "site", help="The folder of the site.")
+
+
+def declare_refresh(parser: argparse.ArgumentParser) -> None:
+    """Give ``refresh`` its options."""
+    page(parser, REFRESH, "diffseg book refresh 05_completion", run=offline(refresh), kept="chapters that are done will not be run again")
+    _chapters(parser)
+    share(parser, "--timeout", "--force")
+
+
+def declare_sweep(parser: argparse.ArgumentParser) -> None:
+    """Give ``sweep`` its options."""
+    page(parser, SWEEP, SWEEP_EXAMPLE, run=offline(sweep), kept="parameter sets that are done are kept")
+    parser.add_argument("notebook", metavar="CHAPTER", help="Its name or path.")
+    parser.add_argument("grid", metavar="GRID", help="A YAML file with parameters and the lists of their values, or a list of parameter sets.")
+    share(parser, "--workers", "--scheduler", "--timeout", "--force")
+    share(parser, "--out", help="The folder of the sweep. Without it, build/sweeps/CHAPTER-GRID.")
+
+
+def declare_figures(parser: argparse.ArgumentParser) -> None:
+    """Give ``figures`` its options."""
+    page(parser, FIGURES, "diffseg book figures data/results/pocket", run=figures)
+    parser.add_argument("target", type=Path, metavar="TARGET", help="A folder of studies' JSON, or the picture file to draw the welcome into.")
+
+
+def offline(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """A command whose chapters download nothing, unless it is asked to."""
+
+    def run(o: argparse.Namespace) -> int:
+        if not getattr(o, "online", False):
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        return command(o)
+
+    return run
+
+
+def find(names: Sequence[str]) -> list[Path]:
+    """Chapters by name or path; all of them where none is named.
+
+    Raises:
+        ValueError: On a name that no chapter has; the nearest is told.
+    """
+    from ..book.run import all_notebooks
+
     known = {p.stem: p for p in all_notebooks()}
     stems = [Path(name).stem if name.endswith(".ipynb") else name for name in names]
     for stem in stems:
@@ -28,12 +124,21 @@ def _find(names: Sequence[str]) -> list[Path]:
     return [known[stem] for stem in stems] or list(known.values())
 
 
-def _run(o: argparse.Namespace) -> int:
+def jobs_of(o: argparse.Namespace) -> list[tuple[Path, dict[str, Any]]]:
+    """The chapters asked for, each with its parameters, checked.
+
+    Raises:
+        ValueError: On a parameter that no chapter has, or one of another type.
+    """
+    import yaml
+
+    from ..book.run import declared, load_profile_file, parameters_for
+
     profile = load_profile_file(o.profile)
     given = yaml.safe_load(o.y) if o.y else {}
     if not isinstance(given, dict):
         raise ValueError(f"-y expects a YAML mapping such as 'classes: [house, fish]', got {o.y!r}")
-    paths, typed = _find(o.notebooks), dict(o.p)
+    paths, typed = find(o.notebooks), dict(o.p)
     known = {path: set(declared(path)) for path in paths}
     shared = set().union(*known.values())
     unused = sorted(set(profile["all"]) - shared)
@@ -46,84 +151,76 @@ def _run(o: argparse.Namespace) -> int:
     for path in paths:  # of several notebooks each takes those of the given parameters that it has
         own = [{key: value for key, value in some.items() if key in known[path] or key not in shared} for some in (given, typed)]
         jobs.append((path, parameters_for(path, profile, *own)))
-    return int(report(run(jobs, o.out, force=o.force, timeout=o.timeout)) > 0)
+    return jobs
 
 
-def _build(o: argparse.Namespace) -> int:
-    page = build(notebooks_dir() if o.committed_result else o.notebooks, o.out, force=o.force)
-    print(f"open {page}")
-    return 0
+def run(o: argparse.Namespace) -> int:
+    """Run chapters; 1 if one failed."""
+    from ..book import run as book
+
+    return Exit.SOME_FAILED if book.report(book.run(jobs_of(o), o.out, force=o.force, timeout=o.timeout)) else Exit.OK
 
 
-def _sweep(o: argparse.Namespace) -> int:
+def check(o: argparse.Namespace) -> int:
+    """Print what is wrong with chapters; 1 if anything is."""
+    from ..book.check import faults
+
+    paths = find(o.notebooks)
+    found = [fault for path in paths for fault in faults(path)]
+    print("\n".join(found) or f"{len(paths)} notebooks keep the contract and hold current outputs")
+    return Exit.SOME_FAILED if found else Exit.OK
+
+
+def build(o: argparse.Namespace) -> int:
+    """Make the site; 1 if a page has a fault."""
+    from ..book.build import build as build_site
+    from ..book.run import notebooks_dir
+
+    try:
+        first = build_site(notebooks_dir() if o.committed else o.notebooks, o.out, force=o.force)
+    except RuntimeError as error:  # its lines are the pages' faults
+        print(f"error: {error}", file=sys.stderr)
+        return Exit.SOME_FAILED
+    print(f"open {first}")
+    return Exit.OK
+
+
+def refresh(o: argparse.Namespace) -> int:
+    """Run chapters and keep their outputs; 1 if one failed."""
+    from ..book.refresh import refresh as refresh_outputs
+    from ..book.run import report
+
+    return Exit.SOME_FAILED if report(refresh_outputs(find(o.notebooks), force=o.force, timeout=o.timeout)) else Exit.OK
+
+
+def sweep(o: argparse.Namespace) -> int:
+    """Run a chapter with every parameter set of a grid; 1 if one failed."""
+    import yaml
     from tqdm import tqdm
 
-    [path] = _find([o.notebook])
+    from ..book.sweep import points, table
+    from ..book.sweep import sweep as sweep_grid
+
+    [path] = find([o.notebook])
     grid_file = Path(o.grid)
     if not grid_file.is_file():
         raise ValueError(f"no grid {o.grid}: expected a YAML file such as 'seed: [0, 1, 2]'")
     grid, out = yaml.safe_load(grid_file.read_text()), o.out or build_dir() / "sweeps" / f"{path.stem}-{grid_file.stem}"
     with tqdm(total=len(points(grid)), unit="set", file=sys.stderr, disable=None) as bar:
-        rows = sweep(path, grid, out, workers=o.workers, scheduler=o.scheduler, force=o.force, timeout=o.timeout, tick=bar.update)
+        rows = sweep_grid(path, grid, out, workers=o.workers, scheduler=o.scheduler, force=o.force, timeout=o.timeout, tick=bar.update)
     print(table(rows).drop(columns=["message"]).to_string(index=False))
     failed = [row for row in rows if row["state"] == "failed"]
     for row in failed:
         print(f"{row['folder']}: {row['message']}", file=sys.stderr)
     skipped = sum(row["state"] == "skipped" for row in rows)
     print(f"{len(rows) - len(failed) - skipped} passed, {len(failed)} failed, {skipped} current; {out / 'sweep.csv'}")
-    return int(bool(failed))
+    return Exit.SOME_FAILED if failed else Exit.OK
 
 
-def _refresh(o: argparse.Namespace) -> int:
-    return int(report(refresh(_find(o.notebooks), force=o.force, timeout=o.timeout)) > 0)
+def figures(o: argparse.Namespace) -> int:
+    """Draw the studies' pictures, or the welcome picture."""
+    from ..book.plots import draw
 
-
-def _check(o: argparse.Namespace) -> int:
-    paths = _find(o.notebooks)
-    found = [fault for path in paths for fault in faults(path)]
-    print("\n".join(found) or f"{len(paths)} notebooks keep the contract and hold current outputs")
-    return int(bool(found))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.book", description="Run and build the book.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = {name: commands.add_parser(name) for name in ("run", "build", "refresh", "check")}
-    for name in ("run", "refresh", "check"):
-        one[name].add_argument("notebooks", nargs="*", help="names or paths; all of them by default")
-    for name in ("run", "refresh"):
-        one[name].add_argument("--timeout", type=float, default=1800, help="seconds a notebook (default: 1800)")
-    for name in ("run", "build", "refresh"):
-        one[name].add_argument("--force", action="store_true", help="even what is current")
-    one["run"].add_argument("--profile", default="pocket", help="a YAML file of parameters, or its name in notebooks/profiles")
-    one["run"].add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
-    one["run"].add_argument("-y", metavar="YAML", help="parameters as YAML: 'classes: [house, fish]'")
-    one["run"].add_argument("--online", action="store_true", help="let models be downloaded")
-    one["run"].add_argument("--out", type=Path, default=build_dir() / "notebooks", metavar="DIR")
-    one["build"].add_argument("--notebooks", type=Path, default=build_dir() / "notebooks", metavar="DIR", help="of executed notebooks")
-    one["build"].add_argument("--committed", action="store_true", help="show the outputs kept in git")
-    one["build"].add_argument("--out", type=Path, default=build_dir() / "site", metavar="DIR")
-    swept = commands.add_parser("sweep", help="one notebook with many parameter sets")
-    swept.add_argument("notebook", help="its name or path")
-    swept.add_argument("grid", help="a YAML file: parameters and the lists of their values, or a list of parameter sets")
-    swept.add_argument("--workers", type=int, default=0, metavar="N", help="processes of a local Dask cluster (default: none, this process)")
-    swept.add_argument("--scheduler", default="", metavar="ADDRESS", help="of a running Dask scheduler")
-    swept.add_argument("--timeout", type=float, default=1800, help="seconds a notebook (default: 1800)")
-    swept.add_argument("--force", action="store_true", help="even what is current")
-    swept.add_argument("--out", type=Path, metavar="DIR", help="(default: build/sweeps/NOTEBOOK-GRID)")
-    one["sweep"] = swept
-    for name, command in (("sweep", _sweep), ("run", _run), ("build", _build), ("refresh", _refresh), ("check", _check)):
-        one[name].set_defaults(do=command)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 1 if a notebook failed or breaks its contract, 2 if the input was wrong."""
-    o = _parser().parse_args(arguments)
-    if not getattr(o, "online", False):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        return o.do(o)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for path in draw(o.target):
+        print(path)
+    return Exit.OK

@@ -1,36 +1,94 @@
-"""The commands of networks: train and test."""
+"""``diffseg network train | test``: a segmentation network trained on masks, drawn or not."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..applications.crf import PRESETS
-from ..applications.deeplab import NETS, POCKET, SCALES, Recipe, confusions, load, train
-from ..applications.pseudo_labels import with_masks
-from ..evaluation.metrics import bootstrap_miou, iou, miou
-from ..evaluation.sources import open_dataset
-from ..support.files import write_json
-from ..support.provenance import run_metadata
+from .exits import Exit
+from .options import check_device, page, share, subcommands
+from .pseudo import CRFS
+
+if TYPE_CHECKING:
+    from ..applications.deeplab import Recipe
+
+NETS = ("small", "101")  # of applications.deeplab.NETS, which need torch to be looked up
+TRAIN = """
+Train DeepLabV2 on the masks of a data set, drawn ones or pseudo-labels (Table 3 of the paper). DIR keeps a checkpoint every few
+hundred updates: the same command goes on from the last one as if it had not been stopped, bit for bit on a processor. `accelerate
+launch -m diffseg_lib.deeplab train ...` spreads it over several cards.
+"""
+TRAIN_EXAMPLE = "diffseg network train --masks masks --out net"
+TEST = """
+Measure a trained network: mean IoU with its 95 % interval, by class if a file is asked for.
+"""
+TEST_EXAMPLE = "diffseg network test --model net --multiscale"
 
 
-def _recipe(o: argparse.Namespace) -> Recipe:
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Give the command its two subcommands."""
+    page(parser, "Train a segmentation network on masks, or measure one.", f"{TRAIN_EXAMPLE}\n{TEST_EXAMPLE}")
+    known = {
+        "train": ("Train a network; the same command goes on where it was stopped.", declare_train),
+        "test": ("Measure a trained network.", declare_test),
+    }
+    subcommands(parser, known, "subcommand")
+
+
+def declare_train(parser: argparse.ArgumentParser) -> None:
+    """Give ``train`` its options."""
+    page(parser, TRAIN, TRAIN_EXAMPLE, run=run_train, kept="updates up to the last checkpoint are kept")
+    share(parser, "--dataset", "--root")
+    share(parser, "--split", default="train")
+    share(parser, "--limit")
+    parser.add_argument("--masks", default="", metavar="DIR", help="Pseudo-labels, as diffseg pseudo writes them. Without it, the masks that were drawn.")
+    parser.add_argument("--net", choices=NETS, default="small", help="The network: a small one for the pocket world, or ResNet-101.")
+    parser.add_argument("--initial", default="", metavar="PATH", help="A ResNet trained on ImageNet's labels. Without it, random weights.")
+    parser.add_argument("--iterations", type=int, metavar="N", help="Updates. Without it, 5,000 for small and 20,000 for 101.")
+    parser.add_argument("--batch", type=int, metavar="N", help="Crops in an update. Without it, 8 for small and 10 for 101.")
+    parser.add_argument("--crop", type=int, metavar="PX", help="Side of a crop. Without it, 112 for small and 321 for 101.")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="Learning rate of the backbone; the head's is ten times that.")
+    share(parser, "--seed", default=None, help="Seed of weights, crops and their order. Without it, 0.")
+    parser.add_argument("--balanced", action="store_true", default=None, help="Weigh rare classes more.")
+    parser.add_argument("--every", type=int, default=500, metavar="N", help="Updates between checkpoints.")
+    share(parser, "--out", required=True)
+
+
+def declare_test(parser: argparse.ArgumentParser) -> None:
+    """Give ``test`` its options."""
+    page(parser, TEST, TEST_EXAMPLE, run=run_test, kept="nothing was written")
+    parser.add_argument("--model", required=True, metavar="DIR", help="The network, as a training leaves it.")
+    share(parser, "--dataset", "--root", "--split", "--limit")
+    parser.add_argument("--multiscale", action="store_true", help="Average over five scales and mirrored pictures.")
+    parser.add_argument("--crf", choices=CRFS, default="", help="Refine the probabilities by a dense CRF of these settings.")
+    share(parser, "--device", default="cpu", help="Where the network runs: cpu, cuda, cuda:1, mps.")
+    share(parser, "--out", metavar="FILE", help="A JSON file for the figures.")
+
+
+def recipe_of(o: argparse.Namespace) -> Recipe:
+    """The recipe of a net, with what was given in place of its own."""
+    from ..applications.deeplab import POCKET, Recipe
+
     base = POCKET if o.net == "small" else Recipe(o.net)
     given = {one.name: getattr(o, one.name) for one in fields(Recipe) if getattr(o, one.name, None) is not None}
     return Recipe(**asdict(base) | given)
 
 
-def _train(o: argparse.Namespace) -> int:
+def run_train(o: argparse.Namespace) -> int:
+    """Train a network."""
     from tqdm import tqdm
 
+    from ..applications.deeplab import train
+    from ..applications.pseudo_labels import with_masks
+    from ..evaluation.sources import open_dataset
+
     opened = open_dataset(o.dataset, o.root, o.split, o.limit)
-    dataset, recipe = with_masks(opened, o.masks) if o.masks else opened, _recipe(o)
+    dataset, recipe = with_masks(opened, o.masks) if o.masks else opened, recipe_of(o)
     with tqdm(total=recipe.iterations, unit="update", disable=None) as bar:
 
         def progress(update: int, loss: float) -> None:
@@ -39,61 +97,30 @@ def _train(o: argparse.Namespace) -> int:
 
         train(dataset, recipe, o.out, initial=o.initial, every=o.every, progress=progress)
     print(o.out)
-    return 0
+    return Exit.OK
 
 
-def _test(o: argparse.Namespace) -> int:
+def run_test(o: argparse.Namespace) -> int:
+    """Measure a network."""
+    from ..applications.crf import preset
+    from ..applications.deeplab import SCALES, confusions, load
+    from ..evaluation.metrics import bootstrap_miou, iou, miou
+    from ..evaluation.sources import open_dataset
+    from ..support.files import write_json
+    from ..support.provenance import run_metadata
+
     started = time.perf_counter()
-    network, facts = load(o.model, o.device)
+    network, facts = load(o.model, check_device(o.device))
     dataset = open_dataset(o.dataset, o.root, o.split, o.limit)
     if list(dataset.names) != facts["names"]:
         known, asked = len(facts["names"]), len(dataset.names)
         raise ValueError(f"{o.model} knows {known} classes, {dataset.name} has {asked}, or in another order: test it on the data it was trained on")
-    found = confusions(network, dataset, SCALES if o.multiscale else (1.0,), o.multiscale, PRESETS[o.crf] if o.crf else None)
+    found = confusions(network, dataset, SCALES if o.multiscale else (1.0,), o.multiscale, preset(o.crf) if o.crf else None)
     low, high = bootstrap_miou(found)
     by_class = {name: None if np.isnan(value) else 100 * float(value) for name, value in zip(dataset.names, iou(found.sum(0)), strict=True)}
     summary = {"miou": float(miou(found.sum(0))), "ci95": [low, high], "iou": by_class, "images": len(found), "multiscale": o.multiscale, "crf": o.crf}
     if o.out:
-        o.out.parent.mkdir(parents=True, exist_ok=True)
+        Path(o.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(o.out, summary | {"model": facts} | run_metadata(started))
     print(f"mIoU {summary['miou']:.1f} ({low:.1f} to {high:.1f}, 95 % over {len(found)} images)")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.deeplab", description="A segmentation network trained on masks, drawn or not.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = {"train": commands.add_parser("train"), "test": commands.add_parser("test")}
-    for name, command in one.items():
-        command.add_argument("--dataset", choices=["voc", "context", "object"], default="voc")
-        command.add_argument("--root", default="", metavar="DIR", help="of the tree (default: the pocket world's)")
-        command.add_argument("--split", default="train" if name == "train" else "val")
-        command.add_argument("--limit", type=int, default=0, metavar="N", help="only the first N images")
-    one["train"].add_argument(
-        "--masks", default="", metavar="DIR", help="of pseudo-labels, as `python -m diffseg_lib pseudo` writes them (default: the drawn ones)"
-    )
-    one["train"].add_argument("--net", choices=list(NETS), default="small")
-    one["train"].add_argument("--initial", default="", metavar="PATH", help="a ResNet trained on ImageNet's labels (default: random weights)")
-    for field, kind in (("iterations", int), ("batch", int), ("crop", int), ("lr", float), ("seed", int)):
-        one["train"].add_argument(f"--{field}", type=kind, help=f"(default: {getattr(POCKET, field)} for small, {getattr(Recipe(), field)} for 101)")
-    one["train"].add_argument("--balanced", action="store_true", default=None, help="weigh rare classes more")
-    one["train"].add_argument("--every", type=int, default=500, metavar="N", help="updates between checkpoints")
-    one["train"].add_argument("--out", required=True, metavar="DIR", help="the same command goes on where it was stopped")
-    one["train"].set_defaults(run=_train)
-    one["test"].add_argument("--model", required=True, metavar="DIR")
-    one["test"].add_argument("--multiscale", action="store_true", help=f"mean over scales {', '.join(map(str, SCALES))} and mirrored pictures")
-    one["test"].add_argument("--crf", choices=list(PRESETS), default="")
-    one["test"].add_argument("--device", default="cpu")
-    one["test"].add_argument("--out", type=Path, metavar="FILE", help="JSON of the figures")
-    one["test"].set_defaults(run=_test)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 2 if the input was wrong."""
-    options = _parser().parse_args(arguments)
-    try:
-        return options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return Exit.OK

@@ -1,27 +1,30 @@
-"""The larger runs: ``python -m diffseg_lib.studies [STUDY ...]`` writes ``data/results/<profile>/<study>.json``.
+"""``diffseg study``: the paper's experiments at their larger size, kept part by part.
 
-Parts are kept under ``build/studies``, so the same command goes on where it was cut off; ``--fresh`` forgets them.
+Results go to ``data/results/<profile>/<study>.json``, parts to ``build/studies``, so that the same command goes on where it was cut off.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..category_filter import CategoryFilter
 from ..data import READERS
-from ..experiments.measure import Store
-from ..profiles import Profile, load_profile
-from ..segmenter import DiffSegmenter
+from ..profiles import Profile
+from ..support.errors import nearest
 from ..support.files import write_json
 from ..support.identity import weights_hash
 from ..support.paths import build_dir, data_dir
 from ..support.provenance import run_metadata
+from .exits import Exit
+from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
+
+if TYPE_CHECKING:
+    from ..experiments.measure import Store
+    from ..segmenter import DiffSegmenter
 
 TRAIN_IMAGES = 800  # train images whose masks a network is trained on
 EDITS, EDITS_TUNED = 100, 16  # that are measured at most, and that settings are chosen on
@@ -87,6 +90,7 @@ def _qualitative(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) 
 def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], dict[str, Any]]:
     def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
         from ..baselines.registry import make_method
+        from ..category_filter import CategoryFilter
         from ..evaluation.sources import open_dataset
         from ..experiments.benchmark import words_study
 
@@ -117,6 +121,8 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], dict[
 
 def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, command: str) -> Path:
     """Run one study at the sizes asked for and write its JSON; returns the path."""
+    from ..experiments.measure import Store
+
     started, profile = time.perf_counter(), segmenter.backbone.profile
     about = {"weights": weights_hash(profile.source, (".safetensors",)), "timesteps": segmenter.timesteps, "weights of sides": dict(segmenter.weights)}
     store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
@@ -133,32 +139,45 @@ def profile_folder(profile: Profile) -> str:
     return Path(profile.name).name
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.studies", description="The paper's experiments at their larger size, resumable.")
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"{', '.join(STUDIES)} (default: all)")
-    parser.add_argument("--profile", default="pocket")
-    parser.add_argument("--device", default="", help="(default: the profile's)")
-    parser.add_argument("--images", type=int, default=500, help="test images of each data set")
-    parser.add_argument("--train-images", type=int, default=60, help="train images that thresholds are fixed on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the noise, for the ablation and the timesteps")
-    parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 50, 100, 150, 300, 500, 800])
-    parser.add_argument("--rivals", nargs="*", default=["denseclip", "elbo"], help="further methods of the benchmark: denseclip, elbo, groupvit")
-    parser.add_argument("--split", default="val")
+ABOUT = """
+Run the paper's experiments at their larger size and write their JSON, which the chapters and the ledger of claims read. A study is
+kept part by part: the same command goes on where it was cut off.
+"""
+EXAMPLE = "diffseg study ablation --profile sd15 --device cuda --voc DIR --split val"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    page(parser, f"{ABOUT}\nStudies: {', '.join(STUDIES)}.", EXAMPLE, run=run, kept="parts that are done are kept")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help="The studies to run. Without any, all of them.")
+    share(parser, "--profile", *MODELS, *PLACES)
+    parser.add_argument("--images", type=int, default=500, metavar="N", help="Test images of each data set.")
+    parser.add_argument("--train-images", type=int, default=60, metavar="N", help="Train images that thresholds are fixed on.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="Seeds of the noise, for the ablation and the timesteps.")
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 50, 100, 150, 300, 500, 800], metavar="T", help="Timesteps that are compared.")
+    parser.add_argument(
+        "--rivals", nargs="*", default=["denseclip", "elbo"], metavar="NAME", help="Further methods of the benchmark: denseclip, elbo, groupvit."
+    )
+    share(parser, "--split")
     for name in READERS:
-        parser.add_argument(f"--{name}", default="", metavar="DIR", help=f"root of the {name} tree (default: the profile's, or the pocket world's)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: data/results)")
-    parser.add_argument("--fresh", action="store_true", help="forget the parts of runs that were cut off")
-    given = sys.argv[1:] if arguments is None else arguments
-    o = parser.parse_args(given)
+        parser.add_argument(f"--{name}", default="", metavar="DIR", help=f"The folder of the {name} tree. Without it, the profile's, or the pocket world's.")
+    share(parser, "--out", help="The folder of the results, one of its own for each profile. Without it, data/results.")
+    parser.add_argument("--fresh", action="store_true", help="Forget the parts of runs that were cut off.")
+
+
+def run(o: argparse.Namespace) -> int:
+    """Run the studies, one after the other."""
     unknown = [name for name in o.studies if name not in STUDIES]
     if unknown:
-        parser.error(f"unknown study {unknown[0]!r}: expected {', '.join(STUDIES)}")
+        raise ValueError(f"unknown study {unknown[0]!r}: expected {', '.join(STUDIES)}; {nearest(unknown[0], list(STUDIES))}")
+    profile = profile_of(o)
     if o.fresh:
-        shutil.rmtree(build_dir() / "studies" / profile_folder(load_profile(o.profile)), ignore_errors=True)
-    segmenter = DiffSegmenter.from_profile(o.profile, device=o.device)
+        shutil.rmtree(build_dir() / "studies" / profile_folder(profile), ignore_errors=True)
+    segmenter = segmenter_of(o, profile)
     for name in READERS:
         setattr(o, name, segmenter.backbone.profile.data_root(name, getattr(o, name)))
+    given = [one for one in o.arguments[1:] if one not in STUDIES]
     for study in o.studies or STUDIES:
         print(study, flush=True)
-        print(run_study(study, segmenter, o, " ".join(["python -m diffseg_lib.studies", study, *(a for a in given if a not in STUDIES)])), flush=True)
-    return 0
+        print(run_study(study, segmenter, o, " ".join(["python -m diffseg_lib study", study, *given])), flush=True)
+    return Exit.OK

@@ -24,15 +24,9 @@ from ..evaluation.sources import open_dataset
 from ..scoremaps import upsample
 from ..support.files import atomic_write, to_plain
 from ..support.identity import fingerprint
-from ..support.paths import data_dir
+from ..support.provenance import committed_result as committed_result  # where chapters look for it
 
 Counts = dict[str, list[ScoreHistogram]]  # variant to a tally an image
-
-
-def committed_result(study: str, profile: str = "pocket") -> dict[str, Any] | None:
-    """The kept larger run of a study, with its command, commit, seconds and versions; None where there is none."""
-    path = data_dir() / "results" / Path(profile).name / f"{study}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def about(run: Mapping[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,6 +42,16 @@ class Photo:
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
+
+
+def to_numpy(tensor: Any) -> np.ndarray:
+    """A tensor as an array, whatever device it is on, whatever precision it has, and whether it takes part in a gradient.
+
+    Args:
+        tensor: A ``torch.Tensor``. Floating-point values come as float32 (NumPy has no bfloat16), others as they are.
+    """
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
 
 
 def voc_colours(count: int = 256) -> np.ndarray:
@@ -129,7 +139,7 @@ def overlay(pixels: np.ndarray, labels: np.ndarray, strength: float = 0.55) -> n
     return mixed.round().astype(np.uint8)
 
 
-def save_labels(labels: np.ndarray, path: Path | BinaryIO) -> None:
+def save_labels(labels: np.ndarray, path: Path | IO[bytes]) -> None:
     """Write labels (H W, 0..255) as a palette PNG whose indices are the labels, in VOC's colours, to a path or an open file."""
     image = Image.fromarray(labels.astype(np.uint8))
     image.putpalette(voc_colours().reshape(-1).tolist())

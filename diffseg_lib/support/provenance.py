@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from .. import __version__
 from .files import write_json
 from .identity import weights_hash
-from .paths import build_dir, repository_root
+from .paths import build_dir, data_dir, repository_root
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 
@@ -61,3 +62,14 @@ def run_metadata(started: float) -> dict[str, Any]:
     """Seconds since `started` (a ``time.perf_counter()``), commit and versions: how a result came about."""
     versions = {"diffseg_lib": __version__} | {name: version(name) for name in LIBRARIES}
     return {"seconds": round(time.perf_counter() - started, 1), "commit": _commit(), "versions": versions}
+
+
+def committed_result(study: str, profile: str = "pocket") -> dict[str, Any] | None:
+    """The kept larger run of a study, with its command, commit, seconds and versions; None where there is none.
+
+    Args:
+        study: Its name: the file's stem.
+        profile: Whose results; of a path, its last part.
+    """
+    path = data_dir() / "results" / Path(profile).name / f"{study}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,16 +1,15 @@
-"""Model cards: ``python -m diffseg_lib.pocket.training.cards``.
+"""Model cards: ``diffseg pocket cards``.
 
 Every figure in a card is read from ``measurements.json`` and from the training runs' own records.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from ...support.paths import models_dir
+from ...support.files import write_text
 from .measure import against_targets, sizes
 
 _CARDS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
@@ -83,8 +82,8 @@ Measured by:
 It knows sixteen kinds of painted things, ten colours and seven grounds, and nothing of photographs. MIT licence.
 """
 
-_RUN_COMMANDS = {name: f"python -m diffseg_lib.pocket.training.train {name}" for name in ("vae", "decoder", "unet", "blip")} | {
-    "clip": "python -m diffseg_lib.pocket.training.train clip --from-blip"
+_RUN_COMMANDS = {name: f"python -m diffseg_lib pocket train {name}" for name in ("vae", "decoder", "unet", "blip")} | {
+    "clip": "python -m diffseg_lib pocket train clip --from-blip"
 }
 
 
@@ -113,13 +112,10 @@ def card(models: Path, name: str) -> str:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.pocket.training.cards", description=__doc__.split("\n")[0])
-    parser.add_argument("--models", type=Path, default=models_dir())
-    o = parser.parse_args(arguments)
-    for name in _CARDS:
-        (o.models / name / "README.md").write_text(card(o.models, name))
+def write_cards(models: Path) -> list[Path]:
+    """Write the card of every model, ``README.md`` in its folder; returns their paths.
 
-
-if __name__ == "__main__":
-    main()
+    Args:
+        models: The folder of the models, with ``measurements.json`` and ``curves`` in it.
+    """
+    return [write_text(models / name / "README.md", card(models, name)) for name in _CARDS]

@@ -1,4 +1,4 @@
-"""What the pocket models can do, on test scenes: ``python -m diffseg_lib.pocket.training.measure NAME``.
+"""What the pocket models can do, on test scenes: ``diffseg pocket measure NAME``.
 
 Each measurement appends to ``measurements.json`` beside the models; ``cards`` writes the model cards
 from that file, so that no figure in them is typed by hand. Measured on the test split, whose scenes no
@@ -7,9 +7,7 @@ model was trained on; what is chosen (timestep, weights, threshold) is chosen on
 
 from __future__ import annotations
 
-import argparse
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from ...evaluation.fusion_search import choose_weights, collect, gain, score, sc
 from ...evaluation.metrics import best_threshold, iou, mean_interval
 from ...prompts import fill_template
 from ...segmenter import DiffSegmenter
-from ...support.paths import models_dir
 from ..scenes import VOC_NAMES, voc_samples
 from ..world import CLASS_NAMES, WORLD_SEED, compose, paint
 from .pictures import classes_named
@@ -250,20 +247,3 @@ def record(models: Path, name: str, figures: dict[str, Any], command: str, secon
     known = json.loads(path.read_text()) if path.exists() else {}
     known[name] = figures | {"command": command, "seconds": round(seconds)}
     path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.pocket.training.measure", description=__doc__.split("\n")[0])
-    parser.add_argument("name", choices=[*MEASURES])
-    parser.add_argument("--n", type=int, help="pictures or samples (300; 200 generated; 120 to choose on)")
-    parser.add_argument("--models", type=Path, default=models_dir())
-    o = parser.parse_args(arguments)
-    n = o.n or {"diffusion": 200, "choose": 120}.get(o.name, 300)
-    start = time.perf_counter()
-    figures = MEASURES[o.name](o.models, n)
-    record(o.models, o.name, figures, f"{parser.prog} {o.name} --n {n}", time.perf_counter() - start)
-    print(json.dumps(figures, indent=1))
-
-
-if __name__ == "__main__":
-    main()

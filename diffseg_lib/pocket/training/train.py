@@ -1,4 +1,4 @@
-"""Train the pocket models: ``python -m diffseg_lib.pocket.training.train vae|decoder|clip|unet|blip``, then ``ship``.
+"""Train the pocket models: ``diffseg pocket train vae|decoder|clip|unet|blip``, then ``diffseg pocket ship``.
 
 Everything is learnt from rendered pictures and their captions (:mod:`diffseg_lib.pocket.training.pictures`);
 no label map is ever within reach. A run resumes where it stopped: give the same command again.
@@ -7,7 +7,6 @@ no label map is ever within reach. A run resumes where it stopped: give the same
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from transformers import BertTokenizer, CLIPTokenizer
 
 from ...prompts import fill_template
-from ...support.paths import cache_dir
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
 from .fitting import Schedule, fit, load_average
@@ -453,34 +451,43 @@ def ship(runs: Path, out: Path, models: list[str]) -> None:
         (out / "curves" / f"{name}.json").write_text(json.dumps(fact | {"shipped": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffseg_lib.pocket.training.train", description=__doc__.split("\n")[0])
-    parser.add_argument("model", choices=["vae", "decoder", "clip", "unet", "blip", "ship"])
-    parser.add_argument("--steps", type=int, help="updates in all (default: the recipe's)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="end, annealed, after this long (default: no limit)")
-    parser.add_argument("--pictures", type=int, default=16_000, help="training pictures of 128 px")
-    parser.add_argument("--runs", type=Path, default=cache_dir() / "training", help="folder of the runs")
-    parser.add_argument("--start", type=Path, metavar="MODELS", help="begin a new run from shipped weights, e.g. data/pocket/models")
-    parser.add_argument("--from-blip", action="store_true", help="clip: begin the vision tower from the BLIP run's")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("data/pocket/models"), help="ship: where to")
-    parser.add_argument("--models", nargs="+", default=["diffusion", "clip", "blip"], help="ship: which")
-    o = parser.parse_args(arguments)
-    folder, minutes, device = o.runs / o.model, o.minutes, o.device
-    if o.model == "vae":
-        train_vae(folder, Schedule(o.steps or 2400, minutes, lr=3e-3, anneal="linear", ema=0.995), device, o.pictures, o.start)
-    elif o.model == "decoder":
-        train_decoder(folder, Schedule(o.steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, o.pictures)
-    elif o.model == "unet":
-        train_unet(folder, Schedule(o.steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES, o.start)
-    elif o.model == "clip":
-        stages, blip = (CLIP_STAGES[-1:], o.runs / "blip") if o.from_blip else (CLIP_STAGES, None)
-        train_clip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, stages, o.start, blip)
-    elif o.model == "blip":
-        train_blip(folder, Schedule(o.steps or 4000, minutes, lr=1e-3, ema=0.998), device, o.pictures, o.start)
+def train_model(
+    model: str,
+    runs: Path,
+    *,
+    steps: int | None = None,
+    minutes: float = 0.0,
+    device: str = "cpu",
+    pictures: int = 16_000,
+    start: Path | None = None,
+    from_blip: bool = False,
+) -> None:
+    """Train one part of the pocket models by its recipe, going on where a run in the same folder was stopped.
+
+    Args:
+        model: "vae", "decoder" (which follows it), "unet" (which follows both), "clip" or "blip".
+        runs: The folder of the runs; this one's is ``runs / model``.
+        steps: Updates in all; None takes the recipe's.
+        minutes: End, annealed, after so long; 0 is no limit.
+        device: "cpu" or "cuda".
+        pictures: Training pictures of 128 px.
+        start: Begin a new run from the weights in this folder of shipped models.
+        from_blip: Of "clip": begin the vision tower from that of the "blip" run.
+
+    Raises:
+        ValueError: On another model.
+    """
+    folder = runs / model
+    if model == "vae":
+        train_vae(folder, Schedule(steps or 2400, minutes, lr=3e-3, anneal="linear", ema=0.995), device, pictures, start)
+    elif model == "decoder":
+        train_decoder(folder, Schedule(steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, pictures)
+    elif model == "unet":
+        train_unet(folder, Schedule(steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES, start)
+    elif model == "clip":
+        stages, blip = (CLIP_STAGES[-1:], runs / "blip") if from_blip else (CLIP_STAGES, None)
+        train_clip(folder, Schedule(steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, stages, start, blip)
+    elif model == "blip":
+        train_blip(folder, Schedule(steps or 4000, minutes, lr=1e-3, ema=0.998), device, pictures, start)
     else:
-        ship(o.runs, o.out, o.models)
-
-
-if __name__ == "__main__":
-    main()
+        raise ValueError(f"model {model!r}: expected vae, decoder, unet, clip or blip")

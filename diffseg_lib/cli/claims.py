@@ -1,0 +1,41 @@
+"""``diffseg claims``: the ledger of the paper's claims, and what was measured for each."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+from ..support.paths import data_dir
+from .exits import Exit
+from .options import page, share
+
+ABOUT = """
+Print every claim of the paper with its effect, its 95 % interval and its verdict, which follows by rule from the JSON that diffseg
+study wrote. Nothing is computed anew; chapter 12 shows the same ledger with its figure.
+"""
+EXAMPLE = "diffseg claims --profile pocket --write"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    page(parser, ABOUT, EXAMPLE, run=run, kept="the ledger was not written")
+    share(parser, "--profile", help="Whose results the verdicts are about.")
+    parser.add_argument("--results", type=Path, default=data_dir() / "results", metavar="DIR", help="A folder with a folder of JSON for each profile.")
+    parser.add_argument("--write", action="store_true", help="Write claims.json into that folder too.")
+
+
+def run(o: argparse.Namespace) -> int:
+    """Print the ledger."""
+    from ..experiments.claims import ledger, write_ledger
+
+    rows = ledger(o.results, Path(o.profile).name)
+    for row in rows:
+        measured = "-" if row["effect"] is None else f"{row['effect']:+.1f} ({row['ci95'][0]:+.1f} to {row['ci95'][1]:+.1f}) {row['metric']}"
+        print(f"{row['verdict']:15} {textwrap.shorten(row['claim'], 78):78} {measured}")
+    counts = Counter(row["verdict"] for row in rows)
+    print(f"{len(rows)} claims, profile {o.profile}: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
+    if o.write:
+        print(write_ledger(rows, o.results))
+    return Exit.OK

@@ -1,0 +1,148 @@
+"""``diffseg evaluate``: a method measured on a data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..support.files import RunError
+from .exits import Exit
+from .options import MODELS, PLACES, check_device, page, profile_of, share
+from .results import versions
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from ..evaluation.jobs import Job
+    from ..evaluation.run_store import Row, Run
+
+ABOUT = """
+Measure a method: mean IoU at a threshold that was fixed on the train split, the oracle's beside it, 95 % intervals, confusion and
+costs. DIR gets summary.json, images.csv with a row an image, classes.csv and sweep.csv.
+
+Rows are kept in DIR/runs, part by part: after an interruption, a kill or a full disk the same command goes on, and ends with the
+same counts. An image that cannot be read becomes an error row, and there is no headline figure then.
+"""
+EXAMPLE = "diffseg evaluate --dataset voc --labels filter --method diffsegmenter --limit 100 --out found"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Give the command its options."""
+    page(parser, ABOUT, EXAMPLE, run=run, kept="rows that are done are kept")
+    share(parser, "--dataset", required=True)
+    share(parser, "--out", required=True)
+    share(parser, "--root", "--split", "--limit")
+    parser.add_argument(
+        "--labels",
+        default="filter",
+        metavar="image|filter|all|FILE.json",
+        help="The classes asked for: those present, those that the filter keeps, all of them, or by image id those of a JSON file.",
+    )
+    parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help="One of diffsegmenter, cross, daam, elbo, denseclip and groupvit.")
+    parser.add_argument("--model", default="", metavar="PATH", help="The model of denseclip or groupvit, in place of the profile's CLIP.")
+    share(parser, "--profile", "--recipe")
+    parser.add_argument("--threshold", default="", metavar="P", help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before.")
+    parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on.")
+    parser.add_argument("--order", choices=["alphabetical", "original"], default="", help="The order of Context's labels, where the tree does not tell.")
+    share(parser, "--seed", "--workers", "--scheduler")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, the cores, shared among local workers.")
+    parser.add_argument("--chunk", type=int, default=0, metavar="N", help="Images that a worker is given at a time. Without it, 1 here and 8 on workers.")
+    share(parser, *MODELS, *PLACES)
+
+
+def run(o: argparse.Namespace) -> int:
+    """Evaluate; 1 if images failed and there is no headline figure."""
+    from ..baselines.registry import check_method
+    from ..evaluation.evaluator import check_labels, choose_threshold, save, summarise
+    from ..evaluation.jobs import Job, make_segmenter
+    from ..evaluation.preflight import require
+    from ..evaluation.thresholds import fixed_threshold
+    from ..support.executors import cores, open_executor
+
+    started = time.perf_counter()
+    check_method(o.method)
+    check_labels(o.labels)
+    needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (o.method == "denseclip" and not o.model)}
+    require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split)
+    check_device(o.device)
+    given = {key: getattr(o, key) for key in ("dataset", "root", "split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
+    for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
+        given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
+    threads = o.threads or max(1, cores() // max(1, o.workers))
+    job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads)
+    dataset = job.open()
+    profile = make_segmenter(job).backbone.profile
+    if o.threshold != "train":
+        threshold, chosen_on = fixed_threshold(o.threshold, profile, o.dataset, o.labels, o.method)
+    with open_executor(o.workers, o.scheduler) as (executor, at_once):
+        place = (executor, at_once, o.chunk or (1 if at_once == 1 else 8))
+        if o.threshold == "train":
+            before = replace(job, split="train", limit=o.train_limit)
+            candidates, train = _kept_rows(before, o.out, *place)[0], before.open()
+            threshold, chosen_on = choose_threshold(candidates, len(train.names)), f"{len(train)} train images"
+        rows, kept = _kept_rows(job, o.out, *place)
+    asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe")} | {"threads": threads}
+    asked["dtype"] = str(make_segmenter(job).backbone.dtype).removeprefix("torch.")
+    summary = asked | {
+        "profile": profile.name,
+        "threshold_chosen_on": chosen_on,
+        "fingerprint": dataset.fingerprint(),
+        "split_images": dataset.expected,
+        "listed": len(dataset),
+    }
+    summary |= summarise(rows, dataset.names, threshold, len(dataset) if o.limit else dataset.expected) | {"run": kept.folder.name}
+    summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), "versions": versions()}
+    try:
+        save(rows, summary, dataset.names, o.out)
+    except OSError as error:
+        raise RunError(f"{o.out} cannot be written ({error}); the rows are kept in {kept.folder}") from error
+    return _report(summary)
+
+
+def _kept_rows(job: Job, out: Path, executor: Executor, at_once: int, chunk: int) -> tuple[list[Row], Run]:
+    """A job's rows, those of an earlier start of the same run read again; a bar of progress while the others come, a line at the end."""
+    from tqdm import tqdm
+
+    from ..evaluation.jobs import run_job
+    from ..evaluation.run_store import open_run, pending_ids
+
+    run, ids = open_run(out / "runs", job.facts()), job.open().ids
+    left = pending_ids(ids, run.rows())
+    errors, started = 0, time.perf_counter()
+    with tqdm(total=len(ids), initial=len(ids) - len(left), desc=job.split, unit="image", disable=None) as bar:
+
+        def progress(rows: Sequence[Row]) -> None:
+            nonlocal errors
+            errors += sum(row.status != "ok" for row in rows)
+            bar.update(len(rows))
+            bar.set_postfix(errors=errors)
+
+        try:
+            rows = run_job(job, run, executor, at_once, chunk, progress)
+        except KeyboardInterrupt:
+            print(f"{len(ids) - len(pending_ids(ids, run.rows()))} of {len(ids)} images are kept; the same command goes on", file=sys.stderr)
+            raise
+    seconds = time.perf_counter() - started
+    rate = f", {len(left) / seconds:.2f} a second" if left else ""
+    print(f"{job.split}: {len(left)} images done now{rate}, {len(ids) - len(left)} kept from before, {errors} failed ({run.folder})", file=sys.stderr)
+    return rows, run
+
+
+def _report(summary: dict[str, Any]) -> int:
+    if summary["miou"] is None:
+        listed = f"; the split's list has {summary['listed']} images" if summary["listed"] != summary["expected_images"] else ""
+        print(f"{summary['coverage']}: no headline figure; {len(summary['errors'])} images failed, see images.csv{listed}", file=sys.stderr)
+        for name, text in list(summary["errors"].items())[:5]:
+            print(f"  {name}: {text}", file=sys.stderr)
+        return Exit.SOME_FAILED
+    for name, value in summary["iou"].items():
+        print(f"{name:>16}  {'-' if value is None else format(value, '.1f'):>5}")
+    for what, key in ((f"threshold {summary['threshold']:.3f} ({summary['threshold_chosen_on']})", "miou"), ("oracle threshold", "miou_oracle")):
+        low, high = summary[f"{key}_ci95"]
+        print(f"mIoU {summary[key]:.1f} ({low:.1f} to {high:.1f}, 95 % over {summary['images']} images), {what}")
+    return Exit.OK

@@ -1,0 +1,147 @@
+"""The options that commands share, each declared once, and the form of a command's help page."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data import READERS
+from ..profiles import DTYPES, Profile, load_profile
+from ..support.paths import repository_root
+
+if TYPE_CHECKING:
+    from ..segmenter import DiffSegmenter
+
+RECIPES = ("paper", "released")
+SHARED: Mapping[str, Mapping[str, Any]] = {
+    "--profile": {
+        "default": "pocket",
+        "metavar": "NAME",
+        "help": "The models and the numbers chosen for them: a name (pocket, sd15, ...), a YAML file, a hub id or the folder of a pipeline.",
+    },
+    "--recipe": {"choices": RECIPES, "help": "Take the switches as the paper's text or its released code has them, in place of ours."},
+    "--captioner": {"default": "", "metavar": "PATH", "help": "The BLIP that captions and filters, in place of the profile's."},
+    "--clip": {"default": "", "metavar": "PATH", "help": "The CLIP that filters, in place of the profile's."},
+    "--device": {"default": "", "metavar": "NAME", "help": "Where the models run: cpu, cuda, cuda:1, mps. Without it, where the profile says."},
+    "--dtype": {"choices": DTYPES, "default": "", "help": "The precision of the diffusion model. Without it, the profile's."},
+    "--offload": {"action": "store_true", "help": "Keep the models in main memory and let each visit the card while it works."},
+    "--dataset": {"choices": tuple(READERS), "default": "voc", "help": "VOC 2012, PASCAL Context or COCO-Object."},
+    "--root": {"default": "", "metavar": "DIR", "help": "The folder of the data set. Without it, the profile's, or the pocket world's tree in the cache."},
+    "--split": {"default": "val", "metavar": "NAME", "help": "The split that is read: train, val, and trainaug of VOC."},
+    "--limit": {"type": int, "default": 0, "metavar": "N", "help": "Only the first N images. 0 is all of them."},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "Seed of the noise, 0 or more."},
+    "--threshold": {"type": float, "metavar": "P", "help": "Score of the background, from 0 to 1. Without it, the profile's."},
+    "--force": {"action": "store_true", "help": "Do again what is current."},
+    "--timeout": {"type": float, "default": 1800.0, "metavar": "SECONDS", "help": "The longest that one notebook may take."},
+    "--workers": {"type": int, "default": 0, "metavar": "N", "help": "Processes of a Dask cluster on this machine. Without it, this process does the work."},
+    "--scheduler": {"default": "", "metavar": "ADDRESS", "help": "The address of a Dask scheduler that is running, as in tcp://host:8786."},
+    "--out": {"type": Path, "metavar": "DIR", "help": "The folder that results are written to."},
+}
+MODELS = ("--captioner", "--clip")  # beside the diffusion model
+PLACES = ("--device", "--dtype", "--offload")
+
+
+class Page(argparse.HelpFormatter):
+    """A help page: paragraphs are wrapped, lines that begin with spaces stay as they are, a default is told where it says something."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=100)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = textwrap.dedent(text).strip().split("\n\n")
+        return "\n\n".join(part if any(line.startswith(" ") for line in part.splitlines()) else textwrap.fill(part, width) for part in parts)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told, default = action.help or "", action.default
+        if action.required or not action.option_strings or default is None or default in ("", False, 0, [], argparse.SUPPRESS):
+            return told
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{told} Default: {shown.removeprefix(f'{repository_root()}/')}."
+
+
+def share(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
+    """Give a command options of :data:`SHARED`.
+
+    Args:
+        parser: The command's.
+        names: Of the options, in the order of the help page.
+        changes: For one option alone: what it has otherwise here, as a default of another value or ``required``.
+    """
+    if changes and len(names) != 1:
+        raise TypeError("changes are for one option at a time")
+    for name in names:
+        parser.add_argument(name, **{**SHARED[name], **changes})
+
+
+def page(parser: argparse.ArgumentParser, about: str, example: str, **defaults: Any) -> None:
+    """Give a command its paragraph, its example and the function that it runs.
+
+    Args:
+        parser: The command's.
+        about: A paragraph or several.
+        example: Command lines.
+        defaults: ``run``, from the options to an exit code; ``kept``: what an interruption leaves.
+    """
+    parser.description = about
+    lines = textwrap.dedent(example).strip().splitlines()
+    parser.epilog = "example:\n" + "\n".join(f"  {line}" for line in lines)
+    parser.set_defaults(**defaults)
+
+
+def subcommands(parser: argparse.ArgumentParser, known: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]], dest: str) -> None:
+    """Give a command its subcommands.
+
+    Args:
+        parser: The command's.
+        known: By name a sentence, and the function that gives the subcommand its options.
+        dest: Under which the options hold the name that was chosen.
+    """
+    group = parser.add_subparsers(dest=dest, required=True, metavar="COMMAND", title="commands")
+    for name, (told, declare) in known.items():
+        declare(group.add_parser(name, help=told, formatter_class=Page))
+
+
+# -- what the options ask for ---------------------------------------------------------------------
+
+
+def profile_of(o: argparse.Namespace) -> Profile:
+    """The profile asked for, with the captioner and the CLIP asked for."""
+    return load_profile(o.profile).with_models(o.captioner, o.clip)
+
+
+def check_device(name: str) -> str:
+    """A device's name, if this machine has it.
+
+    Raises:
+        ValueError: If torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    try:
+        device = torch.device(name) if name else torch.device("cpu")
+        if device.type != "cpu":
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used ({str(error).splitlines()[0]}): expected cpu, cuda, cuda:1 or mps, one that this machine has"
+        ) from error
+    return name
+
+
+def segmenter_of(o: argparse.Namespace, profile: Profile, dataset: str = "", **changes: Any) -> DiffSegmenter:
+    """The segmenter of a profile on the device and in the precision asked for.
+
+    Args:
+        o: Options with `device`, `dtype` and `offload`, and `recipe` where the command has it.
+        profile: As :func:`profile_of` gives it, its files looked at.
+        dataset: Whose prompt a recipe may word in its own way.
+        changes: Fields of :class:`~diffseg_lib.config.Config`.
+    """
+    from ..segmenter import DiffSegmenter
+
+    device = check_device(o.device or profile.device)
+    recipe = getattr(o, "recipe", None)
+    return DiffSegmenter.from_profile(profile, recipe, dataset=dataset, device=device, dtype=o.dtype, offloaded=o.offload, **changes)

@@ -1,0 +1,81 @@
+"""What the commands write: one picture's results, and the versions that made them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..support.files import atomic_write, write_json
+from ..support.images import Photo, coco_segments, overlay, save_labels, to_numpy
+
+if TYPE_CHECKING:
+    from ..segmenter import DiffSegmenter, Segmentation
+
+
+def describe(segmenter: DiffSegmenter, found: Segmentation) -> dict[str, Any]:
+    """What was asked, by which settings and prompts, and what was found: the facts of a ``result.json``.
+
+    ``prompts`` holds, in the order of the classes, the texts that the model was really given, captions included, the positions of
+    the class's tokens in each (``span``) and those of the words that describe it (``modifiers``); the start token is position 0.
+    """
+    return {
+        "size": list(found.labels.shape),
+        "classes": list(found.classes),
+        "areas": found.areas,
+        "threshold": found.threshold,
+        "seed": segmenter.config.seed,
+        "profile": segmenter.backbone.profile.name,
+        "chosen_on": segmenter.backbone.profile.chosen_on,
+        "config": asdict(segmenter.resolved),
+        "prompts": [{"text": one.text, "span": one.span, "modifiers": one.modifiers} for one in found.prompts],
+    }
+
+
+def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path) -> None:
+    """Write labels.png, overlay.png, segments.json (COCO's runs), scores.npz, intermediates.npz if they were kept, and result.json.
+
+    In ``scores.npz`` ``scores`` are k H W in [0, 1]. In ``intermediates.npz`` ``latents`` and ``noise`` are 1 c h w; ``timestep``
+    holds one or several; ``tokens`` is k l, the weight of each prompt token in its class's map; ``cross_HEIGHT`` is k HEIGHT WIDTH,
+    the mean over the layers and heads of that resolution; ``fused`` and ``completed`` are k h w. Of several timesteps all maps are
+    means. Whatever the model's precision, arrays are float32.
+
+    Args:
+        found: The result.
+        photo: Of what.
+        facts: Of ``result.json``, which is written last: where it is, the others are whole.
+        folder: Where to; it is made.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "labels.png") as file:
+        save_labels(found.labels, file)
+    with atomic_write(folder / "overlay.png") as file:
+        Image.fromarray(overlay(photo.pixels, found.labels)).save(file, "PNG")
+    write_json(folder / "segments.json", coco_segments(found.labels, found.classes))
+    with atomic_write(folder / "scores.npz") as file:
+        np.savez_compressed(file, scores=found.scores)
+    if found.intermediates is not None:
+        kept = found.intermediates
+        maps: dict[str, Any] = {f"cross_{one.shape[-2]}": to_numpy(one) for one in kept.cross.values()}
+        rest: dict[str, Any] = {name: to_numpy(getattr(kept, name)) for name in ("latents", "noise", "fused", "completed")}
+        with atomic_write(folder / "intermediates.npz") as file:
+            np.savez_compressed(file, timestep=np.array(kept.timesteps), tokens=to_numpy(kept.token_weights), **maps, **rest)
+    write_json(folder / "result.json", facts)
+
+
+def versions() -> dict[str, str]:
+    """Versions of this library and of what a result depends on."""
+    from importlib.metadata import version
+
+    from .. import __version__
+
+    names = ("torch", "diffusers", "transformers", "numpy", "pillow")
+    return {"diffseg_lib": __version__, "python": sys.version.split()[0]} | {name: version(name) for name in names}
