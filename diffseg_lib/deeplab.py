@@ -2,7 +2,7 @@
 
 import sys
 
-from .cli.main import alias
+from .cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(alias("network"))
+    sys.exit(program("network"))

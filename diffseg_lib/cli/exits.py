@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,23 +40,37 @@ MEANINGS: dict[Exit, str] = {
 }
 
 
-def guarded(work: Callable[[], int], command: str, kept: str = "") -> int:
+PATIENCE = 1.5  # seconds from Ctrl-C to the end of the process
+
+
+def guarded(work: Callable[[], int], command: str, kept: str = "", bounded: bool = False) -> int:
     """Run a command and turn whatever escapes it into one line on standard error and an exit code.
 
     Args:
         work: The command, which returns an exit code of its own.
         command: The command line as it can be given again.
         kept: What an interruption leaves, as a sentence without its full stop.
+        bounded: End the whole process :data:`PATIENCE` seconds after Ctrl-C, even if something still waits for threads or workers.
 
     Returns:
         The command's own code; else 2 on what the user can mend (``ValueError``, ``OSError``, a package that is not installed, too
         little memory), 3 on a :class:`~diffseg_lib.support.files.RunError`, 130 on Ctrl-C, and 70 on any other exception, whose
         traceback goes to a file that is named.
     """
+    farewell = f"interrupted: {kept or 'what was written is kept'}; the command to go on is\n  {command}\n"
+    said = threading.Event()
+    if bounded:
+        end_soon(farewell, said)
     try:
         return work()
     except KeyboardInterrupt:
-        print(f"interrupted: {kept or 'what was written is kept'}; the command to go on is\n  {command}", file=sys.stderr)
+        if not said.is_set():
+            said.set()
+            sys.stderr.write(farewell)
+        if bounded:  # the interpreter's own end takes seconds once torch is loaded
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(Exit.INTERRUPTED)
         return Exit.INTERRUPTED
     except RunError as error:
         return _refuse(error, Exit.NOT_KEPT)
@@ -67,6 +84,32 @@ def guarded(work: Callable[[], int], command: str, kept: str = "") -> int:
             print("error: out of memory: ask for fewer classes at a time, a smaller picture or model, or --offload on a card", file=sys.stderr)
             return Exit.WRONG_REQUEST
         return _refuse(error, Exit.WRONG_REQUEST) if isinstance(error, ValueError | OSError) else _fault(error, command)
+
+
+def end_soon(farewell: str, said: threading.Event) -> None:
+    """From Ctrl-C on, give this process :data:`PATIENCE` seconds to end by itself.
+
+    A thread is told of the signal at once, also while the main thread computes or waits in C. Whatever is written, is written
+    under another name and renamed, so that an end at any moment leaves whole files.
+
+    Args:
+        farewell: What is printed, unless it has been.
+        said: Whether it has been.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+    def watch(writer: socket.socket) -> None:  # holds the writing end open, too
+        while signal.SIGINT not in reader.recv(64):
+            pass
+        time.sleep(PATIENCE)
+        if not said.is_set():
+            said.set()
+            os.write(2, farewell.encode())
+        os._exit(Exit.INTERRUPTED)
+
+    threading.Thread(target=watch, args=(writer,), daemon=True, name="ends the process after Ctrl-C").start()
 
 
 def _refuse(error: Exception, code: Exit) -> int:

@@ -44,11 +44,11 @@ def make_parser(program: str = "diffseg") -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+def main(arguments: Sequence[str]) -> int:
+    """Run a command in this process.
 
     Args:
-        arguments: The command line without the program's name; None takes the process's own.
+        arguments: The command line without the program's name.
 
     Returns:
         An exit code of :data:`~diffseg_lib.cli.exits.MEANINGS`. Above 0 standard error says why.
@@ -56,17 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: After a help page (0), and on a command line that cannot be read (2).
     """
+    return _run(arguments, bounded=False)
+
+
+def program(*command: str) -> int:
+    """Run the process's own command line, and end the process soon after Ctrl-C; returns an exit code.
+
+    Args:
+        command: What stands before it: ``python -m diffseg_lib.book run`` is ``diffseg book run``.
+    """
+    return _run([*command, *sys.argv[1:]], bounded=True)
+
+
+def _run(arguments: Sequence[str], bounded: bool) -> int:
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
-    options.arguments = given
-    return guarded(lambda: options.run(options), spelled(given), getattr(options, "kept", ""))
-
-
-def alias(command: str) -> int:
-    """Run the process's own command line as that of one command: what ``python -m`` of a module with a name of its own does."""
-    return main([command, *sys.argv[1:]])
+    options = parser.parse_args(arguments)
+    options.arguments = list(arguments)
+    return guarded(lambda: options.run(options), spelled(arguments), getattr(options, "kept", ""), bounded)

@@ -17,7 +17,7 @@ from ..profiles import Profile
 from ..support.errors import nearest
 from ..support.files import write_json
 from ..support.identity import weights_hash
-from ..support.paths import build_dir, data_dir
+from ..support.paths import build_dir, data_dir, in_repository
 from ..support.provenance import run_metadata
 from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
@@ -127,7 +127,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     about = {"weights": weights_hash(profile.source, (".safetensors",)), "timesteps": segmenter.timesteps, "weights of sides": dict(segmenter.weights)}
     store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
     results = STUDIES[study](segmenter, o, store)
-    out = (o.out or data_dir() / "results") / profile_folder(profile)
+    out = (o.out or (data_dir() if in_repository() else build_dir()) / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
     facts = {"study": study, "profile": profile.name, "results": results, "command": command, "device": segmenter.backbone.device.type}
     how = run_metadata(started)

@@ -11,14 +11,23 @@ def repository_root() -> Path:
     return Path(__file__).resolve().parent.parent.parent
 
 
+def in_repository() -> bool:
+    """Whether this library is used from its repository; an installed one has ``data`` and ``profiles`` inside the package, in ``shipped``."""
+    return (repository_root() / "pyproject.toml").is_file()
+
+
+def _shipped() -> Path:
+    return Path(__file__).resolve().parent.parent / "shipped"
+
+
 def data_dir() -> Path:
-    """``$DIFFSEG_DATA``, else ``data`` at the top of the repository."""
-    return Path(os.environ.get("DIFFSEG_DATA", repository_root() / "data"))
+    """``$DIFFSEG_DATA``, else ``data`` at the top of the repository, else what was installed with the library."""
+    return Path(os.environ.get("DIFFSEG_DATA", (repository_root() if in_repository() else _shipped()) / "data"))
 
 
 def profiles_dir() -> Path:
-    """The profiles that come with the repository, YAML files."""
-    return repository_root() / "notebooks" / "profiles"
+    """The profiles that come with the library, YAML files."""
+    return repository_root() / "notebooks" / "profiles" if in_repository() else _shipped() / "profiles"
 
 
 def models_dir() -> Path:
@@ -32,5 +41,5 @@ def cache_dir() -> Path:
 
 
 def build_dir() -> Path:
-    """Where everything generated goes; git does not look there."""
-    return repository_root() / "build"
+    """Where everything generated goes: ``build`` in the repository, where git does not look; of an installed library in the current folder."""
+    return (repository_root() if in_repository() else Path.cwd()) / "build"
