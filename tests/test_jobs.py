@@ -152,7 +152,7 @@ def test_the_command_line_goes_on_after_an_interruption(tree, tmp_path, monkeypa
         return inner(dataset, method, labels, vocabulary, name)
 
     with monkeypatch.context() as patched:
-        patched.setattr(jobs, "count_one", twice)
+        patched.setattr(jobs, "evaluate_image", twice)
         capsys.readouterr()
         assert main([*arguments, "--out", str(tmp_path / "cut")]) == 130
     assert f"2 of {IMAGES} images are kept; the same command goes on" in capsys.readouterr().err
