@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import json
+import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
-from diffseg_lib.cli.main import main
+from diffseg_lib.cli import options
+from diffseg_lib.cli.exits import Exit, guarded
+from diffseg_lib.cli.main import COMMANDS, main, make_parser
+from diffseg_lib.support.files import RunError
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -194,3 +209,332 @@ def test_words_of_any_kind_are_taken_or_refused_with_the_reason(pipeline_folder,
     assert written["classes"] == ["a red house", "café", "größe"] and written["prompts"][0]["text"] == "a photograph of a red house"
     assert segment(pipeline_folder, tmp_path / "long", [photo], classes=["a very long description of a house " * 5]) == 2
     assert "the model reads 24: shorten the class name" in capsys.readouterr().err
+
+
+def test_the_prompts_that_were_used_are_recorded_captions_included(pipeline_folder, photo, tmp_path):
+    assert segment(pipeline_folder, tmp_path, [photo], "--recipe", "released", "--captioner", "pocket", classes=["house", "fish"]) == 0
+    told = [one["text"] for one in json.loads((tmp_path / "result.json").read_text())["prompts"]]
+    bare = ["a photograph of house", "a photograph of fish"]
+    assert told != bare and all(one.startswith(start) for one, start in zip(told, bare, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_writes_all_its_files(pipeline_folder, photo, tmp_path, dtype):
+    for name in (dtype, "float32"):
+        assert segment(pipeline_folder, tmp_path / name, [photo], "--dtype", name, "--save-intermediates") == 0
+    half, whole = (np.load(tmp_path / name / "intermediates.npz") for name in (dtype, "float32"))
+    assert set(half) == set(whole) and all(half[name].dtype == np.float32 for name in half if name != "timestep")
+    np.testing.assert_allclose(half["latents"], whole["latents"], atol=0.1)
+    assert json.loads((tmp_path / dtype / "result.json").read_text())["classes"] == ["house", "red fish"]
+
+
+# -- help pages ----------------------------------------------------------------------------------
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parsers of the commands that do something."""
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not inner:
+        yield parser
+    for action in inner:
+        for one in action.choices.values():
+            yield from leaves(one)
+
+
+LEAVES = {one.prog: one for one in leaves(make_parser())}
+
+
+def examples(parser: argparse.ArgumentParser) -> list[list[str]]:
+    """The command lines below a help page, without the program's name."""
+    lines = parser.epilog.removeprefix("example:\n").replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[1:] for line in lines.splitlines()]
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_help_page_has_a_paragraph_sentences_and_an_example_that_can_be_read(name):
+    parser = LEAVES[name]
+    text = parser.format_help()
+    assert len(parser.description.split()) >= 8 and max(map(len, text.splitlines())) <= 160
+    for action in parser._actions:
+        if not isinstance(action, argparse._HelpAction):
+            assert action.help and action.help[0].isupper() and action.help.endswith("."), action
+    for words in examples(parser):
+        assert make_parser().parse_args(words).run == parser.get_default("run") or "book" in name
+
+
+def test_every_command_is_reached_and_the_first_page_names_it():
+    page = make_parser().format_help()
+    assert {name.split()[1] for name in LEAVES} == set(COMMANDS) and all(f"    {name} " in page for name in COMMANDS)
+    assert all(f"{int(code)}  " in page for code in Exit)
+
+
+def test_shared_options_are_declared_in_one_place():
+    again = []
+    for path in sorted((ROOT / "diffseg_lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument" and node.args:
+                first = node.args[0]
+                again += [f"{path.name}: {first.value}"] if isinstance(first, ast.Constant) and first.value in options.SHARED else []
+    assert again == []
+    with pytest.raises(TypeError, match="one option"):
+        options.share(argparse.ArgumentParser(), "--seed", "--out", required=True)
+
+
+def test_choices_that_are_written_out_are_those_of_the_modules_they_name():
+    from diffseg_lib.applications.crf import PRESETS
+    from diffseg_lib.applications.deeplab import NETS, POCKET, Recipe
+    from diffseg_lib.cli import network, pocket, pseudo
+    from diffseg_lib.config import RECIPES
+    from diffseg_lib.pocket.layouts import LAYOUTS
+    from diffseg_lib.pocket.training.measure import MEASURES
+    from diffseg_lib.pocket.world import SPLITS
+
+    assert (tuple(PRESETS), tuple(NETS), tuple(RECIPES)) == (pseudo.CRFS, network.NETS, options.RECIPES)
+    assert (tuple(LAYOUTS), tuple(SPLITS), set(MEASURES)) == (pocket.LAYOUTS, pocket.SPLITS, set(pocket.MEASURES))
+    page = LEAVES["diffseg network train"].format_help()
+    for field in ("iterations", "batch", "crop"):
+        told = f"{getattr(POCKET, field):,} for small and {getattr(Recipe(), field):,} for 101"
+        assert told in " ".join(page.split()), field
+
+
+def test_several_negative_and_yaml_values_are_read():
+    o = make_parser().parse_args(["segment", "a.png", "b.png", "--classes", "house", "red fish", "--seed", "-1", "--out", "o"])
+    assert (o.photos, o.classes, o.seed) == ([Path("a.png"), Path("b.png")], ["house", "red fish"], -1)
+    o = make_parser().parse_args(["book", "run", "x", "-p", "seed", "-3", "-p", "threshold", "-.5", "-y", "classes: [house, fish]"])
+    assert o.p == [["seed", "-3"], ["threshold", "-.5"]] and o.y == "classes: [house, fish]"
+    for name in ("--sure", "--min-confidence"):
+        assert make_parser().parse_args(["pseudo", name, "0.6", "--out", "o"]).min_confidence == 0.6
+
+
+def test_the_shell_completes_commands_and_options(tmp_path):
+    def completed(line: str) -> set[str]:
+        found = tmp_path / "found"
+        shell = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(found), "_ARGCOMPLETE_IFS": "|"}
+        start = "import sys; from diffseg_lib.cli.main import program; sys.exit(program())"
+        subprocess.run([sys.executable, "-c", start], env=os.environ | shell, check=True, timeout=120)
+        return {word.strip() for word in found.read_text().split("|")}
+
+    assert completed("diffseg se") == {"segment"}
+    assert {"--device", "--dtype", "--dataset"} <= completed("diffseg evaluate --d")
+    assert {"run", "check", "build", "refresh", "sweep", "figures"} <= completed("diffseg book ")
+
+
+# -- what the pages of the project tell a reader to type -----------------------------------------
+
+PAGES = ("README.md", "real.md", "intro.md", *(f"data/pocket/models/{name}/README.md" for name in ("diffusion", "clip", "blip")))
+ALIASES = {
+    "diffseg_lib": [],
+    "diffseg_lib.book": ["book"],
+    "diffseg_lib.pocket": ["pocket"],
+    "diffseg_lib.studies": ["study"],
+    "diffseg_lib.deeplab": ["network"],
+}
+
+
+def told_commands() -> list[str]:
+    """Command lines of the project's pages that call a module of Python: in blocks for a shell, and between backquotes."""
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        for i, part in enumerate(text.split("```")):
+            lines = part.removeprefix("bash").replace("\\\n", " ").splitlines() if i % 2 else part.replace("\n", " ").split("`")[1::2]
+            found += [line.strip() for line in lines if "python -m " in line or "launch -m " in line]
+    return list(dict.fromkeys(found))
+
+
+def module_of(line: str) -> tuple[str, list[str]]:
+    """The module of a command line, and what follows it."""
+    words = shlex.split(line, comments=True)
+    place = words.index("-m") + 1
+    return words[place], words[place + 1 :]
+
+
+def test_the_pages_name_every_form():
+    modules = {module_of(line)[0] for line in told_commands()}
+    assert {"diffseg_lib", "diffseg_lib.book", "diffseg_lib.studies", "diffseg_lib.deeplab", "benchmarks"} <= modules
+    assert len(told_commands()) > 25
+
+
+@pytest.mark.parametrize("line", told_commands())
+def test_what_the_pages_tell_to_type_can_be_read(line):
+    module, words = module_of(line)
+    if module == "benchmarks":
+        return  # its help page is asked for below
+    if "..." not in words:
+        assert callable(make_parser().parse_args([*ALIASES[module], *words]).run)
+
+
+FORMS = [("diffseg_lib", name) for name in ("segment", "evaluate", "check", "pseudo", "edit", "network", "study", "claims", "book", "pocket")] + [
+    *(("diffseg_lib.book", name) for name in ("run", "check", "build", "refresh", "sweep")),
+    *(("diffseg_lib.deeplab", name) for name in ("train", "test")),
+    ("diffseg_lib.pocket", "write"),
+    ("diffseg_lib.studies", ""),
+    ("benchmarks", ""),
+]
+
+
+@pytest.mark.parametrize(("module", "command"), FORMS, ids=[" ".join(form) for form in FORMS])
+def test_every_form_starts(module, command):
+    done = subprocess.run([sys.executable, "-m", module, *command.split(), "--help"], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == ""
+
+
+def test_the_first_command_of_the_readme_runs_as_it_is_written(tmp_path):
+    line = next(line for line in told_commands() if " segment " in line)
+    module, words = module_of(line)
+    words[words.index("--out") + 1] = str(tmp_path / "found")
+    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in (tmp_path / "found").iterdir()}
+    assert written == {"labels.png", "overlay.png", "segments.json", "scores.npz", "result.json"} and all(
+        name in (ROOT / "README.md").read_text() for name in written
+    )
+
+
+def test_the_ledger_is_printed_and_written(tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(ROOT / "data" / "results" / "pocket", tmp_path / "pocket")
+    assert main(["claims", "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "reproduced" in told and "Cross-attention alone localises the words" in told and not (tmp_path / "claims.json").exists()
+    assert main(["claims", "--results", str(tmp_path), "--write"]) == 0
+    assert len(json.loads((tmp_path / "claims.json").read_text())) == len(told.splitlines()) - 1
+
+
+# -- how commands end ----------------------------------------------------------------------------
+
+
+def raising(error: BaseException):
+    def work() -> int:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ValueError("threshold 7: expected\n less"), Exit.WRONG_REQUEST, "error: threshold 7: expected less\n"),
+        (FileNotFoundError("no image at x.png"), Exit.WRONG_REQUEST, "error: no image at x.png\n"),
+        (RunError("out cannot be written"), Exit.NOT_KEPT, "error: out cannot be written\n"),
+        (ModuleNotFoundError("No module named 'papermill'", name="papermill"), Exit.WRONG_REQUEST, "error: the package papermill is not installed"),
+        (MemoryError(), Exit.WRONG_REQUEST, "error: out of memory"),
+        (KeyboardInterrupt(), Exit.INTERRUPTED, "interrupted: rows are kept; the command to go on is\n  diffseg x\n"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_what_escapes_a_command_is_one_sentence_and_a_code(capsys, error, code, told):
+    assert guarded(raising(error), "diffseg x", "rows are kept") == code
+    assert capsys.readouterr().err.startswith(told)
+    assert guarded(lambda: 1, "diffseg x") == 1
+
+
+@pytest.mark.parametrize("error", [KeyError("lost"), RuntimeError("shape"), AssertionError(), ModuleNotFoundError("x", name="diffseg_lib.capture")])
+def test_a_fault_of_ours_ends_in_70_and_leaves_its_traceback(tmp_path, monkeypatch, capsys, error):
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
+    monkeypatch.setattr("diffseg_lib.evaluation.preflight.check", lambda *given: raising(error)())
+    assert main(["check"]) == 70
+    [log] = (tmp_path / "logs").glob("*.log")
+    told = capsys.readouterr().err
+    assert told.startswith("error: a fault of this program") and told.count("\n") == 1 and str(log) in told and type(error).__name__ in told
+    kept = log.read_text()
+    assert "Traceback" in kept and "diffseg_lib check" in kept and "torch" in kept
+
+
+def test_a_fault_whose_log_cannot_be_written_still_ends_in_70(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path / "file"))
+    assert guarded(raising(KeyError("lost")), "diffseg x") == 70
+    assert "KeyError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta:"])
+def test_a_device_that_is_not_here_is_refused(pipeline_folder, photo, tmp_path, capsys, device):
+    assert segment(pipeline_folder, tmp_path / "out", [photo], "--device", device) == 2
+    assert f"device {device!r} cannot be used" in error(capsys)
+
+
+# -- Ctrl-C --------------------------------------------------------------------------------------
+
+LONG = 60.0  # seconds that none of these may take, on a machine that does other work too
+
+
+def interrupted(command: list[str], ready, cwd: Path = ROOT, sent: int = signal.SIGINT) -> tuple[int, str, float]:
+    """Start a command, send it a signal once it is ready; its exit code, its standard error, and the seconds from signal to end."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd) as process:
+        try:
+            started = time.monotonic()
+            while not ready():
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() - started < 10 * LONG, "it never was ready"
+                time.sleep(0.05)
+            process.send_signal(sent)
+            started = time.monotonic()
+            _, told = process.communicate(timeout=LONG)
+        finally:
+            process.kill()
+    return process.returncode, told, time.monotonic() - started
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "time.sleep(1000)",
+        "threading.Thread(target=time.sleep, args=(1000,)).start(); time.sleep(1000)",  # a thread that would hold the process
+        "[deaf() for _ in iter(int, 1)]",  # a library that swallows the interruption
+    ],
+    ids=["waits", "thread", "swallowed"],
+)
+def test_an_interruption_ends_the_process_whatever_holds_it(tmp_path, work):
+    script = tmp_path / "long.py"
+    script.write_text(
+        "import sys, threading, time\nfrom pathlib import Path\nfrom diffseg_lib.cli.exits import guarded\n"
+        "def deaf():\n    try:\n        time.sleep(1)\n    except KeyboardInterrupt:\n        pass\n"
+        f"def work():\n    Path({str(tmp_path / 'ready')!r}).touch()\n    {work}\n    return 0\n"
+        "sys.exit(guarded(work, 'diffseg again', 'rows are kept', bounded=True))\n"
+    )
+    code, told, seconds = interrupted([sys.executable, str(script)], (tmp_path / "ready").exists)
+    assert code == 130 and told == "interrupted: rows are kept; the command to go on is\n  diffseg again\n" and seconds < LONG
+
+
+def test_an_evaluation_that_is_interrupted_keeps_its_rows_and_says_how_to_go_on(tmp_path):
+    out = tmp_path / "my out"
+    command = [sys.executable, "-m", "diffseg_lib", "evaluate", "--dataset", "voc", "--labels", "image", "--threshold", ".3", "--out", str(out)]
+    code, told, _ = interrupted(command, lambda: list(out.glob("runs/*/manifest.json")))
+    assert code == 130 and "of 500 images are kept" in told and not (out / "summary.json").exists()
+    assert f"evaluate --dataset voc --labels image --threshold .3 --out '{out}'" in told
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (and is not merely waited for)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+def test_a_chapter_ends_with_the_command_that_runs_it(tmp_path, sent):
+    kernel = tmp_path / "kernel"
+    slow = f"import os, pathlib, time\npathlib.Path({str(kernel)!r}).write_text(f'{{os.getpid()}} {{os.getppid()}}')\ntime.sleep(1000)"
+    parameters = new_code_cell("seed: int = 0  # of nothing", metadata={"tags": ["parameters"]})
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    for name, code in (("00_quick", "1"), ("01_slow", slow)):
+        nbformat.write(new_notebook(cells=[parameters, new_code_cell(code)], metadata=metadata), tmp_path / f"{name}.ipynb")
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "pocket.yaml").write_text("seed: 0\n")
+    script = tmp_path / "book.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom diffseg_lib.book import run\nfrom diffseg_lib.cli.main import program\n"
+        f"run.notebooks_dir = lambda: Path({str(tmp_path)!r})\nsys.exit(program('book', 'run'))\n"
+    )
+    code, told, _ = interrupted([sys.executable, str(script), "--out", str(tmp_path / "out")], lambda: kernel.exists() and kernel.read_text(), sent=sent)
+    assert (tmp_path / "out" / "00_quick.ipynb").exists() and not (tmp_path / "out" / "01_slow.ipynb").exists()
+    if sent == signal.SIGINT:
+        assert code == 130 and f"book run --out {tmp_path / 'out'}" in told and "chapters that are done are kept" in told
+    started, pids = time.monotonic(), [int(pid) for pid in kernel.read_text().split()]
+    while any(map(alive, pids)):
+        assert time.monotonic() - started < LONG, "the kernel goes on"
+        time.sleep(0.1)

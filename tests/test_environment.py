@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, requires, version
+import zipfile
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -80,3 +86,56 @@ def test_the_list_and_the_metadata_ask_for_nothing_that_the_lock_lacks():
     for one in [*read_pins("requirements.in"), *map(Requirement, project["dependencies"])]:
         assert one.specifier.contains(pin(one.name), prereleases=True), one
     assert all(python in Requirement(f"python{project['requires-python']}").specifier for python in PYTHONS)
+
+
+def imported(folder: Path) -> dict[str, str]:
+    """The packages from elsewhere that a folder's modules import, late imports included, each with a module that does."""
+    found = {}
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            found |= {name.split(".")[0]: path.name for name in names}
+    return {name: where for name, where in found.items() if name not in sys.stdlib_module_names and name not in ("diffseg_lib", "benchmarks")}
+
+
+def test_the_metadata_asks_for_all_that_the_library_imports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {canonicalize_name(Requirement(one).name) for one in project["dependencies"]}
+    extras = {canonicalize_name(Requirement(one).name) for group in project["optional-dependencies"].values() for one in group}
+    for one in extras - {canonicalize_name(project["name"])}:
+        assert one in LOCK, one
+    where = packages_distributions()
+    for name, module in imported(ROOT / "diffseg_lib").items():
+        sources = {canonicalize_name(one) for one in where[name]}
+        comes_along = name == "myst_nb"  # with jupyter-book
+        assert sources & (needed | extras) or comes_along, f"{module} imports {name}, which pyproject.toml does not name"
+    for name, module in imported(ROOT / "diffseg_lib").items():  # a photo is segmented without any extra
+        folder = {path.name for path in (ROOT / "diffseg_lib" / "book").glob("*.py")} | {"crf.py", "executors.py"}
+        assert {canonicalize_name(one) for one in where[name]} & needed or module in folder, f"{module} imports {name} from an extra"
+
+
+def test_a_wheel_holds_what_the_library_reads_and_runs_elsewhere(tmp_path):
+    source, place = tmp_path / "source", tmp_path / "installed"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "diffseg_lib", "benchmarks", "data", "notebooks/profiles"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        (source / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), "."]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=300)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(place)
+    assert "diffseg = diffseg_lib.cli.main:program" in next(place.glob("*.dist-info/entry_points.txt")).read_text()
+    photo = place / "diffseg_lib/shipped/data/pocket/samples/house-car.jpg"
+    command = [sys.executable, "-m", "diffseg_lib", "segment", str(photo), "--classes", "house", "car", "--out", "found"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("DIFFSEG_")} | {
+        "PYTHONPATH": f"{place}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    }
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and (tmp_path / "found" / "labels.png").is_file(), done.stderr
+    where = subprocess.run(
+        [sys.executable, "-c", "import diffseg_lib; print(diffseg_lib.__file__)"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert Path(where.stdout.strip()).is_relative_to(place)

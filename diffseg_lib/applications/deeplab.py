@@ -164,7 +164,7 @@ def train(
 ) -> Path:
     """Train a network on a data set's masks; go on from the last checkpoint in `out`, bit for bit on a processor.
 
-    ``accelerate launch -m diffseg_lib.applications.deeplab train ...`` runs it on several cards, each with a batch of its own.
+    ``accelerate launch -m diffseg_lib.deeplab train ...`` runs it on several cards, each with a batch of its own.
 
     Args:
         dataset: pictures and masks.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from ..data import READERS
 from .exits import Exit
 from .options import MODELS, page, profile_of, share
 
@@ -22,7 +21,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root", "--root", default="", metavar="DIR", help="A folder with VOCdevkit, annotations or coco in it. Without it, no data are looked at."
     )
-    parser.add_argument("--dataset", nargs="*", choices=tuple(READERS), default=[], help="The data sets to look at. Without it, those whose folders are there.")
+    share(parser, "--dataset", nargs="*", default=[], help="The data sets to look at. Without it, those whose folders are there.")
     parser.add_argument("--images", type=int, default=50, metavar="N", help="Images of each split that are read; 0 reads all.")
 
 

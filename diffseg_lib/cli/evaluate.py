@@ -46,7 +46,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help="One of diffsegmenter, cross, daam, elbo, denseclip and groupvit.")
     parser.add_argument("--model", default="", metavar="PATH", help="The model of denseclip or groupvit, in place of the profile's CLIP.")
     share(parser, "--profile", "--recipe")
-    parser.add_argument("--threshold", default="", metavar="P", help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before.")
+    share(parser, "--threshold", type=str, default="", help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before.")
     parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on.")
     parser.add_argument("--order", choices=["alphabetical", "original"], default="", help="The order of Context's labels, where the tree does not tell.")
     share(parser, "--seed", "--workers", "--scheduler")
