@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from diffseg_lib.backbone import Backbone
+from diffseg_lib.cli.exits import guarded, spelled
 from diffseg_lib.segmenter import LARGEST_MATRIX
 from diffseg_lib.support.files import write_json
 from diffseg_lib.support.provenance import run_metadata
@@ -210,4 +211,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    kept = "the file of an earlier run is untouched, and nothing new was written"
+    sys.exit(guarded(main, spelled(sys.argv[1:], "benchmarks"), kept, bounded=True))

@@ -19,6 +19,7 @@ from torch import Tensor
 from .loading import quietly
 from .profiles import split_revision
 from .prompts import adjectives, fill_template
+from .support.images import to_numpy
 from .support.paths import models_dir
 
 
@@ -78,7 +79,7 @@ class Clip:
 
     def similarities(self, pictures: Sequence[np.ndarray], names: Sequence[str]) -> Float[np.ndarray, "b k"]:
         """Cosines of pictures with names."""
-        return (self.images(pictures) @ self.texts(names).mT).cpu().numpy()
+        return to_numpy(self.images(pictures) @ self.texts(names).mT)
 
 
 def _unit(features: Any) -> Tensor:

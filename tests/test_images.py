@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffseg_lib.support import images
-from diffseg_lib.support.images import ImageError, areas, load_photo, overlay, save_labels, voc_colours, working_size
+from diffseg_lib.support.images import ImageError, areas, load_photo, overlay, save_labels, to_numpy, voc_colours, working_size
 
 
 @pytest.fixture
@@ -109,3 +109,29 @@ def test_the_overlay_leaves_the_background_alone(rgb):
 
 def test_areas_sum_to_one():
     assert areas(np.array([[0, 2], [2, 2]]), ["house", "fish"]) == {"background": 0.25, "house": 0.0, "fish": 0.75}
+
+
+def test_any_tensor_becomes_an_array():
+    import torch
+
+    values = torch.tensor([0.5, -2.0], requires_grad=True)
+    for kind in (torch.float16, torch.bfloat16, torch.float32):
+        found = to_numpy(values.to(kind))
+        assert found.dtype == np.float32 and found.tolist() == [0.5, -2.0]
+    exact = torch.tensor([1 / 3], dtype=torch.float64)
+    assert to_numpy(exact).dtype == np.float64 and to_numpy(exact)[0] == 1 / 3
+    assert to_numpy(torch.tensor([3, 255], dtype=torch.uint8)).dtype == np.uint8
+
+
+def test_tensors_reach_numpy_by_one_way():
+    import ast
+    from pathlib import Path
+
+    import diffseg_lib
+
+    others = []
+    for path in Path(diffseg_lib.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "numpy":
+                others.append(path.name)
+    assert others == ["images.py"], "call diffseg_lib.support.images.to_numpy, which takes any device and precision"

@@ -25,6 +25,7 @@ from ..data import Dataset
 from ..data.samples import VOID
 from ..evaluation.metrics import confusion
 from ..support.files import claim, write_json
+from ..support.images import to_numpy
 from .crf import Crf, refine
 
 RATES = (6, 12, 18, 24)  # of the four atrous convolutions
@@ -318,7 +319,7 @@ def predict(network: DeepLabV2, image: np.ndarray, scales: Sequence[float] = (1.
             logits = network(scaled.flip(-1) if turned else scaled)
             logits = logits.flip(-1) if turned else logits
             total = total + interpolate(logits, size=(h, w), mode="bilinear", align_corners=False).softmax(1)
-    found = (total / (len(scales) * (1 + flip)))[0].float().cpu().numpy()
+    found = to_numpy((total / (len(scales) * (1 + flip)))[0])
     return found if crf is None else refine(image, found / found.sum(0), crf)
 
 

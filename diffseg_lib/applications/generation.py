@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..backbone import Backbone
+from ..support.images import to_numpy
 
 
 def denoising_error(backbone: Backbone, latents: Tensor, caption: str, timestep: int, seeds: Sequence[int]) -> float:
@@ -37,7 +38,7 @@ def one_step(backbone: Backbone, latents: Tensor, caption: str, timestep: int, s
 
 def to_uint8(pictures: Tensor) -> np.ndarray:
     """b 3 H W in [-1, 1] to b H W 3, uint8."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return to_numpy(((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
 
 
 def generate(backbone: Backbone, captions: Sequence[str], seed: int, steps: int = 20, guidance: float = 4.0, side: int = 0) -> np.ndarray:
@@ -54,7 +55,7 @@ def generate(backbone: Backbone, captions: Sequence[str], seed: int, steps: int 
     from diffusers import DDIMScheduler
 
     betas = 1 - backbone.alphas_cumprod / torch.cat([torch.ones(1), backbone.alphas_cumprod[:-1]])
-    scheduler = DDIMScheduler(len(betas), trained_betas=betas.numpy(), clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler = DDIMScheduler(len(betas), trained_betas=to_numpy(betas), clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     scheduler.set_timesteps(steps)
     side = side or backbone.unet.config.sample_size
     shape = (len(captions), backbone.unet.config.in_channels, side, side)

@@ -26,6 +26,7 @@ from ..attention import attention_layers, is_plain_attention, replaced_processor
 from ..backbone import Backbone
 from ..recording import resolution_pyramid
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 from .generation import to_uint8
 
 
@@ -246,7 +247,7 @@ def edit(
     picture = np.asarray(Image.fromarray(to_uint8(backbone.decode_latents(latents))[0]).resize((w, h), Image.Resampling.BICUBIC))
     if gate is not None and gate.pixels:
         picture = np.where(gate.mask[..., None], picture, source.pixels)
-    return Edited(picture, None if limit is None else limit.cpu().numpy())
+    return Edited(picture, None if limit is None else to_numpy(limit))
 
 
 @dataclass

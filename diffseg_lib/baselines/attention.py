@@ -9,6 +9,7 @@ import numpy as np
 
 from ..scoremaps import daam_maps, upsample
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 from .base import Prediction
 
 
@@ -25,7 +26,7 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
     maps = {"diffsegmenter": kept.completed, "cross": kept.fused, "daam": daam_maps(kept.layers, (kept.fused.shape[1], kept.fused.shape[2]))}
     calls = len(classes) * len(segmenter.timesteps)
     norm = segmenter.config.final_norm
-    return {name: Prediction(upsample(one, image.shape[:2], norm).cpu().numpy(), calls, found.notes) for name, one in maps.items()}
+    return {name: Prediction(to_numpy(upsample(one, image.shape[:2], norm)), calls, found.notes) for name, one in maps.items()}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from ..scoremaps import upsample
-from ..support.images import working_size
+from ..support.images import to_numpy, working_size
 from ..vision_language import Clip
 from .base import Prediction
 
@@ -110,7 +110,7 @@ class DenseClip:
 
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         """Scores of an image (H W 3, uint8), min-maxed by class."""
-        return Prediction(upsample(self.similarities(image, classes), image.shape[:2]).cpu().numpy())
+        return Prediction(to_numpy(upsample(self.similarities(image, classes), image.shape[:2])))
 
     @torch.no_grad()
     def similarities(self, image: np.ndarray, classes: Sequence[str]) -> Float[Tensor, "k h w"]:

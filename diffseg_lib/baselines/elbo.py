@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 from .base import Prediction
 
 
@@ -78,7 +79,7 @@ def smooth(maps: Float[Tensor, "k h w"], sigma: float) -> Float[Tensor, "k h w"]
     """A Gaussian over each map, `sigma` in pixels of the latents; 0 changes nothing."""
     if not sigma:
         return maps
-    return torch.from_numpy(gaussian_filter(maps.cpu().numpy(), sigma=(0, sigma, sigma), mode="nearest")).to(maps)
+    return torch.from_numpy(gaussian_filter(to_numpy(maps), sigma=(0, sigma, sigma), mode="nearest")).to(maps)
 
 
 def elbo_posterior(
@@ -142,7 +143,7 @@ class ElboMethod:
 
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         found = elbo_posterior(self.segmenter, image, classes, self.timesteps, self.samples, self.sigma)
-        return Prediction(resize(found.scores(self.temperature), image.shape[:2]).cpu().numpy(), found.calls)
+        return Prediction(to_numpy(resize(found.scores(self.temperature), image.shape[:2])), found.calls)
 
 
 def noise_sharing(segmenter: DiffSegmenter, image: np.ndarray, name: str, timestep: int, draws: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import torch
 
 from ..prompts import fill_template
 from ..scoremaps import upsample
+from ..support.images import to_numpy
 from ..vision_language import load_pretrained
 from .base import Prediction
 from .dense_clip import TEMPLATE, _pixels
@@ -59,4 +60,4 @@ class GroupVit:
         pixels = _pixels(image, (side, side), self.processor.image_processor).to(self.model.device)
         inputs = {name: texts[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
         maps = self.model(**inputs, pixel_values=pixels, output_segmentation=True).segmentation_logits[0]
-        return Prediction(upsample(maps, image.shape[:2]).cpu().numpy())
+        return Prediction(to_numpy(upsample(maps, image.shape[:2])))

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from ..support.images import PALETTE
+from ..support.images import PALETTE, to_numpy
 
 MAPS = "cividis"  # of every heat map: even in lightness, fit for colour-blind readers
 INK = "#222222"
@@ -328,7 +328,7 @@ def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
     for column, index in zip(axes.T, scenes, strict=True):
         sample = photo_or_scene("", (), index)
         found = segmenter.segment(sample.image, sample.classes, return_intermediates=True)
-        maps = found.intermediates.fused[0].numpy() if found.intermediates is not None else found.scores[0]
+        maps = to_numpy(found.intermediates.fused[0]) if found.intermediates is not None else found.scores[0]
         picture(column[0], sample.image)
         heat(column[1], maps, f"“{found.classes[0]}”")
         heat(column[2], found.scores[0])

@@ -142,14 +142,18 @@ def write_log(error: BaseException, command: str) -> Path:
     return path
 
 
-def spelled(arguments: Sequence[str]) -> str:
-    """A command line of this program that a shell can be given again, started as it was started.
+def spelled(arguments: Sequence[str], module: str = "diffseg_lib") -> str:
+    """A command line that a shell can be given again, started as this process was started.
+
+    Args:
+        arguments: What follows the program's name.
+        module: What ``python -m`` starts, where it was not the script ``diffseg``.
 
     >>> spelled(["segment", "my photo.jpg"]).endswith("segment 'my photo.jpg'")
     True
     """
     script = Path(sys.argv[0])
-    started = [sys.argv[0]] if script.stem == "diffseg" else [sys.executable, "-m", "diffseg_lib"]
+    started = [sys.argv[0]] if script.stem == "diffseg" else [sys.executable, "-m", module]
     here = Path(started[0])
     if here.is_absolute() and here.is_relative_to(Path.cwd()):
         started[0] = str(here.relative_to(Path.cwd()))

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..data.samples import VOID
 from ..scoremaps import complete, fuse, resize, upsample
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 from .metrics import ScoreHistogram, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, count_scores, miou
 
 
@@ -82,7 +83,7 @@ def score_histograms(
     result = []
     for one in found:
         maps = combine(one.rounds[rounds], weights)
-        result.append(count_scores(one.truth, upsample(maps, one.truth.shape, final_norm).cpu().numpy(), one.labels, classes))
+        result.append(count_scores(one.truth, to_numpy(upsample(maps, one.truth.shape, final_norm)), one.labels, classes))
     return result
 
 
@@ -157,7 +158,7 @@ def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, token_weights)
         seen = sample.truth != VOID
         for layer, maps in recording.cross.items():
-            full = resize(maps.float(), sample.truth.shape).cpu().numpy()
+            full = to_numpy(resize(maps.float(), sample.truth.shape))
             for name, values in zip(sample.classes, full, strict=True):
                 inside = (sample.truth == names.index(name))[seen]
                 if inside.any() and not inside.all():

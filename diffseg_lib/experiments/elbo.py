@@ -13,6 +13,7 @@ from ..data import Dataset
 from ..evaluation.metrics import count_scores, iou
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 from .measure import Counts, Measured, Store, count_splits
 
 ATTENTION = "attention"
@@ -35,7 +36,7 @@ def _count(segmenter: DiffSegmenter, dataset: Dataset, timesteps: Sequence[int],
         for name, (n, sigma) in variants.items():
             mean = smooth(errors[:n].mean(0), sigma)
             scores = Posterior(mean[:-1], mean[-1:], tuple(words), 0).scores(temperature)
-            full = resize(scores, sample.truth.shape).cpu().numpy()
+            full = to_numpy(resize(scores, sample.truth.shape))
             found.setdefault(name, []).append(count_scores(sample.truth, full, labels, len(dataset.names)))
         ours = attention_scores(segmenter, sample.image, words)["diffsegmenter"].scores
         found.setdefault(ATTENTION, []).append(count_scores(sample.truth, ours, labels, len(dataset.names)))

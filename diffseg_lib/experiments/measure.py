@@ -24,6 +24,7 @@ from ..evaluation.sources import open_dataset
 from ..scoremaps import upsample
 from ..support.files import atomic_write, to_plain
 from ..support.identity import fingerprint
+from ..support.images import to_numpy
 from ..support.provenance import committed_result as committed_result  # where chapters look for it
 
 Counts = dict[str, list[ScoreHistogram]]  # variant to a tally an image
@@ -175,7 +176,7 @@ def count_maps(dataset: Dataset, maps: Callable[[Sample, list[str]], Mapping[str
     for sample in dataset:
         labels = [dataset.names.index(name) for name in sample.classes]
         for name, one in maps(sample, dataset.words(sample.classes)).items():
-            scores = upsample(one, sample.truth.shape, final_norm).cpu().numpy()
+            scores = to_numpy(upsample(one, sample.truth.shape, final_norm))
             found.setdefault(name, []).append(count_scores(sample.truth, scores, labels, len(dataset.names)))
     return found
 

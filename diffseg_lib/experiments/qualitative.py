@@ -29,6 +29,7 @@ from ..evaluation.metrics import (
 from ..evaluation.sources import open_dataset
 from ..scoremaps import upsample
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 
 OURS, RIVAL, COARSE, CROSS = "diffsegmenter", "denseclip", "diffsegmenter on the rival's grid", "cross-attention alone"
 METHODS = (OURS, COARSE, CROSS, RIVAL)
@@ -65,7 +66,7 @@ def score_both(segmenter: DiffSegmenter, rival: DenseClip, image: np.ndarray, wo
         raise RuntimeError("the segmenter kept no intermediates although it was asked to")
     maps = {OURS: kept.completed, COARSE: adaptive_avg_pool2d(kept.completed, rival.grid(image)), CROSS: kept.fused}
     finish = partial(upsample, size=image.shape[:2], final_norm=segmenter.config.final_norm)
-    return {name: finish(one).cpu().numpy() for name, one in maps.items()} | {RIVAL: rival(image, words).scores}
+    return {name: to_numpy(finish(one)) for name, one in maps.items()} | {RIVAL: rival(image, words).scores}
 
 
 @dataclass(frozen=True)

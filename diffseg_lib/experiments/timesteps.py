@@ -11,6 +11,7 @@ import torch
 
 from ..data import Sample
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 from .measure import Measured, Store, count_maps, count_splits
 
 PAPER_TIMESTEPS = (1, 50, 100, 150)
@@ -19,7 +20,7 @@ AVERAGE = "mean of " + " ".join(str(t) for t in PAPER_TIMESTEPS)
 
 def signal_to_noise(alphas_cumprod: torch.Tensor) -> np.ndarray:
     """abar_t / (1 - abar_t) for every t: what is left of the picture's power against the noise's, a ratio."""
-    kept = alphas_cumprod.double().numpy()
+    kept = to_numpy(alphas_cumprod.double())
     return kept / (1 - kept)
 
 

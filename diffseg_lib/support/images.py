@@ -48,10 +48,10 @@ def to_numpy(tensor: Any) -> np.ndarray:
     """A tensor as an array, whatever device it is on, whatever precision it has, and whether it takes part in a gradient.
 
     Args:
-        tensor: A ``torch.Tensor``. Floating-point values come as float32 (NumPy has no bfloat16), others as they are.
+        tensor: A ``torch.Tensor``. Values of half precision come as float32 (NumPy has no bfloat16), others as they are.
     """
     tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).cpu().numpy()
 
 
 def voc_colours(count: int = 256) -> np.ndarray:

@@ -20,6 +20,7 @@ from ...evaluation.fusion_search import choose_weights, collect, gain, score, sc
 from ...evaluation.metrics import best_threshold, iou, mean_interval
 from ...prompts import fill_template
 from ...segmenter import DiffSegmenter
+from ...support.images import to_numpy
 from ..scenes import VOC_NAMES, voc_samples
 from ..world import CLASS_NAMES, WORLD_SEED, compose, paint
 from .pictures import classes_named
@@ -63,7 +64,7 @@ def clip_scores(clip: Any, processor: Any, images: np.ndarray) -> np.ndarray:
     """Image-text scores of pictures (n H W 3, uint8) with "a photograph of a {class}": n x classes."""
     prompts = [fill_template(name) for name in CLASS_NAMES]
     batch = processor(images=list(images), text=prompts, padding="max_length", return_tensors="pt")
-    return clip(**batch).logits_per_image.numpy()
+    return to_numpy(clip(**batch).logits_per_image)
 
 
 def measure_clip(models: Path, n: int) -> dict[str, Any]:

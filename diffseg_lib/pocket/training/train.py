@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from transformers import BertTokenizer, CLIPTokenizer
 
 from ...prompts import fill_template
+from ...support.images import to_numpy
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
 from .fitting import Schedule, fit, load_average
@@ -192,7 +193,7 @@ def latents_of(runs: Path, pictures: Pictures, name: str, device: str, start: Pa
         with torch.no_grad(), torch.autocast(device, torch.bfloat16):
             for row in range(0, len(pictures), 64):
                 batch = to_range(torch.from_numpy(np.array(pictures.images[row : row + 64]))).to(device)
-                array[row : row + 64] = (model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor).cpu().numpy()
+                array[row : row + 64] = to_numpy(model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor)
         array.flush()
         partial.replace(path)
     return torch.from_numpy(np.load(path))
