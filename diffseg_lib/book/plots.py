@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -196,13 +197,22 @@ def strip(axes: Sequence[Axes], maps: Mapping[str, np.ndarray], truth: np.ndarra
     return axes
 
 
-def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], strong: str = "", xlabel: str = "mean IoU, %") -> Sequence[Axes]:
-    """Rows of a study as bars with intervals, a panel a run; a run that is None says so."""
+def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Any] | None], strong: str = "", xlabel: str = "mean IoU, %") -> Sequence[Axes]:
+    """Rows of a study as bars with 95 % intervals, a panel a run.
+
+    Args:
+        axes: One a run.
+        runs: Title to rows by key, each with ``label``, ``value`` and ``ci95`` as attributes; a run that is None says "not run".
+        strong: The key of a row to stand out.
+        xlabel: Below every panel.
+    """
     for ax, (title, found) in zip(axes, runs.items(), strict=True):
         if found is None:
             bare(ax, title).text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
             continue
-        bars(ax, {name: row["value"] for name, row in found.items()}, {name: row["ci95"] for name, row in found.items()}, xlabel, strong)
+        named = {one.label or name: one for name, one in found.items()}
+        stands_out = found[strong].label or strong if strong in found else ""
+        bars(ax, {name: one.value for name, one in named.items()}, {name: one.ci95 for name, one in named.items()}, xlabel, stands_out)
         ax.set_title(title)
         ax.set_xlim(0, 105)
     for ax in axes[1:]:
@@ -213,16 +223,21 @@ def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Mapping[str, Any]
 VERDICT_COLOURS = {"reproduced": "#0077bb", "not reproduced": "#cc3311", "inconclusive": "#999999"}
 
 
-def verdicts(ax: Axes, claims: Mapping[str, Mapping[str, Any]]) -> Axes:
-    """Claims as effects with their intervals about zero, coloured and marked by verdict; rows of :func:`~diffseg_lib.experiments.claims.ledger`."""
+def verdicts(ax: Axes, claims: Sequence[Any]) -> Axes:
+    """Claims as effects with their 95 % intervals about zero, coloured and marked by verdict.
+
+    Args:
+        ax: The Axes to draw on.
+        claims: From the top; each has ``claim``, ``effect``, ``ci95`` and ``verdict`` as attributes.
+    """
     marks = dict(zip(VERDICT_COLOURS, "osD", strict=True))
     for kind, colour in VERDICT_COLOURS.items():
-        places = [(y, row) for y, row in enumerate(claims.values()) if row["verdict"] == kind]
-        ax.plot([row["effect"] for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
+        places = [(y, row) for y, row in enumerate(claims) if row.verdict == kind]
+        ax.plot([row.effect for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
         for y, row in places:
-            ax.plot(row["ci95"], [y, y], color=colour, linewidth=1.4)
+            ax.plot(row.ci95, [y, y], color=colour, linewidth=1.4)
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(claims)), list(claims))
+    ax.set_yticks(range(len(claims)), [row.claim for row in claims])
     ax.invert_yaxis()
     ax.set_xlabel("effect, points")
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICT_COLOURS))
@@ -239,24 +254,25 @@ def confusion(ax: Axes, shares: np.ndarray, true: Sequence[str], found: Sequence
     return ax
 
 
-def forest(ax: Axes, runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], names: Sequence[str], xlabel: str = "points of mean IoU") -> Axes:
-    """Paired effects with their 95 % intervals about zero: a line an effect, a mark a run (those that are None are left out).
+def forest(ax: Axes, runs: Mapping[str, Mapping[str, Any] | None], names: Sequence[str], xlabel: str = "points of mean IoU") -> Axes:
+    """Paired effects with their 95 % intervals about zero: a line an effect, a mark a run.
 
     Args:
-        ax: to draw on.
-        runs: title to effects by name.
-        names: which effects, from the top.
-        xlabel: below.
+        ax: The Axes to draw on.
+        runs: Title to effects by key, each with ``label``, ``value`` and ``ci95`` as attributes; a run that is None is left out.
+        names: Keys of the effects, from the top.
+        xlabel: Below.
     """
     shown = {title: found for title, found in runs.items() if found is not None}
     for i, (title, found) in enumerate(shown.items()):
         lift = (i - (len(shown) - 1) / 2) * 0.25
         places = [(row + lift, found[name]) for row, name in enumerate(names) if name in found]
-        (marks,) = ax.plot([one["value"] for _, one in places], [y for y, _ in places], "os"[i % 2], markersize=5, label=title)
+        (marks,) = ax.plot([one.value for _, one in places], [y for y, _ in places], "os"[i % 2], markersize=5, label=title)
         for y, one in places:
-            ax.plot(one["ci95"], [y, y], color=marks.get_color(), linewidth=1.4)
+            ax.plot(one.ci95, [y, y], color=marks.get_color(), linewidth=1.4)
+    labels = {name: one.label or name for found in shown.values() for name, one in found.items()}
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [labels.get(name, name) for name in names])
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.16), ncol=2)
@@ -385,12 +401,12 @@ def study(path: Path) -> Path:
     import matplotlib.pyplot as plt
 
     run = json.loads(path.read_text())
-    found, effects = run["results"]["rows"], run["results"]["effects"]
-    known = [name for name, one in effects.items() if one]
-    fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(known))), gridspec_kw={"wspace": 0.9})
-    unit = run["results"].get("unit", "mean IoU, %")
-    rows(axes[:1], {f"{run['profile']}: {path.stem}, {run['results']['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
-    forest(axes[1], {"paired differences": effects}, known, "points")
+    result = run["result"]
+    found, effects = ({name: SimpleNamespace(**{"label": ""} | one) for name, one in result[part].items()} for part in ("rows", "effects"))
+    fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(effects))), gridspec_kw={"wspace": 0.9})
+    unit = result.get("unit", "mean IoU, %")
+    rows(axes[:1], {f"{run['profile']}: {path.stem}, {result['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
+    forest(axes[1], {"paired differences": effects}, list(effects), "points")
     fig.savefig(path.with_suffix(".png"), dpi=70, metadata={"Software": None})
     plt.close(fig)
     return path.with_suffix(".png")

@@ -224,6 +224,7 @@ def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, met
     Raises:
         ValueError: if it is no such number, or nothing was chosen before.
     """
+    from ..experiments.benchmark import BenchmarkResult
     from ..experiments.measure import committed_result
 
     if given:
@@ -234,10 +235,10 @@ def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, met
         if not 0 <= value <= 1:
             raise ValueError(f"threshold {given!r}: expected a number from 0 to 1, or 'train' to choose it on the train split")
         return value, "given"
-    known = committed_result(f"benchmark_{dataset}", profile.name)
-    row = known["results"]["rows"].get(f"{method} / {labels}") if known else None
+    known = committed_result(f"benchmark_{dataset}", profile.name, BenchmarkResult)
+    row = known.result.row(method, labels) if known else None
     if known and row:
-        return row["threshold"], f"the train split, in the committed run of {known['command']}"
+        return row.threshold, f"the train split, in the committed run of {known.command}"
     if method == "diffsegmenter":
         return profile.threshold, profile.chosen_on
     raise ValueError(f"no threshold is known for {method} with labels {labels} on {dataset}: give --threshold train, or a number")
