@@ -85,15 +85,13 @@ def _qualitative(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) 
 
 def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]:
     def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
-        from ..baselines.registry import make_method
         from ..evaluation.sources import open_dataset
-        from ..experiments.benchmark import words_study
+        from ..experiments.benchmark import make_rivals, words_study
 
         profile, root = segmenter.backbone.profile, getattr(o, name)
         prompts = open_dataset(name, root, o.split, 1).prompts
         vocabulary = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
-        rivals = dict.fromkeys(("denseclip", "elbo", "groupvit"), ("image", "filter"))
-        methods = {rival: (make_method(rival, segmenter), choices) for rival, choices in rivals.items() if rival in o.rivals}
+        methods = make_rivals(segmenter, [rival for rival in ("denseclip", "elbo", "groupvit") if rival in o.rivals], ("image", "filter"))
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
         return words_study(segmenter, vocabulary, name, root, o.split, o.train_images, o.images, wanted, methods, store)
 

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..baselines.attention import attention_scores
 from ..baselines.base import Method
+from ..baselines.registry import make_method
 from ..category_filter import CategoryFilter, precision_recall
-from ..data import Dataset, Sample
+from ..data import READERS, Dataset, Sample
 from ..evaluation.metrics import count_scores, iou, miou
 from ..evaluation.sources import open_dataset
+from ..scoremaps import label
 from ..segmenter import DiffSegmenter
-from .measure import Counts, Effect, Measured, Row, Store, StudyResult, measure
+from .claims import effect_verdict
+from .measure import Counts, Effect, Measured, Row, Store, StudyResult, format_effect, format_value, measure
 
 OURS = "diffsegmenter"
 SHOWN = 4  # images that are kept as the best, and as the worst
@@ -61,6 +66,14 @@ class CurvePoint:
     relative: float
     precision: float
     recall: float
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """The words that were asked of an image, and the label of each pixel: H W, the data set's classes from 1, 0 the background."""
+
+    words: tuple[str, ...]
+    labels: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +167,21 @@ def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: Cate
 def count_method(name: str, method: Method, dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str]) -> Counts:
     """Score histograms of any method whose map of a class does not depend on the other classes asked for."""
     return _count(dataset, vocabulary, wanted, lambda image, words: {name: method(image, words).scores})
+
+
+def make_rivals(segmenter: DiffSegmenter, names: Sequence[str], choices: Sequence[str], groupvit: str = "") -> dict[str, tuple[Method, Sequence[str]]]:
+    """Rivals of the method by name, each with the choices of words that it is run for; `groupvit` is the path of a GroupViT."""
+    return {name: (make_method(name, segmenter, groupvit if name == "groupvit" else ""), choices) for name in names}
+
+
+def label_image(segmenter: DiffSegmenter, vocabulary: CategoryFilter, dataset: Dataset, sample: Sample, choice: str, threshold: float) -> ImageLabels:
+    """Label one image at a threshold of the background, with the words that the filter keeps ("filter") or those present ("image")."""
+    words = vocabulary.filter(sample.image).names if choice == "filter" else tuple(dataset.words(sample.classes))
+    if not words:
+        return ImageLabels((), np.zeros_like(sample.truth))
+    places = np.array([0, *(dataset.prompts.index(word) + 1 for word in words)])
+    scores = torch.from_numpy(segmenter.segment(sample.image, words).scores)
+    return ImageLabels(tuple(words), places[label(scores, threshold).numpy()])
 
 
 def filter_quality(dataset: Dataset, vocabulary: CategoryFilter) -> dict[str, WordsQuality]:
@@ -266,3 +294,40 @@ def _effects(measured: Measured) -> dict[str, Effect]:
             if method != OURS:
                 found[f"over_{method}/{choice}"] = (f"{OURS} minus {method}, {choice}", ours(choice), f"{method}/{choice}")
     return {name: measured.effect(a, b, label) for name, (label, a, b) in found.items() if {a, b} <= set(measured.rows)}
+
+
+def benchmark_table(results: Mapping[str, BenchmarkResult], choice: str, methods: Sequence[str]) -> Any:
+    """Mean IoU and oracle by method and data set, as a table (pandas); below, the method with the true words, and the filter's quality.
+
+    Args:
+        results: Data set to its result.
+        choice: The choice of words, a key of :data:`LABELS`.
+        methods: From the top; one that was not measured is left out.
+    """
+    import pandas as pd
+
+    def text(row: Row | None) -> str:
+        return f"{format_value(row)}, oracle {row.oracle:.1f}" if row else ""
+
+    lines = {method: {name: text(one.row(method, choice)) for name, one in results.items()} for method in methods}
+    lines = {method: line for method, line in lines.items() if any(line.values())}
+    lines["upper bound: true words"] = {name: text(one.row(OURS, "image")) for name, one in results.items()}
+    quality = {name: one.quality["filter"] for name, one in results.items()}
+    lines["filter: precision, recall"] = {name: f"{one.precision:.2f}, {one.recall:.2f}" for name, one in quality.items()}
+    return pd.DataFrame(lines).T
+
+
+def numbers(results: Mapping[str, BenchmarkResult], choice: str) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+
+    def text(name: str, rival: str) -> str:
+        effect = results[name].over(rival, choice) if name in results else None
+        return f"{format_effect(effect)}, {effect_verdict(effect)}" if effect else "not run"
+
+    costs = {name: format_effect(one.effects["filter_minus_image"]) for name, one in results.items()}
+    compared = {f"benchmark_{name}_{rival}": text(name, rival) for name in READERS for rival in ("denseclip", "cross", "elbo")}
+    return {
+        "benchmark_images": ", ".join(f"{name} {one.images}" for name, one in results.items()),
+        "benchmark_bound": "; ".join(f"{name} {cost}" for name, cost in costs.items()),
+        **compared,
+    }

@@ -5,6 +5,7 @@ It reads the JSON of the studies under ``data/results`` and nothing else: anothe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 from ..support.files import write_json
 from ..support.paths import data_dir
-from .measure import CommittedRun, Estimate, StudyResult, read_run
+from .measure import CommittedRun, Estimate, StudyResult, format_effect, read_run
+
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,28 @@ def effect_verdict(effect: Estimate | None, opposite: bool = False) -> str:
     return verdict([] if effect is None else [effect.ci95], opposite)
 
 
+def effect_texts(effects: Mapping[str, Estimate], names: Mapping[str, str]) -> dict[str, str]:
+    """Effects for prose, in whole points: name in the prose to an effect's key; "not run" for one that was not measured."""
+    return {name: format_effect(effects[key]) if key in effects else "not run" for name, key in names.items()}
+
+
+def effect_verdicts(effects: Mapping[str, Estimate], names: Mapping[str, str]) -> dict[str, str]:
+    """Verdicts for prose on the claims that effects are above zero: name in the prose to an effect's key."""
+    return {name: effect_verdict(effects.get(key)) for name, key in names.items()}
+
+
+def quoted_table(effects: Mapping[str, Estimate], quoted: Mapping[str, float]) -> Any:
+    """Effects beside those that the paper prints, as a table (pandas): key of an effect to the paper's points."""
+    import pandas as pd
+
+    lines = {}
+    for key, points in quoted.items():
+        one = effects[key]
+        line = {"pocket, points": format_effect(one), "verdict in the pocket world": effect_verdict(one)}
+        lines[one.label] = line | {"paper on VOC train, quoted": f"{points:+.2f}"}
+    return pd.DataFrame(lines).T
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """What one study's run says of a claim; without a run, and for an effect that it did not measure, the verdict is "not run".
@@ -266,3 +291,20 @@ def ledger_table(rows: Sequence[LedgerRow], profile: str) -> Any:
 def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
     """Write ``claims.json``, a list of rows; returns its path."""
     return write_json((folder or data_dir() / "results") / "claims.json", list(rows))
+
+
+def counts(rows: Sequence[LedgerRow]) -> dict[str, int]:
+    """The number of claims by verdict."""
+    return dict(Counter(row.verdict for row in rows))
+
+
+def numbers(rows: Sequence[LedgerRow]) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    named = {kind: [row.claim for row in rows if row.verdict == kind] for kind in VERDICTS}
+    short = dict(zip(VERDICTS, ("claims_reproduced", "claims_not", "claims_open", "claims_unrun"), strict=True))
+    return {
+        "claims_total": str(len(rows)),
+        **{name: str(len(named[kind])) for kind, name in short.items()},
+        "claims_named_not": "; ".join(named["not reproduced"]) or "none",
+        "claims_named_open": "; ".join(named["inconclusive"]) or "none",
+    }

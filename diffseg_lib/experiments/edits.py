@@ -16,6 +16,7 @@ from ..evaluation.sources import open_dataset
 from ..prompts import fill_template
 from ..segmenter import DiffSegmenter
 from ..vision_language import Clip
+from .claims import effect_texts, effect_verdicts
 from .measure import Effect, Estimate, StudyResult, mean_effect, mean_estimate
 
 CODED, PLAIN, BLEND, ATTENTION, LATENTS, BOTH, PASTED = "coded", "plain", "blend", "attention", "latents", "both", "pasted"
@@ -290,4 +291,58 @@ def _effects(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Effect
         for part, told in PARTS.items()
         for mine in (ATTENTION, LATENTS, BOTH)
         for other in (PLAIN, BLEND)
+    }
+
+
+def measures_of(rows: Mapping[str, EditRow]) -> dict[str, dict[str, Estimate]]:
+    """Each measure of edits with its unit, by row; structural similarity in hundredths."""
+    found: dict[str, dict[str, Estimate]] = {"PSNR outside, dB": dict(rows)}
+    found["SSIM outside, x 100"] = {name: _times(row.ssim, 100, row.label) for name, row in rows.items()}
+    found["success inside, %"] = {name: _times(row.success, 1, row.label) for name, row in rows.items()}
+    return found | {"ranked first of all, %": {name: _times(row.first, 1, row.label) for name, row in rows.items()}}
+
+
+def _times(one: Estimate, factor: float, label: str) -> Estimate:
+    low, high = one.ci95
+    return Estimate(label=label, value=factor * one.value, ci95=(factor * low, factor * high), images=one.images)
+
+
+def edit_table(rows: Mapping[str, EditRow]) -> Any:
+    """Each measure of edits by row, as a table (pandas)."""
+    import pandas as pd
+
+    return pd.DataFrame({unit: {one.label: f"{one.value:.1f}" for one in measure.values()} for unit, measure in measures_of(rows).items()})
+
+
+def compare(segmenter: DiffSegmenter, task: Task, settings: PromptToPrompt, steps: int) -> dict[str, np.ndarray]:
+    """One task edited by plain Prompt-to-Prompt, within its local blend and within our mask: pictures H W 3, uint8, by title."""
+    source = ddim_invert(segmenter, task.pixels, task.source, steps)
+
+    def draw(**limits: Any) -> np.ndarray:
+        return edit(segmenter.backbone, source, task.target, settings, **limits).picture
+
+    blended = draw(blend=LocalBlend(task.word, task.new, 0.5, stride=2))
+    return {"Prompt-to-Prompt": draw(), "its local blend": blended, "our mask": draw(gate=Gate(task.mask, pixels=False))}
+
+
+def numbers(result: EditResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    rows, effects = result.rows, result.effects
+    cited = {
+        "edit_over_plain": f"psnr_{BOTH}_minus_{PLAIN}",
+        "edit_over_blend": f"psnr_{BOTH}_minus_{BLEND}",
+        "edit_attention": f"psnr_{ATTENTION}_minus_{PLAIN}",
+        "edit_latents": f"psnr_{LATENTS}_minus_{PLAIN}",
+        "edit_success_effect": f"success_{BOTH}_minus_{PLAIN}",
+        "edit_success_latents": f"success_{LATENTS}_minus_{PLAIN}",
+    }
+    shares = {"success": rows[BOTH].success, "success_plain": rows[PLAIN].success, "success_blend": rows[BLEND].success}
+    shares |= {"first": rows[BOTH].first, "first_plain": rows[PLAIN].first, "judge": result.judge}
+    return {
+        "edit_images": str(result.images),
+        **{f"edit_{name}": f"{rows[name].value:.0f}" for name in (PLAIN, CODED, BOTH)},
+        **effect_texts(effects, cited),
+        **{f"edit_{name}": f"{one.value:.0f} %" for name, one in shares.items()},
+        "edit_iou": f"{result.iou.value:.0f}",
+        **effect_verdicts(effects, {"edit_verdict": cited["edit_over_plain"], "edit_verdict_blend": cited["edit_over_blend"]}),
     }

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..applications.crf import Crf
-from ..applications.deeplab import POCKET, SCALES, DeepLabV2, Recipe, confusions, load, train
+from ..applications.deeplab import POCKET, SCALES, DeepLabV2, Recipe, confusions, load, predict, train
 from ..applications.pseudo_labels import Pseudo, with_masks, write_masks
 from ..baselines.base import Method
 from ..baselines.dense_clip import DenseClip
-from ..data import Dataset
+from ..data import Dataset, Sample
 from ..data.samples import VOID
 from ..evaluation.metrics import confusion, miou
 from ..evaluation.sources import open_dataset
 from ..segmenter import DiffSegmenter
-from .measure import StudyResult, paired_miou, pooled_miou
+from .claims import effect_texts, effect_verdict
+from .measure import Estimate, StudyResult, paired_miou, pooled_miou
 from .pseudo import FOUR, both_means, choose_crf, choose_threshold, score_all
 
 DRAWN, OURS, RIVAL = "drawn", "ours", "rival"
@@ -113,6 +114,11 @@ def networks(out: Path) -> dict[str, DeepLabV2]:
     return {name: load(out / name)[0] for name in (DRAWN, OURS, RIVAL)}
 
 
+def predictions(networks: Mapping[str, DeepLabV2], sample: Sample) -> dict[str, np.ndarray]:
+    """Labels (H W) of one image by each network, as it sees the image and its mirror; the truth first."""
+    return {"truth": sample.truth} | {LABELS[name]: predict(one, sample.image, flip=True).argmax(0) for name, one in networks.items()}
+
+
 def network_study(
     segmenter: DiffSegmenter,
     out: Path,
@@ -177,3 +183,36 @@ def network_study(
         seeds=(recipe.seed,),
         dataset=dataset,
     )
+
+
+def masks_table(masks: Mapping[str, Masks]) -> Any:
+    """What networks were trained on, as a table (pandas)."""
+    import pandas as pd
+
+    lines = {}
+    for name, one in masks.items():
+        line = {"mIoU of the masks, %": f"{one.miou:.1f}", "pixels with a label": f"{one.kept:.0%}"}
+        lines[LABELS[name]] = line | {"threshold": f"{one.pseudo.threshold:.2f}"}
+    return pd.DataFrame(lines).T
+
+
+def network_table(rows: Mapping[str, Estimate]) -> Any:
+    """Mean IoU of networks, as a table (pandas)."""
+    import pandas as pd
+
+    return pd.DataFrame({row.label: {"mIoU, %": f"{row.value:.1f}", "95 % interval": f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}"} for row in rows.values()}).T
+
+
+def numbers(result: NetworkResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    over, rows = f"{OURS}_minus_{RIVAL}", result.rows
+    return {
+        "network_images": str(result.images),
+        "network_train": str(result.train_images),
+        "network_updates": str(result.recipe.iterations),
+        **{f"network_{name}": f"{rows[name].value:.0f}" for name in (DRAWN, OURS, RIVAL)},
+        "network_reached": f"{result.reached:.0f} %",
+        "network_masks": f"{result.masks[OURS].miou:.0f}",
+        **effect_texts(result.effects, {"network_over_rival": over, "network_masks_effect": f"masks_{over}"}),
+        "network_verdict": effect_verdict(result.effects[over]),
+    }

@@ -18,7 +18,8 @@ from ..data.samples import VOID
 from ..evaluation.metrics import best_threshold, boundary_band, confusion, count_scores, mean_interval, miou
 from ..evaluation.sources import open_dataset
 from ..segmenter import DiffSegmenter
-from .measure import Effect, Estimate, StudyResult, paired_miou, pooled_miou
+from .claims import effect_texts, effect_verdict
+from .measure import Effect, Estimate, StudyResult, format_effect, format_value, paired_miou, pooled_miou
 
 ONE, FOUR, CHOSEN = "one", "four", "crf_chosen"
 LABELS: Mapping[str, str] = {
@@ -257,3 +258,55 @@ def _sure(held: _Counted) -> tuple[SurePoint, ...]:
     kept = np.array(held.sure)  # images bounds C C
     share = kept.sum((0, 2, 3)) / np.sum(held.whole)
     return tuple(SurePoint(sure=s, kept=float(k), miou=float(miou(m))) for s, k, m in zip(SURE, share, kept.sum(0), strict=True))
+
+
+def mend(scored: Sequence[ScoredImage], result: PseudoResult) -> list[dict[str, np.ndarray]]:
+    """Labels (H W) of scored images before and after the chosen CRF, and the truth, by name, one mapping an image."""
+    threshold = result.thresholds[FOUR]
+    before = [masked(one, posterior(one, FOUR, threshold, None)) for one in scored]
+    after = [masked(one, posterior(one, FOUR, threshold, result.crf)) for one in scored]
+    return [{"before": a, "after": b, "truth": one.truth} for a, b, one in zip(before, after, scored, strict=True)]
+
+
+def crf_table(settings: Mapping[str, Crf]) -> Any:
+    """Settings of CRFs as a table (pandas)."""
+    import pandas as pd
+
+    lines = {}
+    for name, one in settings.items():
+        line = {"positions: px, weight": f"{one.smooth_xy:g}, {one.smooth_weight:g}"}
+        line |= {"colours: px, of 255, weight": f"{one.colour_xy:g}, {one.colour_rgb:g}, {one.colour_weight:g}", "from": one.source}
+        lines[name] = line
+    return pd.DataFrame(lines).T
+
+
+def mask_table(rows: Mapping[str, MaskRow]) -> Any:
+    """Mean IoU of masks over the image, near edges and away from them, as a table (pandas)."""
+    import pandas as pd
+
+    lines = {}
+    for row in rows.values():
+        parts = {"whole image": row, f"within {BAND} px of an edge": row.edges, "away from edges": row.inside}
+        lines[row.label] = {title: format_value(part) for title, part in parts.items()}
+    return pd.DataFrame(lines).T
+
+
+def numbers(result: PseudoResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    effects, rows, crf = result.effects, result.rows, result.crf
+    gain, one = f"{CHOSEN}_minus_{FOUR}", f"{ONE}_minus_{FOUR}"
+    presets = [f"{name} {format_effect(effects[f'crf_{name}_minus_{FOUR}'])}" for name in PRESETS]
+    small = next(iter(result.sizes[FOUR]))
+    before, after = result.sizes[FOUR][small], result.sizes[CHOSEN][small]
+    return {
+        "pseudo_images": str(result.images),
+        "pseudo_four": f"{rows[FOUR].value:.0f}",
+        "pseudo_chosen": f"{rows[CHOSEN].value:.0f}",
+        **effect_texts(effects, {"pseudo_one": one, "pseudo_gain": gain, "pseudo_edges": f"edges_{gain}"}),
+        "pseudo_one_verdict": effect_verdict(effects[one], opposite=True),
+        "pseudo_verdict": effect_verdict(effects[gain]),
+        "pseudo_presets": "; ".join(presets),
+        "pseudo_widths": f"{crf.colour_xy:g} px, {crf.colour_rgb:g} of 255, weight {crf.colour_weight:g}",
+        "pseudo_small": f"{before.value:.0f} to {after.value:.0f} %",
+        "pseudo_small_size": before.label,
+    }

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -16,7 +17,7 @@ from ..data import Dataset, Sample
 from ..data.samples import VOID
 from ..evaluation.metrics import ScoreHistogram, best_threshold, boundary_band, confusions_at, count_scores, recall_at_precision
 from ..evaluation.sources import open_dataset
-from ..scoremaps import upsample
+from ..scoremaps import label, upsample
 from ..segmenter import DiffSegmenter
 from .measure import Effect, Estimate, Row, StudyResult, format_effect, mean_effect, mean_estimate, paired_miou, pooled_miou
 
@@ -103,6 +104,11 @@ def score_both(segmenter: DiffSegmenter, rival: DenseClip, image: np.ndarray, wo
     return {name: finish(one).cpu().numpy() for name, one in maps.items()} | {RIVAL: rival(image, words).scores}
 
 
+def label_maps(scores: Mapping[str, np.ndarray], rows: Mapping[str, Row]) -> dict[str, np.ndarray]:
+    """Labels (H W) of one image by the method's and by the rival's scores at their thresholds, by the methods' names."""
+    return {METHODS[key]: label(torch.from_numpy(scores[key]), rows[key].threshold).numpy() for key in (OURS, RIVAL)}
+
+
 @dataclass(frozen=True)
 class ImageScores:
     """One image under one method: counted whole and near edges; by map: area under the ROC curve, and recall at the precision."""
@@ -186,8 +192,8 @@ def qualitative_study(
     whole = {name: confusions_at([one.whole for one in seen["test"][name]], thresholds[name], classes) for name in METHODS}
     found = {name: _summaries(seen["test"][name], thresholds[name], classes) for name in METHODS}
     rows = {}
-    for name, label in METHODS.items():
-        one, (oracle_threshold, oracle) = pooled_miou(whole[name], label), best_threshold([image.whole for image in seen["test"][name]], classes)
+    for name, told in METHODS.items():
+        one, (oracle_threshold, oracle) = pooled_miou(whole[name], told), best_threshold([image.whole for image in seen["test"][name]], classes)
         rows[name] = Row(**vars(one), threshold=thresholds[name], oracle=oracle, oracle_threshold=oracle_threshold, seeds=(seed,))
     return QualitativeResult(
         rows=rows,
@@ -219,14 +225,16 @@ def _effects(values: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> dict[
     return found
 
 
-def effects_table(results: Mapping[str, StudyResult | None]) -> dict[str, dict[str, str]]:
-    """Paired differences as text, by run and label; a run that is None has "not run" everywhere.
+def effects_table(results: Mapping[str, StudyResult | None]) -> Any:
+    """Paired differences as a table (pandas): a line an effect, a column a run; a run that is None has "not run" everywhere.
 
     >>> one = Effect(label="mIoU: a minus b", value=3.21, ci95=(1.0, 5.0), images=9)
     >>> here = StudyResult(rows={}, effects={"a_minus_b": one}, images=9, seeds=(0,), dataset="voc")
-    >>> effects_table({"here": here, "large": None})
+    >>> effects_table({"here": here, "large": None}).to_dict()
     {'here': {'mIoU: a minus b': '+3.2 (+1.0 to +5.0)'}, 'large': {'mIoU: a minus b': 'not run'}}
     """
+    import pandas as pd
+
     labels = {name: effect.label for one in results.values() if one for name, effect in one.effects.items()}
 
     def text(result: StudyResult | None, name: str) -> str:
@@ -234,4 +242,25 @@ def effects_table(results: Mapping[str, StudyResult | None]) -> dict[str, dict[s
             return "not run"
         return format_effect(result.effects[name], 1) if name in result.effects else "not measured"
 
-    return {run: {label: text(one, name) for name, label in labels.items()} for run, one in results.items()}
+    return pd.DataFrame({run: {label: text(one, name) for name, label in labels.items()} for run, one in results.items()})
+
+
+def numbers(result: QualitativeResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    measures, effects = result.measures, result.effects
+    recall, edges, same = (effects[key] for key in ("recall_ours_minus_rival", "edges_ours_minus_rival", "edges_coarse_minus_rival"))
+    verdict = {True: "holds in the pocket world", False: "is not shown by these scenes"}
+    still = "The finer grid is not all of it: on CLIP's own patches the difference at edges is still"
+    return {
+        "qualitative_images": str(result.images),
+        "qualitative_auc": f"{measures['auc'][RIVAL].value:.0f}",
+        "qualitative_auc_ours": f"{measures['auc'][OURS].value:.0f}",
+        "qualitative_recall": f"{measures['recall'][RIVAL].value:.0f}",
+        "qualitative_recall_ours": f"{measures['recall'][OURS].value:.0f}",
+        "qualitative_recall_gain": format_effect(recall),
+        "qualitative_complete": verdict[recall.ci95[0] > 0],
+        "qualitative_edges_gain": format_effect(edges),
+        "qualitative_sharp": verdict[edges.ci95[0] > 0],
+        "qualitative_grid": still if same.ci95[0] > 0 else "On CLIP's own patches the difference at edges is only",
+        "qualitative_edges_same": format_effect(same),
+    }

@@ -12,7 +12,8 @@ from ..evaluation.metrics import best_threshold, count_scores
 from ..profiles import PAPER_WEIGHTS
 from ..prompts import plural
 from ..segmenter import DiffSegmenter
-from .measure import Counts, Row, Store, StudyResult, count_splits
+from .claims import effect_texts
+from .measure import Counts, Row, Store, StudyResult, count_splits, format_effect
 
 OURS, PAPER, RELEASED, PLURAL = "ours", "paper", "released", "plural"
 SWEPT = (0.30, 0.74)  # between which the released evaluator sweeps the background's constant
@@ -141,3 +142,44 @@ def recipe_study(
     effects = {f"{name}_minus_{OURS}": measured.effect(name, OURS) for name in rows if name != OURS}
     effects[f"{RELEASED}_minus_{PAPER}"] = measured.effect(RELEASED, PAPER)
     return RecipeResult(rows=rows, effects=effects, seeds=(seed,), images=len(splits.test), dataset=dataset, timestep=segmenter.timesteps[0])
+
+
+def moving(result: RecipeResult) -> list[str]:
+    """The switches whose effect's 95 % interval keeps to one side of zero, by key."""
+    effects = {name: result.effects[f"{name}_minus_{OURS}"] for name in SWITCHES}
+    return [name for name, one in effects.items() if one.ci95[0] > 0 or one.ci95[1] < 0]
+
+
+def recipe_table(rows: Mapping[str, RecipeRow]) -> Any:
+    """The rows as a table (pandas), each with where its choice is made."""
+    import pandas as pd
+
+    swept = f"best of {SWEPT[0]:.2f} to {SWEPT[1]:.2f} on this split (oracle)".replace("0.", ".")
+    lines = {}
+    for name, row in rows.items():
+        line = {"mIoU, %": f"{row.value:.1f}", "95 % interval": f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}", swept: f"{row.swept.value:.1f}"}
+        lines[row.label] = line | {"whose choice": SWITCHES[name].source if name in SWITCHES else ""}
+    return pd.DataFrame(lines).T
+
+
+def numbers(result: RecipeResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    effects, released = result.effects, result.rows[RELEASED]
+    cited = {
+        "recipes_released": f"{RELEASED}_minus_{OURS}",
+        "recipes_paper": f"{PAPER}_minus_{OURS}",
+        "recipes_between": f"{RELEASED}_minus_{PAPER}",
+        "recipes_span": f"last_token_minus_{OURS}",
+        "recipes_plural": f"{PLURAL}_minus_{OURS}",
+        "recipes_article": f"photograph_minus_{OURS}",
+        "recipes_photography": f"photography_minus_{OURS}",
+        "recipes_noise": f"other_noise_minus_{OURS}",
+    }
+    moved = [f"{LABELS[name]} {format_effect(effects[f'{name}_minus_{OURS}'])}" for name in moving(result)]
+    return {
+        "recipes_images": str(result.images),
+        **effect_texts(effects, cited),
+        "recipes_moved": "; ".join(moved) or "none",
+        "recipes_oracle": f"{released.swept.value - released.value:+.1f}",
+        "recipes_swept": f"{SWEPT[0]:.2f} to {SWEPT[1]:.2f}",
+    }

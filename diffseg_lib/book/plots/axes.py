@@ -1,25 +1,21 @@
-"""Pictures for the chapters: every function takes an Axes (or several) and gives it back.
-
-``python -m diffseg_lib.book.plots images/hero.png`` draws the welcome picture, and
-``python -m diffseg_lib.book.plots data/results/pocket`` a picture beside every study's JSON in that folder.
-"""
+"""Pictures on one Axes: every function takes an Axes (or several) and gives it back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..support.images import PALETTE
+from ...support.images import PALETTE
 
 MAPS = "cividis"  # of every heat map: even in lightness, fit for colour-blind readers
 INK = "#222222"
+Size = tuple[float, float]  # of a figure, inches
 
 
 def use_style() -> None:
@@ -335,26 +331,6 @@ def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
     return ax
 
 
-def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
-    """The welcome picture, a column a test scene: the scene, one word's fused and completed maps, all labels (axes: 4 x scenes)."""
-    from ..pocket.scenes import photo_or_scene
-    from ..segmenter import DiffSegmenter
-
-    segmenter = DiffSegmenter.from_profile("pocket")
-    for column, index in zip(axes.T, scenes, strict=True):
-        sample = photo_or_scene("", (), index)
-        found = segmenter.segment(sample.image, sample.classes, return_intermediates=True)
-        maps = found.intermediates.fused[0].numpy() if found.intermediates is not None else found.scores[0]
-        picture(column[0], sample.image)
-        heat(column[1], maps, f"“{found.classes[0]}”")
-        heat(column[2], found.scores[0])
-        labels(column[3], sample.image, found.labels, found.classes, legend=False)
-        column[3].set_xlabel(" and ".join(found.classes))
-    for ax, text in zip(axes[:, 0], ("scene", "cross-attention", "completed", "labels"), strict=True):
-        ax.set_ylabel(text)
-    return axes
-
-
 def score_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray], scores: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     """A column a picture: itself, then each method's score map of one word, from 0 to 1, with the outline of the truth.
 
@@ -394,39 +370,8 @@ def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Seque
     return axes
 
 
-def study(path: Path) -> Path:
-    """Draw a study's JSON, rows beside effects, as a PNG of its name; returns the PNG's path."""
-    import json
-
+def grid(rows: int, columns: int, size: Size, layout: str | None = "constrained", **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns Axes; without a layout, what stands beside them makes the picture larger, and not them smaller."""
     import matplotlib.pyplot as plt
 
-    run = json.loads(path.read_text())
-    result = run["result"]
-    found, effects = ({name: SimpleNamespace(**{"label": ""} | one) for name, one in result[part].items()} for part in ("rows", "effects"))
-    fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(effects))), gridspec_kw={"wspace": 0.9})
-    unit = result.get("unit", "mean IoU, %")
-    rows(axes[:1], {f"{run['profile']}: {path.stem}, {result['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
-    forest(axes[1], {"paired differences": effects}, list(effects), "points")
-    fig.savefig(path.with_suffix(".png"), dpi=70, metadata={"Software": None})
-    plt.close(fig)
-    return path.with_suffix(".png")
-
-
-def main(target: Path) -> None:
-    """Draw the studies in a folder, or the welcome picture into a file."""
-    import matplotlib.pyplot as plt
-
-    use_style()
-    if target.is_dir():
-        for path in sorted(target.glob("*.json")):
-            print(study(path))
-        return
-    figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
-    welcome(panels, (3, 14, 22, 23, 11))
-    figure.savefig(target)
-
-
-if __name__ == "__main__":
-    import sys
-
-    main(Path(sys.argv[1]))
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout, **options)
