@@ -114,6 +114,7 @@ def sharing(images: int) -> dict[str, Any]:
     """
     from diffseg_lib.evaluation.sources import open_dataset
     from diffseg_lib.experiments.measure import measure
+    from diffseg_lib.support.files import to_plain
 
     counts: dict[str, dict[str, list[Any]]] = {}
     segmenter = DiffSegmenter.from_profile("pocket")
@@ -126,4 +127,4 @@ def sharing(images: int) -> dict[str, Any]:
                 scores = one.segment(sample.image, dataset.words(sample.classes)).scores
                 counts[split][name].append(count_scores(sample.truth, scores, labels, len(dataset.names)))
     measured = measure([counts["train"]], [counts["val"]], len(dataset.names), [0])
-    return {"rows": measured.rows, "effect": measured.effect("shared", "own")}
+    return to_plain({"rows": measured.rows, "effect": measured.effect("shared", "own")})

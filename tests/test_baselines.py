@@ -341,14 +341,15 @@ def test_controls_are_what_they_are_named(picture):
 def test_the_study_measures_every_method_on_the_same_images(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
     study = qualitative_study(DiffSegmenter.from_profile("pocket"), train_images=4, images=5)
-    assert set(study["rows"]) == set(METHODS) and set(study["measures"]) == set(MEASURES)
-    assert study["images"] == 5 and all(row["images"] == 5 and 0 <= row["value"] <= row["oracle"] + 1e-9 for row in study["rows"].values())
-    for measure, by_method in study["measures"].items():
-        low, high = by_method[OURS]["ci95"]
-        assert 0 <= low <= by_method[OURS]["value"] <= high <= 100
-        effect = study["effects"][f"{measure}: {OURS} minus {RIVAL}"]
-        assert effect["value"] == pytest.approx(by_method[OURS]["value"] - by_method[RIVAL]["value"])
-    assert study["measures"]["pixel AUC"][OURS]["value"] > 90  # measured: 99
+    assert set(study.rows) == set(METHODS) and set(study.measures) == set(MEASURES)
+    assert study.images == 5 and all(row.images == 5 and 0 <= row.value <= row.oracle + 1e-9 for row in study.rows.values())
+    for measure, by_method in study.measures.items():
+        low, high = by_method[OURS].ci95
+        assert 0 <= low <= by_method[OURS].value <= high <= 100
+        effect = study.effects[f"{measure}_{OURS}_minus_{RIVAL}"]
+        assert effect.value == pytest.approx(by_method[OURS].value - by_method[RIVAL].value)
+        assert effect.label == f"{MEASURES[measure].label}: {METHODS[OURS]} minus {METHODS[RIVAL]}"
+    assert study.measures["auc"][OURS].value > 90  # measured: 99
 
 
 def test_first_with_takes_the_first_of_each_number(tmp_path, monkeypatch):

@@ -8,15 +8,19 @@ import pytest
 
 from diffseg_lib.cli.study import STUDIES
 from diffseg_lib.experiments.claims import CLAIMS, Claim, ledger, verdict, write_ledger
+from diffseg_lib.experiments.measure import CommittedRun, Effect, StudyResult
+from diffseg_lib.support.files import to_plain, write_json
 from diffseg_lib.support.paths import data_dir
 
-CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a minus b", "a minus c"), "+1")
+CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a_minus_b", "a_minus_c"), "+1")
 
 
 def fill_template(folder, **effects):
     folder.mkdir(parents=True, exist_ok=True)
-    found = {name.replace("_", " "): {"value": sum(ci) / 2, "ci95": ci, "seeds": [0], "images": 9} for name, ci in effects.items()}
-    (folder / "some.json").write_text(json.dumps({"results": {"effects": found}, "command": "run it"}))
+    found = {name: Effect(value=sum(ci) / 2, ci95=ci, seeds=(0,), images=9) for name, ci in effects.items()}
+    result = StudyResult(rows={}, effects=found, images=9, seeds=(0,), dataset="voc")
+    about = {"command": "run it", "device": "cpu", "seconds": 1.0, "commit": None, "versions": {}}
+    write_json(folder / "some.json", CommittedRun(study="some", profile=folder.name, result=result, **about))
 
 
 @pytest.mark.parametrize(
@@ -26,8 +30,8 @@ def fill_template(folder, **effects):
 def test_a_changed_json_changes_the_verdict(tmp_path, first, second, expected):
     fill_template(tmp_path / "pocket", a_minus_b=first, a_minus_c=second)
     [row] = ledger(tmp_path, claims=[CLAIM])
-    assert row["verdict"] == expected
-    assert row["effect"] == min(sum(first), sum(second)) / 2 and row["command"] == "run it" and row["images"] == 9
+    assert row.verdict == expected
+    assert row.effect == min(sum(first), sum(second)) / 2 and row.command == "run it" and row.images == 9
 
 
 def test_a_claim_of_the_opposite_sign():
@@ -36,10 +40,10 @@ def test_a_claim_of_the_opposite_sign():
 
 
 def test_what_was_not_measured_is_not_run(tmp_path):
-    assert ledger(tmp_path, claims=[CLAIM])[0]["verdict"] == "not run"
+    assert ledger(tmp_path, claims=[CLAIM])[0].verdict == "not run"
     fill_template(tmp_path / "pocket", a_minus_b=(1, 2))
     [row] = ledger(tmp_path, claims=[CLAIM])
-    assert (row["verdict"], row["effect"], row["ci95"], row["real"]) == ("not run", None, None, "not run")
+    assert (row.verdict, row.effect, row.ci95, row.real) == ("not run", None, None, "not run")
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
@@ -51,19 +55,19 @@ def test_real_weights_fill_their_own_column(tmp_path):
     fill_template(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
     fill_template(tmp_path / "sd15", a_minus_b=(-2, -1), a_minus_c=(1, 2))
     [row] = ledger(tmp_path, claims=[CLAIM])
-    assert row["verdict"] == "reproduced" and row["real"]["sd15"]["verdict"] == "not reproduced"
+    assert row.verdict == "reproduced" and row.real["sd15"].verdict == "not reproduced"
 
 
 def test_the_ledger_is_written_as_a_list(tmp_path):
     fill_template(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
     rows = ledger(tmp_path, claims=[CLAIM])
-    assert json.loads(write_ledger(rows, tmp_path).read_text()) == rows
-    assert {"claim", "where", "chapter", "metric", "effect", "ci95", "seeds", "images", "verdict", "command", "real"} <= set(rows[0])
+    assert json.loads(write_ledger(rows, tmp_path).read_text()) == to_plain(rows)
+    assert {"claim", "where", "chapter", "metric", "effect", "ci95", "seeds", "images", "verdict", "command", "real"} <= set(vars(rows[0]))
 
 
 def test_the_committed_ledger_follows_from_the_committed_results():
     """Run ``python -m diffseg_lib.book run 12_claims`` after new results."""
-    assert json.loads((data_dir() / "results" / "claims.json").read_text()) == json.loads(json.dumps(ledger()))
+    assert json.loads((data_dir() / "results" / "claims.json").read_text()) == to_plain(ledger())
 
 
 def test_every_claim_has_a_study_that_was_run_and_a_chapter():
@@ -72,4 +76,4 @@ def test_every_claim_has_a_study_that_was_run_and_a_chapter():
     assert len(CLAIMS) >= 15 and len({one.claim for one in CLAIMS}) == len(CLAIMS)
     assert [one.claim for one in CLAIMS if one.study not in STUDIES] == []
     assert [one.claim for one in CLAIMS if not (notebooks_dir() / f"{one.chapter}.ipynb").is_file()] == []
-    assert [row["claim"] for row in ledger() if row["verdict"] == "not run"] == []
+    assert [row.claim for row in ledger() if row.verdict == "not run"] == []

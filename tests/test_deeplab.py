@@ -165,10 +165,10 @@ def test_the_study_trains_one_network_a_kind_of_mask(tree, tmp_path):
     from diffseg_lib.applications.crf import Crf
     from diffseg_lib.experiments.network import DRAWN, OURS, RIVAL, network_study
 
-    asked = {"train_images": 3, "images": 2, "tuning_images": 1, "recipe": TINY, "multiscale": False, "tried": [Crf(1)]}
+    asked = {"train_images": 3, "images": 2, "tuning_images": 1, "recipe": TINY, "multiscale": False, "candidates": [Crf(1)]}
     found = network_study(DiffSegmenter.from_profile("pocket"), tmp_path, "voc", str(tree), **asked)
-    assert list(found["rows"]) == [DRAWN, OURS, RIVAL] and found["images"] == 2 and found["train_images"] == 3
-    assert all(curve[-1][0] == TINY.iterations for curve in found["curves"].values())
-    assert set(found["masks"]) == {OURS, RIVAL} and all(0 < one["kept"] <= 1 for one in found["masks"].values())
+    assert list(found.rows) == [DRAWN, OURS, RIVAL] and found.images == 2 and found.train_images == 3
+    assert all(curve[-1][0] == TINY.iterations for curve in found.curves.values())
+    assert set(found.masks) == {OURS, RIVAL} and all(0 < one.kept <= 1 for one in found.masks.values())
     again = network_study(DiffSegmenter.from_profile("pocket"), tmp_path, "voc", str(tree), **asked)
-    assert again["rows"] == found["rows"]
+    assert again.rows == found.rows

@@ -115,17 +115,18 @@ def test_wrong_arguments_are_refused(segmenter, scene, wrong):
 def test_the_study_counts_evaluations_and_compares_with_attention(segmenter):
     found = elbo_study(segmenter, train_images=2, images=2, timesteps=(300,), numbers=(1, 2), sigmas=(0.0,))
     words = np.mean([len(sample.classes) for sample in open_dataset("voc", "", "val", 2)])
-    assert found["calls"] == pytest.approx({"ELBO, 1 draw": words + 1, "ELBO, 2 draws": 2 * (words + 1), "attention": words})
-    value = {name: row["value"] for name, row in found["rows"].items()}
-    pairs = {"most samples minus one": "ELBO, 1 draw", "smoothed minus raw": "ELBO, 2 draws, sigma 0"}
+    assert found.calls == pytest.approx({"draws1": words + 1, "draws2": 2 * (words + 1), "attention": words})
+    value = {name: row.value for name, row in found.rows.items()}
+    assert found.most == "draws2" and found.rows["draws2_sigma0"].label == "ELBO, 2 draws, sigma 0"
+    pairs = {"most_minus_least": "draws1", "smoothed_minus_raw": "draws2_sigma0"}
     for effect, other in pairs.items():
-        assert found["effects"][effect]["value"] == pytest.approx(value["ELBO, 2 draws"] - value[other])
-    assert found["effects"]["attention minus ELBO"]["value"] == pytest.approx(value["attention"] - value["ELBO, 2 draws"])
-    assert np.mean([one["attention"] for one in found["classes"].values()]) == pytest.approx(value["attention"])
+        assert found.effects[effect].value == pytest.approx(value["draws2"] - value[other])
+    assert found.effects["attention_minus_elbo"].value == pytest.approx(value["attention"] - value["draws2"])
+    assert np.mean([one.attention for one in found.classes.values()]) == pytest.approx(value["attention"])
 
 
 def test_the_studys_smaller_numbers_of_draws_are_the_first_of_the_larger(segmenter):
     arguments = {"train_images": 2, "images": 2, "timesteps": (300,), "sigmas": ()}
-    both = elbo_study(segmenter, numbers=(1, 2), **arguments)["rows"]
-    alone = elbo_study(segmenter, numbers=(1,), **arguments)["rows"]["ELBO, 1 draw"]
-    assert both["ELBO, 1 draw"] == alone and both["ELBO, 2 draws"]["value"] != alone["value"]
+    both = elbo_study(segmenter, numbers=(1, 2), **arguments).rows
+    alone = elbo_study(segmenter, numbers=(1,), **arguments).rows["draws1"]
+    assert both["draws1"] == alone and both["draws2"].value != alone.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,12 +11,23 @@ import pytest
 from diffseg_lib import DiffSegmenter
 from diffseg_lib.category_filter import CategoryFilter
 from diffseg_lib.cli.main import main
+from diffseg_lib.cli.study import STUDIES
+from diffseg_lib.data import READERS
 from diffseg_lib.evaluation.metrics import ScoreHistogram, confusion, count_scores, miou
 from diffseg_lib.evaluation.sources import open_dataset
-from diffseg_lib.experiments.ablation import ROWS, ablation_study, variants
-from diffseg_lib.experiments.benchmark import choices, count_attention, filter_quality
-from diffseg_lib.experiments.measure import Store, about, committed_result, format_effect, measure
-from diffseg_lib.experiments.timesteps import signal_to_noise
+from diffseg_lib.experiments.ablation import ROWS, AblationResult, ablation_study, variants
+from diffseg_lib.experiments.benchmark import BenchmarkResult, choices, count_attention, filter_quality
+from diffseg_lib.experiments.edits import EditResult
+from diffseg_lib.experiments.elbo import ElboResult
+from diffseg_lib.experiments.measure import Effect, Store, StudyResult, about, committed_result, format_effect, format_value, measure, read_run, table, titled
+from diffseg_lib.experiments.network import NetworkResult
+from diffseg_lib.experiments.prompting import PromptResult
+from diffseg_lib.experiments.pseudo import PseudoResult
+from diffseg_lib.experiments.qualitative import QualitativeResult
+from diffseg_lib.experiments.recipes import RecipeResult
+from diffseg_lib.experiments.timesteps import TimestepResult, signal_to_noise
+from diffseg_lib.support.files import to_plain
+from diffseg_lib.support.paths import data_dir
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,19 +57,19 @@ def test_rows_and_effects_are_those_computed_by_hand():
     train, test = counted(0), counted(1)
     measured = measure([train], [test], 2, [7])
     row = measured.rows["good"]
-    assert row["seeds"] == [7] and row["sd"] is None and row["images"] == 6
-    assert row["value"] == pytest.approx(float(miou(measured.confusions["good"].sum(0))))
+    assert row.seeds == (7,) and row.sd is None and row.images == 6
+    assert row.value == pytest.approx(float(miou(measured.confusions["good"].sum(0))))
     effect = measured.effect("good", "bad")
-    assert effect["value"] == pytest.approx(row["value"] - measured.rows["bad"]["value"])
-    assert effect["ci95"][0] < effect["value"] < effect["ci95"][1] and effect["ci95"][0] > 0
+    assert effect.value == pytest.approx(row.value - measured.rows["bad"].value)
+    assert effect.ci95[0] < effect.value < effect.ci95[1] and effect.ci95[0] > 0 and effect.label == "good minus bad"
     backward = measured.effect("bad", "good")
-    assert backward["value"] == pytest.approx(-effect["value"]) and backward["ci95"] == pytest.approx((-effect["ci95"][1], -effect["ci95"][0]))
+    assert backward.value == pytest.approx(-effect.value) and backward.ci95 == pytest.approx((-effect.ci95[1], -effect.ci95[0]))
 
 
 def test_several_seeds_are_pooled_over_the_same_images():
     parts = [counted(1), counted(2), counted(3)]
     measured = measure(parts, parts, 2, [1, 2, 3])
-    assert len(measured.rows["good"]["by_seed"]) == 3 and measured.rows["good"]["sd"] > 0
+    assert len(measured.rows["good"].by_seed) == 3 and measured.rows["good"].sd > 0
     assert measured.confusions["good"].shape == (6, 2, 2) and measured.confusions["good"].sum() == 3 * 6 * 64
 
 
@@ -65,14 +77,14 @@ def test_against_nothing_is_against_all_background():
     measured = measure([counted(0)], [counted(1)], 2, [0])
     truth = measured.confusions["good"].sum((0, 2))
     empty = float(miou(confusion(np.repeat([0, 1], truth)[None], np.zeros((1, int(truth.sum())), int), 2)))
-    assert measured.against_nothing("good")["value"] == pytest.approx(measured.rows["good"]["value"] - empty)
+    assert measured.against_nothing("good").value == pytest.approx(measured.rows["good"].value - empty)
 
 
 def test_a_threshold_is_never_chosen_on_what_is_reported():
     high = {"one": [count_scores(np.array([[0, 1]]), np.array([[[0.6, 0.9]]]), [1], 2)]}
     low = {"one": [count_scores(np.array([[0, 1]]), np.array([[[0.1, 0.4]]]), [1], 2)]}
     measured = measure([high], [low], 2, [0])
-    assert measured.rows["one"]["threshold"] >= 0.6 and measured.rows["one"]["value"] == 25.0 and measured.rows["one"]["oracle"] == 100.0
+    assert measured.rows["one"].threshold >= 0.6 and measured.rows["one"].value == 25.0 and measured.rows["one"].oracle == 100.0
 
 
 def test_parts_are_kept_under_their_key_and_read_again(tmp_path):
@@ -101,16 +113,16 @@ def test_an_image_without_a_pixel_counted_is_kept_too(tmp_path):
 
 def test_the_ablation_has_the_rows_of_table_4(segmenter):
     found = ablation_study(segmenter, train_images=2, images=2, seeds=(0, 1))
-    assert list(found["rows"]) == list(ROWS) and len(found["rows"]["5 row 4 + BLIP"]["by_seed"]) == 2
-    assert all(len(effect["ci95"]) == 2 and effect["images"] == 2 for effect in found["effects"].values())
-    json.dumps(found)
+    assert list(found.rows) == list(ROWS) and len(found.rows["caption"].by_seed) == 2
+    assert all(len(effect.ci95) == 2 and effect.images == 2 for effect in found.effects.values())
+    assert [row.label[0] for row in found.rows.values()] == list("12345677")
 
 
 def test_row_6_is_the_method_itself(segmenter):
     sample = open_dataset("voc", "", "train", 2).load("train0_000001")
     maps = variants(segmenter, sample, sample.classes)
     kept = segmenter.segment(sample.image, sample.classes, return_intermediates=True).intermediates
-    np.testing.assert_allclose(maps["6 row 4 + ++"].numpy(), kept.completed.numpy(), atol=1e-5)
+    np.testing.assert_allclose(maps["emphasis"].numpy(), kept.completed.numpy(), atol=1e-5)
 
 
 def test_every_choice_of_words_reads_its_maps_off_one_pass(segmenter):
@@ -118,22 +130,22 @@ def test_every_choice_of_words_reads_its_maps_off_one_pass(segmenter):
     vocabulary = CategoryFilter.load(data.prompts)
     together = count_attention(segmenter, data, vocabulary)
     alone = count_attention(segmenter, data, vocabulary, ["image"])
-    for a, b in zip(together["diffsegmenter / image"], alone["diffsegmenter / image"], strict=True):
+    for a, b in zip(together["diffsegmenter/image"], alone["diffsegmenter/image"], strict=True):
         moved = np.abs(np.subtract.outer(a.counts[:, 3], [0])).sum() - np.abs(b.counts[:, 3]).sum()
         assert moved == 0  # the same pixels, if not to the last bit the same bins
     sample = data.load("train0_000001")
     found = choices(data, sample, vocabulary)
     present = [data.names.index(name) for name in sample.classes]
-    assert found["image"] == sorted(present) and len(found["image + 2 wrong"]) == len(present) + 2 and set(present) < set(found["image + 2 wrong"])
-    assert set(found["image - 1"]) < set(present) and found["all"] == list(range(1, 17))
+    assert found["image"] == sorted(present) and len(found["wrong2"]) == len(present) + 2 and set(present) < set(found["wrong2"])
+    assert set(found["missing"]) < set(present) and found["all"] == list(range(1, 17))
     assert set(found["filter"]) == set(found["caption"]) | set(found["clip"])
 
 
 def test_quality_of_the_true_words_is_perfect():
     data = open_dataset("voc", "", "train", 3)
     quality = filter_quality(data, CategoryFilter.load(data.prompts))
-    assert (quality["image"]["precision"], quality["image"]["recall"]) == (1.0, 1.0)
-    assert quality["all"]["recall"] == 1.0 and quality["all"]["saved"] == 0.0 and 0 < quality["filter"]["saved"] < 1
+    assert (quality["image"].precision, quality["image"].recall) == (1.0, 1.0)
+    assert quality["all"].recall == 1.0 and quality["all"].saved == 0.0 and 0 < quality["filter"].saved < 1
 
 
 def test_signal_to_noise_falls_and_is_one_at_half(segmenter):
@@ -151,13 +163,15 @@ def test_the_runner_writes_json_and_goes_on_where_it_was(tmp_path, monkeypatch, 
     assert main(command) == 0
     path = tmp_path / "pocket" / "timesteps.json"
     first = json.loads(path.read_text())
-    assert {"study", "results", "command", "commit", "seconds", "versions"} <= set(first) and "t=100" in first["results"]["rows"]
+    assert {"study", "result", "command", "commit", "seconds", "versions"} <= set(first) and "t100" in first["result"]["rows"]
+    kept = read_run(path, TimestepResult)
+    assert kept.result.timesteps == (50, 100) and kept.result.rows["t100"].value == first["result"]["rows"]["t100"]["value"]
     parts = {p: p.stat().st_mtime_ns for p in (tmp_path / "build").rglob("*.npz")}
     assert len(parts) == 2
     path.unlink()
     assert main(command) == 0
     assert {p: p.stat().st_mtime_ns for p in parts} == parts
-    assert json.loads(path.read_text())["results"] == first["results"]
+    assert json.loads(path.read_text())["result"] == first["result"]
 
 
 def test_an_unknown_study_is_refused(capsys):
@@ -167,16 +181,59 @@ def test_an_unknown_study_is_refused(capsys):
 
 def test_committed_results_are_large_enough_and_say_how_they_were_made():
     for study in ("ablation", "timesteps"):
-        run = committed_result(study)
-        assert run["results"]["images"] >= 500 and len(run["results"]["seeds"]) >= 3
+        run = committed_result(study, "pocket", StudyResult)
+        assert run.result.images >= 500 and len(run.result.seeds) >= 3
     for data in ("voc", "context", "object"):
-        run = committed_result(f"benchmark_{data}")
-        assert run["results"]["images"] >= 500 and run["seconds"] > 0 and run["commit"] and run["versions"] and "diffseg_lib.experiments" in run["command"]
-    assert committed_result("no such study") is None and "not run" in about(None)
+        run = committed_result(f"benchmark_{data}", "pocket", BenchmarkResult)
+        assert run.result.images >= 500 and run.seconds > 0 and run.commit and run.versions and "diffseg_lib.studies" in run.command
+    assert committed_result("no such study", "pocket", StudyResult) is None and "not run" in about(None)
+
+
+KINDS = {
+    "ablation": AblationResult,
+    "timesteps": TimestepResult,
+    "prompts": PromptResult,
+    "recipes": RecipeResult,
+    "pseudo": PseudoResult,
+    "network": NetworkResult,
+    "edits": EditResult,
+    "elbo": ElboResult,
+    "qualitative": QualitativeResult,
+} | {f"benchmark_{name}": BenchmarkResult for name in READERS}
+
+
+@pytest.mark.parametrize("study", KINDS)
+def test_every_committed_run_is_read_whole_into_its_class(study):
+    path = data_dir() / "results" / "pocket" / f"{study}.json"
+    run = committed_result(study, "pocket", KINDS[study])
+    assert to_plain(run) == json.loads(path.read_text())
+    assert set(KINDS) == set(STUDIES) and all(one.label for part in (run.result.rows, run.result.effects) for one in part.values())
+
+
+def test_the_keys_of_a_result_are_identifiers():
+    for study, kind in KINDS.items():
+        run = committed_result(study, "pocket", kind)
+        keys = [*run.result.rows, *run.result.effects]
+        assert [key for key in keys if not re.fullmatch(r"[a-z0-9_./-]+", key)] == [], study
+
+
+def test_a_damaged_run_is_named(tmp_path):
+    (tmp_path / "ablation.json").write_text('{"study": "ablation", "result": {"rows": {}}}')
+    with pytest.raises(ValueError, match="ablation.json holds no AblationResult: .*: Field required; write it again with"):
+        read_run(tmp_path / "ablation.json", AblationResult)
+
+
+def test_a_table_and_titles_are_for_people():
+    run = committed_result("ablation", "pocket", AblationResult)
+    shown = table(run.result.rows)
+    assert list(shown.index)[0] == "1 cross, equal weights" and list(shown["images"]) == [500] * 8
+    assert list(titled(run.result, run)) == ["this page, 500 images, 3 seeds", "larger run, 500 images, 3 seeds"]
+    assert titled(run.result, None)["larger run"] is None
+    assert format_value(run.result.rows["plain"]) == "84.1 (82.5 to 85.6)"
 
 
 def test_effects_are_said_in_whole_points():
-    assert format_effect({"value": -0.4, "ci95": (-1.6, 0.4)}) == "-0 (-2 to +0)"
+    assert format_effect(Effect(value=-0.4, ci95=(-1.6, 0.4), images=3)) == "-0 (-2 to +0)"
 
 
 def test_recipes_turn_one_switch_a_row(segmenter):
@@ -185,9 +242,9 @@ def test_recipes_turn_one_switch_a_row(segmenter):
 
     rows = {name: one.config for name, one in recipe_variants(segmenter, "object", 3).items()}
     assert list(rows) == [OURS, *SWITCHES, PAPER, RELEASED]
-    for name, (_, changes) in SWITCHES.items():
+    for name, switch in SWITCHES.items():
         different = {key for key, value in vars(rows[name]).items() if value != vars(rows[OURS])[key]}
-        assert different == set(changes)
+        assert different == set(switch.changes)
     assert rows[RELEASED].template == "a photography of {class}" and rows[RELEASED].seed == rows[PAPER].seed == 3
 
 
@@ -195,6 +252,6 @@ def test_the_recipe_study_measures_every_row(segmenter):
     from diffseg_lib.experiments.recipes import OURS, RELEASED, SWEPT, SWITCHES, recipe_study
 
     found = recipe_study(segmenter, "voc", "", "val", 1, 2)
-    assert set(found["rows"]) >= {OURS, RELEASED, *SWITCHES} and found["images"] == 2
-    assert all(SWEPT[0] <= row["swept"]["threshold"] <= SWEPT[1] and row["swept"]["value"] <= row["oracle"] + 1e-9 for row in found["rows"].values())
-    assert found["effects"][f"last sub-token alone minus {OURS}"]["value"] == 0  # the pocket world's classes are one token each
+    assert set(found.rows) >= {OURS, RELEASED, *SWITCHES} and found.images == 2
+    assert all(SWEPT[0] <= row.swept.threshold <= SWEPT[1] and row.swept.value <= row.oracle + 1e-9 for row in found.rows.values())
+    assert found.effects[f"last_token_minus_{OURS}"].value == 0  # the pocket world's classes are one token each

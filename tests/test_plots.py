@@ -164,9 +164,7 @@ def test_a_study_is_drawn_beside_its_json(tmp_path):
 
     row = {"value": 50.0, "ci95": [40.0, 60.0]}
     effect = {"value": 5.0, "ci95": [1.0, 9.0]}
-    (tmp_path / "some.json").write_text(
-        json.dumps({"profile": "pocket", "results": {"rows": {"a": row}, "effects": {"a minus b": effect, "none": None}, "images": 3}})
-    )
+    (tmp_path / "some.json").write_text(json.dumps({"profile": "pocket", "result": {"rows": {"a": row}, "effects": {"a_minus_b": effect}, "images": 3}}))
     assert draw(tmp_path) == [tmp_path / "some.png"]
     assert (tmp_path / "some.png").stat().st_size > 1000
 

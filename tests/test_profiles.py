@@ -122,7 +122,7 @@ def opening(path: Path) -> list[str]:
     return [cells[0].source, cells[1].source]
 
 
-CHAPTERS = [path for path in runner.all_notebooks() if "from_profile(" in opening(path)[1] or "Job(" in opening(path)[1]]
+CHAPTERS = [path for path in runner.all_notebooks() if any(call in opening(path)[1] for call in ("open_chapter(", "from_profile(", "Job("))]
 
 
 def test_every_chapter_but_the_ledger_loads_a_profile():

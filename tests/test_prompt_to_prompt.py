@@ -214,12 +214,12 @@ def test_the_study_measures_outside_and_inside(monkeypatch):
     monkeypatch.setattr(edits, "BLENDS", edits.BLENDS[:1])
     told: list[str] = []
     found = edits.edit_study(DiffSegmenter.from_profile("pocket"), Clip.load(), tuning_images=1, images=3, steps=2, progress=told.append)
-    rows = found["rows"]
+    rows = found.rows
     assert list(rows) == [edits.CODED, edits.PLAIN, edits.BLEND, edits.ATTENTION, edits.LATENTS, edits.BOTH, edits.PASTED]
-    assert rows[edits.PASTED]["value"] > rows[edits.BOTH]["value"] > rows[edits.PLAIN]["value"]
-    assert rows[edits.CODED]["success"]["value"] == 0 and 0 < rows[edits.PLAIN]["ssim"]["value"] < rows[edits.PASTED]["ssim"]["value"] <= 1
-    effect = found["effects"][f"PSNR outside: {edits.BOTH} minus {edits.PLAIN}"]
-    assert effect["value"] == pytest.approx(rows[edits.BOTH]["value"] - rows[edits.PLAIN]["value"]) and effect["images"] == 3 and told
+    assert rows[edits.PASTED].value > rows[edits.BOTH].value > rows[edits.PLAIN].value
+    assert rows[edits.CODED].success.value == 0 and 0 < rows[edits.PLAIN].ssim.value < rows[edits.PASTED].ssim.value <= 1
+    effect = found.effects[f"psnr_{edits.BOTH}_minus_{edits.PLAIN}"]
+    assert effect.value == pytest.approx(rows[edits.BOTH].value - rows[edits.PLAIN].value) and effect.images == 3 and told
     with pytest.raises(ValueError, match="ask for fewer"):
         edits.edit_study(DiffSegmenter.from_profile("pocket"), Clip.load(), tuning_images=1, images=10_000, steps=2)
 
@@ -239,10 +239,10 @@ def test_psnr_and_success_are_those_of_a_hand_made_edit():
 
     task = Task("one", pixels, "", "", "cat", "fish", inside, inside)
     found = judge(task, changed, ImageTextScorer(), ["cat", "fish"])
-    assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / 100)) and found["success"] == 100
-    assert found["first"] == 100 and judge(replace(task, word="fish", new="cat"), changed, ImageTextScorer(), ["cat", "fish"])["success"] == 0
+    assert found.psnr == pytest.approx(10 * np.log10(255**2 / 100)) and found.success == 100
+    assert found.first == 100 and judge(replace(task, word="fish", new="cat"), changed, ImageTextScorer(), ["cat", "fish"]).success == 0
     same = judge(task, pixels, ImageTextScorer(), ["cat", "fish"])
-    assert same["ssim"] == pytest.approx(1) and same["psnr"] > 80
+    assert same.ssim == pytest.approx(1) and same.psnr > 80
     corner = np.zeros((32, 32), bool)
     corner[30:, 30:] = True
     assert box(pixels, corner).shape == (2, 2, 3)

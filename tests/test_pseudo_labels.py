@@ -192,8 +192,8 @@ def test_the_study_measures_every_row_on_images_it_did_not_tune_on(tree):
 
     tried = [Crf(2, 3, 3, 10, 5, 4), Crf(2, 3, 3, 25, 13, 10)]
     found = pseudo_study(DiffSegmenter.from_profile("pocket"), "voc", str(tree), "train", 2, 2, tried)
-    assert set(found["rows"]) == {ONE, FOUR, CHOSEN, *(f"four + CRF {name}" for name in PRESETS)}
-    assert found["images"] == 2 == found["tuning_images"] and sorted(found["changed"]) == sorted(open_dataset("voc", tree, "train").ids[2:])
-    assert found["crf"]["colour_xy"] in (10, 25) and found["effects"][f"{CHOSEN} minus {FOUR}"]["images"] == 2
-    for row in found["sure"].values():
-        assert row[0]["kept"] == 1 and [one["kept"] for one in row] == sorted((one["kept"] for one in row), reverse=True)
+    assert set(found.rows) == {ONE, FOUR, CHOSEN, *(f"crf_{name}" for name in PRESETS)}
+    assert found.images == 2 == found.tuning_images and sorted(found.changed) == sorted(open_dataset("voc", tree, "train").ids[2:])
+    assert found.crf.colour_xy in (10, 25) and found.effects[f"{CHOSEN}_minus_{FOUR}"].images == 2
+    for row in found.sure.values():
+        assert row[0].kept == 1 and [one.kept for one in row] == sorted((one.kept for one in row), reverse=True)

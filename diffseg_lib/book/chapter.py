@@ -68,7 +68,7 @@ def open_chapter(name: str, namespace: Mapping[str, Any], *models: str, datasets
         FileNotFoundError: If a model or data set is missing; all that is missing is told in one message.
     """
     hidden = {"In", "Out", "exit", "quit"}
-    parameters = {key: value for key, value in namespace.items() if key[0] != "_" and key not in hidden and isinstance(value, PLAIN)}
+    parameters: dict[str, Any] = {key: value for key, value in namespace.items() if key[0] != "_" and key not in hidden and isinstance(value, PLAIN)}
     started = time.perf_counter()
     plots.use_style()
     seed = int(parameters.get("seed", [*parameters.get("seeds", ()), 0][0]))

@@ -10,9 +10,10 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data import READERS
+from ..experiments.measure import CommittedRun, Store, StudyResult
 from ..profiles import Profile
 from ..support.errors import nearest
 from ..support.files import write_json
@@ -23,51 +24,50 @@ from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
 
 if TYPE_CHECKING:
-    from ..experiments.measure import Store
     from ..segmenter import DiffSegmenter
 
 TRAIN_IMAGES = 800  # train images whose masks a network is trained on
 EDITS, EDITS_TUNED = 100, 16  # that are measured at most, and that settings are chosen on
 
 
-def _ablation(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _ablation(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.ablation import ablation_study
 
     return ablation_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.seeds, store)
 
 
-def _timesteps(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _timesteps(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.timesteps import timestep_study
 
     return timestep_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.timesteps, o.seeds, store)
 
 
-def _prompts(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _prompts(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.prompting import prompt_study
 
     return prompt_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, seed=o.seeds[0], store=store)
 
 
-def _recipes(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _recipes(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.recipes import recipe_study
 
     return recipe_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.seeds[0], store)
 
 
-def _pseudo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _pseudo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.pseudo import pseudo_study
 
     return pseudo_study(segmenter.with_config(seed=o.seeds[0]), "voc", o.voc, "train", o.train_images, o.images, progress=store.progress)
 
 
-def _network(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _network(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.network import network_study
 
     where = build_dir() / "studies" / profile_folder(segmenter.backbone.profile) / "network"
     return network_study(segmenter, where, "voc", o.voc, o.split, TRAIN_IMAGES, o.images, o.train_images, progress=store.progress)
 
 
-def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.edits import edit_study
     from ..vision_language import Clip
 
@@ -75,37 +75,35 @@ def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dic
     return edit_study(segmenter, clip, "voc", o.voc, o.split, EDITS_TUNED, min(o.images, EDITS), seed=o.seeds[0], progress=store.progress)
 
 
-def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.elbo import elbo_study
 
     return elbo_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, store=store)
 
 
-def _qualitative(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
+def _qualitative(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.qualitative import qualitative_study
 
     return qualitative_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images)
 
 
-def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], dict[str, Any]]:
-    def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> dict[str, Any]:
-        from ..baselines.registry import make_method
+def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]:
+    def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
         from ..category_filter import CategoryFilter
         from ..evaluation.sources import open_dataset
-        from ..experiments.benchmark import words_study
+        from ..experiments.benchmark import make_rivals, words_study
 
         profile, root = segmenter.backbone.profile, getattr(o, name)
         prompts = open_dataset(name, root, o.split, 1).prompts
         vocabulary = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
-        rivals = dict.fromkeys(("denseclip", "elbo", "groupvit"), ("image", "filter"))
-        methods = {rival: (make_method(rival, segmenter), choices) for rival, choices in rivals.items() if rival in o.rivals}
+        methods = make_rivals(segmenter, [rival for rival in ("denseclip", "elbo", "groupvit") if rival in o.rivals], ("image", "filter"))
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
         return words_study(segmenter, vocabulary, name, root, o.split, o.train_images, o.images, wanted, methods, store)
 
     return run
 
 
-STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], dict[str, Any]]] = {
+STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]] = {
     "ablation": _ablation,
     "timesteps": _timesteps,
     "prompts": _prompts,
@@ -121,17 +119,17 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], dict[
 
 def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, command: str) -> Path:
     """Run one study at the sizes asked for and write its JSON; returns the path."""
-    from ..experiments.measure import Store
 
     started, profile = time.perf_counter(), segmenter.backbone.profile
     about = {"weights": weights_hash(profile.source, (".safetensors",)), "timesteps": segmenter.timesteps, "weights of sides": dict(segmenter.weights)}
     store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
-    results = STUDIES[study](segmenter, o, store)
+    result = STUDIES[study](segmenter, o, store)
     out = (o.out or (data_dir() if in_repository() else build_dir()) / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"study": study, "profile": profile.name, "results": results, "command": command, "device": segmenter.backbone.device.type}
     how = run_metadata(started)
-    return write_json(out / f"{study}.json", facts | how | {"seconds": round(how["seconds"] + sum(store.saved), 1)})
+    how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
+    device = segmenter.backbone.device.type
+    return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, device=device, **how))
 
 
 def profile_folder(profile: Profile) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..profiles import Profile
-from ..support.provenance import committed_result
+from ..support.provenance import committed_json
 
 
 def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, method: str) -> tuple[float, str]:
@@ -31,8 +31,8 @@ def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, met
         if not 0 <= value <= 1:
             raise ValueError(f"threshold {given!r}: expected a number from 0 to 1, or 'train' to choose it on the train split")
         return value, "given"
-    known = committed_result(f"benchmark_{dataset}", profile.name)
-    row = known["results"]["rows"].get(f"{method} / {labels}") if known else None
+    known = committed_json(f"benchmark_{dataset}", profile.name)
+    row = known["result"]["rows"].get(f"{method}/{labels}") if known else None
     if known and row:
         return row["threshold"], f"the train split, in the committed run of {known['command']}"
     if method == "diffsegmenter":

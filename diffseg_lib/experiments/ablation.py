@@ -1,8 +1,9 @@
-"""Table 4: seven rows in one pass an image and prompt, image-level labels, paired differences between rows."""
+"""Table 4: its rows in one pass an image and prompt, image-level labels, paired differences between rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,60 +13,106 @@ from ..data import Sample
 from ..profiles import PAPER_WEIGHTS
 from ..scoremaps import complete, complete_all_resolutions, fuse
 from ..segmenter import DiffSegmenter
-from .measure import Store, count_maps, count_splits
+from .claims import effect_texts, effect_verdicts
+from .measure import Row, Store, StudyResult, count_maps, count_splits
 
 EQUAL = dict.fromkeys(PAPER_WEIGHTS, 0.25)
 PROMPTS: Mapping[str, Mapping[str, Any]] = {
-    "plain": {"caption": "none", "modifiers": False, "plus": 0.0},
-    "BLIP": {"caption": "complete", "modifiers": True, "plus": 0.0},
-    "++": {"caption": "none", "modifiers": False, "plus": 2.0},
-    "BLIP ++": {"caption": "complete", "modifiers": True, "plus": 2.0},
-}
-# name: (weights of Eq. 5: "equal", "chosen" on the train split or the "paper"'s; completion; prompt), as Table 4 lists them.
-ROWS: Mapping[str, tuple[str, str, str]] = {
-    "1 cross, equal weights": ("equal", "none", "BLIP ++"),
-    "2 cross, equal weights + all self-attention": ("equal", "all", "BLIP ++"),
-    "3 cross, equal weights + finest self-attention": ("equal", "finest", "BLIP ++"),
-    "4 weighted cross + finest self-attention": ("chosen", "finest", "plain"),
-    "5 row 4 + BLIP": ("chosen", "finest", "BLIP"),
-    "6 row 4 + ++": ("chosen", "finest", "++"),
-    "7 row 4 + BLIP and ++": ("chosen", "finest", "BLIP ++"),
-    "7 with the paper's weights": ("paper", "finest", "BLIP ++"),
-}
-EFFECTS: Mapping[str, tuple[str, str]] = {
-    "self-attention of all layers": ("2", "1"),
-    "finest layers instead of all": ("3", "2"),
-    "finest self-attention": ("3", "1"),
-    "chosen weights instead of equal": ("7 row", "3"),
-    "paper's weights instead of equal": ("7 with", "3"),
-    "BLIP on plain": ("5", "4"),
-    "++ on plain": ("6", "4"),
-    "both on plain": ("7 row", "4"),
-    "BLIP on ++": ("7 row", "6"),
-    "++ on BLIP": ("7 row", "5"),
-    "everything against cross alone": ("7 row", "1"),
+    "plain": {"caption": "none", "modifiers": False, "emphasis": 0.0},
+    "caption": {"caption": "complete", "modifiers": True, "emphasis": 0.0},
+    "emphasis": {"caption": "none", "modifiers": False, "emphasis": 2.0},
+    "caption_emphasis": {"caption": "complete", "modifiers": True, "emphasis": 2.0},
 }
 
 
-def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], rows: Mapping[str, tuple[str, str, str]] = ROWS) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Variant:
+    """A row of Table 4.
+
+    Args:
+        label: Its name for people; the number is that of the paper's row.
+        short: A shorter name, to stand above a picture.
+        weights: Weights of Eq. 5: "equal", "chosen" on the train split, or the "paper"'s.
+        completion: The self-attention that completes the maps: "none", that of "all" layers, or of the "finest".
+        prompt: A key of :data:`PROMPTS`.
+    """
+
+    label: str
+    short: str
+    weights: str
+    completion: str
+    prompt: str
+
+
+ROWS: Mapping[str, Variant] = {
+    "fused_equal": Variant("1 cross, equal weights", "1 cross", "equal", "none", "caption_emphasis"),
+    "completed_all": Variant("2 cross, equal weights + all self-attention", "2 cross + all self", "equal", "all", "caption_emphasis"),
+    "completed_finest": Variant("3 cross, equal weights + finest self-attention", "3 cross + finest self", "equal", "finest", "caption_emphasis"),
+    "plain": Variant("4 weighted cross + finest self-attention", "4 weights + self", "chosen", "finest", "plain"),
+    "caption": Variant("5 row 4 + BLIP", "5 row 4 + BLIP", "chosen", "finest", "caption"),
+    "emphasis": Variant("6 row 4 + ++", "6 row 4 + ++", "chosen", "finest", "emphasis"),
+    "full": Variant("7 row 4 + BLIP and ++", "7 row 4 + BLIP and ++", "chosen", "finest", "caption_emphasis"),
+    "paper_weights": Variant("7 with the paper's weights", "7 with the paper's weights", "paper", "finest", "caption_emphasis"),
+}
+LABELS = {name: row.label for name, row in ROWS.items()}
+EFFECTS: Mapping[str, tuple[str, str, str]] = {  # label, and the two rows
+    "completion_by_all": ("self-attention of all layers", "completed_all", "fused_equal"),
+    "finest_over_all": ("finest layers instead of all", "completed_finest", "completed_all"),
+    "completion_by_finest": ("finest self-attention", "completed_finest", "fused_equal"),
+    "chosen_weights": ("chosen weights instead of equal", "full", "completed_finest"),
+    "paper_weights": ("paper's weights instead of equal", "paper_weights", "completed_finest"),
+    "caption_on_plain": ("BLIP on plain", "caption", "plain"),
+    "emphasis_on_plain": ("++ on plain", "emphasis", "plain"),
+    "both_on_plain": ("both on plain", "full", "plain"),
+    "caption_on_emphasis": ("BLIP on ++", "full", "emphasis"),
+    "emphasis_on_caption": ("++ on BLIP", "full", "caption"),
+    "full_over_fused": ("everything against cross alone", "full", "fused_equal"),
+}
+PAPER: Mapping[str, float] = {  # effects on VOC's train images as Table 4 prints them, points
+    "completion_by_all": 3.76,
+    "finest_over_all": 2.88,
+    "chosen_weights": 2.60,
+    "caption_on_plain": 2.67,
+    "emphasis_on_plain": 4.14,
+    "both_on_plain": 5.17,
+    "caption_on_emphasis": 1.03,
+    "emphasis_on_caption": 2.50,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationResult(StudyResult):
+    """The rows of Table 4 (keys of :data:`ROWS`) and paired differences (keys of :data:`EFFECTS`, and "fused_over_nothing").
+
+    Args:
+        weights: Weights of Eq. 5 by stride, "chosen" and the "paper"'s.
+        timestep: The timestep of the noise, 0 to 999.
+    """
+
+    rows: Mapping[str, Row]
+    weights: Mapping[str, Mapping[str, float]]
+    timestep: int
+
+
+def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], rows: Mapping[str, Variant] = ROWS) -> dict[str, Tensor]:
     """The maps of every row on one image, k h w, one UNet call a kind of prompt."""
     latents = segmenter.encode(sample.image)
     noise, [timestep] = segmenter.noise(sample.image, latents), segmenter.timesteps[:1]
     found: dict[str, Tensor] = {}
-    for prompt in dict.fromkeys(prompt for _, _, prompt in rows.values()):
+    for prompt in dict.fromkeys(row.prompt for row in rows.values()):
         one = segmenter.with_config(**PROMPTS[prompt])
         embeddings, token_weights = one.embed(one.prompts(words, sample.image))
         recording = one.attend(latents, noise, timestep, embeddings, token_weights, self_attention="all")
         cross = {d: maps.float() for d, maps in recording.by_resolution().items()}
         known = {"equal": EQUAL, "chosen": segmenter.weights, "paper": PAPER_WEIGHTS}
-        weights = {name: {d: w for d, w in one.items() if d in cross} for name, one in known.items()}  # of the sides that the model has
-        for name, (which, completion, asked) in rows.items():
-            if asked != prompt:
+        weights = {name: {d: w for d, w in one.items() if d in cross} for name, one in known.items()}  # of the resolutions that the model has
+        for name, row in rows.items():
+            if row.prompt != prompt:
                 continue
-            fused = fuse(cross, weights[which], recording.finest_size, segmenter.config.scale)
-            if completion == "finest":
+            fused = fuse(cross, weights[row.weights], recording.finest_size, segmenter.config.scale)
+            if row.completion == "finest":
                 fused = complete(fused, *recording.finest())
-            elif completion == "all":
+            elif row.completion == "all":
                 fused = complete_all_resolutions(fused, recording.self_attention())
             found[name] = fused
     return {name: found[name] for name in rows}
@@ -80,15 +127,18 @@ def ablation_study(
     images: int = 20,
     seeds: Sequence[int] = (0,),
     store: Store | None = None,
-) -> dict[str, Any]:
+) -> AblationResult:
     """The rows of Table 4 and the paired differences that its text speaks of.
 
     Args:
-        segmenter: its profile gives timestep and chosen weights; its seed is replaced by each of `seeds`.
-        dataset, root, split: to open; each row's threshold is fixed on its train split.
-        train_images, images: of train and of `split`.
-        seeds: of the noise.
-        store: keeps the parts.
+        segmenter: The model; its profile gives timestep and chosen weights, its seed is replaced by each of `seeds`.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each row's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        seeds: Seeds of the noise.
+        store: Keeps the parts; None keeps nothing.
     """
     splits = count_splits(
         (dataset, root, split),
@@ -96,17 +146,32 @@ def ablation_study(
         seeds,
         lambda opened, seed: count_maps(opened, partial(variants, segmenter.with_config(seed=seed)), segmenter.config.final_norm),
         store,
-        {"study": "ablation", "rows": dict(ROWS), "prompts": dict(PROMPTS)},
+        {"study": "ablation", "rows": {name: [row.weights, row.completion, row.prompt] for name, row in ROWS.items()}, "prompts": dict(PROMPTS)},
     )
-    measured = splits.measured()
-    full = {short: next(name for name in ROWS if name.startswith(short)) for pair in EFFECTS.values() for short in pair}
-    return {
-        "rows": measured.rows,
-        "effects": {name: measured.effect(full[a], full[b]) for name, (a, b) in EFFECTS.items()}
-        | {"cross attention against nothing found": measured.against_nothing(full["1"])},
-        "weights": {"chosen": {str(d): w for d, w in segmenter.weights.items()}, "paper": {str(d): w for d, w in PAPER_WEIGHTS.items()}},
-        "timestep": segmenter.timesteps[0],
-        "seeds": list(seeds),
-        "images": len(splits.test),
-        "dataset": dataset,
+    measured = splits.measured(LABELS)
+    return AblationResult(
+        rows=measured.rows,
+        effects={name: measured.effect(a, b, label) for name, (label, a, b) in EFFECTS.items()}
+        | {"fused_over_nothing": measured.against_nothing("fused_equal", "cross attention against nothing found")},
+        weights={"chosen": {str(d): w for d, w in segmenter.weights.items()}, "paper": {str(d): w for d, w in PAPER_WEIGHTS.items()}},
+        timestep=segmenter.timesteps[0],
+        seeds=tuple(seeds),
+        images=len(splits.test),
+        dataset=dataset,
+    )
+
+
+def numbers(result: AblationResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    cited = {
+        "ablation_finest": "completion_by_finest",
+        "ablation_finest_all": "finest_over_all",
+        "ablation_weights": "chosen_weights",
+        "ablation_paper_weights": "paper_weights",
+        "ablation_blip": "caption_on_plain",
+        "ablation_plus": "emphasis_on_plain",
+        "ablation_both": "both_on_plain",
     }
+    judged = {f"{name}_verdict": cited[name] for name in ("ablation_finest_all", "ablation_blip", "ablation_plus", "ablation_both")}
+    counted = {"ablation_images": str(result.images), "ablation_seeds": str(len(result.seeds))}
+    return counted | effect_texts(result.effects, cited) | effect_verdicts(result.effects, judged)

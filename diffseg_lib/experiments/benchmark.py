@@ -8,27 +8,123 @@ each had been run by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..baselines.attention import attention_scores
 from ..baselines.base import Method
+from ..baselines.registry import make_method
 from ..category_filter import CategoryFilter, precision_recall
-from ..data import Dataset, Sample
+from ..data import READERS, Dataset, Sample
 from ..evaluation.metrics import count_scores, iou, miou
 from ..evaluation.sources import open_dataset
+from ..scoremaps import label
 from ..segmenter import DiffSegmenter
-from .measure import Counts, Measured, Store, measure
+from .claims import effect_verdict
+from .measure import Counts, Effect, Measured, Row, Store, StudyResult, format_effect, format_value, measure
 
+OURS = "diffsegmenter"
+SHOWN = 4  # images that are kept as the best, and as the worst
 WRONG = (1, 2, 4)  # absent classes added to the true ones
+LABELS: Mapping[str, str] = {  # of the choices of words
+    "image": "true words",
+    "filter": "filter",
+    "caption": "caption",
+    "clip": "CLIP",
+    "all": "all classes",
+    "missing": "true words, one missing",
+    **{f"wrong{n}": f"true words and {n} wrong" for n in WRONG},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsQuality:
+    """How good the words of one choice are.
+
+    Args:
+        precision: The share of the words asked for that are in their image, 0 to 1.
+        recall: The share of the classes in an image that are asked for, 0 to 1.
+        labels: The mean number of words an image.
+        saved: The share of UNet evaluations that is saved against asking for all classes, 0 to 1.
+        images: The number of images.
+    """
+
+    precision: float
+    recall: float
+    labels: float
+    saved: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Precision and recall (0 to 1) of the words that are kept at a relative threshold of CLIP's scores (0 to 1)."""
+
+    relative: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class ImageLabels:
+    """The words that were asked of an image, and the label of each pixel: H W, the data set's classes from 1, 0 the background."""
+
+    words: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkResult(StudyResult):
+    """Methods by choices of words on one data set.
+
+    ``rows`` are by "method/choice" (:meth:`row`). ``effects`` are "filter_minus_image", "filter_minus_all", "filter_minus_caption",
+    "filter_minus_clip", "missing_minus_image", "wrong1_minus_image" and so on, of the method itself; and by rival and choice
+    (:meth:`over`). What was not measured is left out.
+
+    Args:
+        quality: Quality of the words by choice, keys of :data:`LABELS`.
+        iou: IoU of each class with the filter's words, percent; None for a class that does not occur.
+        confusion: Pixels with the filter's words: true class by label given.
+        names: The classes, the background first.
+        best: Ids of the images of the highest own mean IoU, from the best.
+        worst: Ids of the images of the lowest own mean IoU, from the worst.
+    """
+
+    rows: Mapping[str, Row]
+    quality: Mapping[str, WordsQuality]
+    iou: Mapping[str, float | None]
+    confusion: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
+    best: tuple[str, ...]
+    worst: tuple[str, ...]
+
+    def row(self, method: str, choice: str) -> Row | None:
+        """A method's mean IoU with a choice of words; None if it was not measured."""
+        return self.rows.get(f"{method}/{choice}")
+
+    def by_method(self, choice: str) -> dict[str, Row]:
+        """The rows of a choice of words by method, each labelled by its method."""
+        found = {name.split("/")[0]: row for name, row in self.rows.items() if name.endswith(f"/{choice}")}
+        return {method: replace(row, label=method) for method, row in found.items()}
+
+    def by_choice(self, method: str) -> dict[str, Row]:
+        """The rows of a method by choice of words, each labelled by its choice."""
+        found = {name.split("/")[1]: row for name, row in self.rows.items() if name.startswith(f"{method}/")}
+        return {choice: replace(row, label=LABELS[choice]) for choice, row in found.items()}
+
+    def over(self, rival: str, choice: str) -> Effect | None:
+        """The method minus a rival, both with a choice of words; None if it was not measured."""
+        return self.effects.get(f"over_{rival}/{choice}")
 
 
 def choices(dataset: Dataset, sample: Sample, vocabulary: CategoryFilter, wrong: Sequence[int] = WRONG, seed: int = 0) -> dict[str, list[int]]:
-    """Ways to choose the labels of one image: name to labels, in label order.
+    """Ways to choose the labels of one image: choice to labels, in label order.
 
-    image: those present; all; filter (caption and CLIP), caption, clip; "image + 1 wrong" and so on add
-    absent classes, "image - 1" drops one; both drawn by (seed, image).
+    "image" takes those present, "all" every class, "filter" what caption and CLIP keep together, "caption" and "clip" what
+    each keeps alone; "wrong1" and so on add absent classes to those present, "missing" drops one, both drawn by (seed, image).
     """
     said = vocabulary.filter(sample.image)
     places = {name: i + 1 for i, name in enumerate(dataset.prompts)}
@@ -42,15 +138,15 @@ def choices(dataset: Dataset, sample: Sample, vocabulary: CategoryFilter, wrong:
         "caption": [places[one.name] for one in said.kept if one.word],
         "clip": [places[one.name] for one in said.kept if said.relative_clip_scores[one.name] >= vocabulary.relative_clip_threshold],
         "all": list(range(1, len(dataset.names))),
-        "image - 1": [label for i, label in enumerate(present) if i != left],
+        "missing": [label for i, label in enumerate(present) if i != left],
     }
-    return found | {f"image + {n} wrong": sorted(present + order[:n]) for n in wrong}
+    return found | {f"wrong{n}": sorted(present + order[:n]) for n in wrong}
 
 
 def _count(
     dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str], score: Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
 ) -> Counts:
-    """Tallies by "method / choice": `score` is called once an image with the union of the wanted choices' words."""
+    """Score histograms by "method/choice": `score` is called once an image with the union of the wanted choices' words."""
     found: Counts = {}
     for sample in dataset:
         asked = {choice: labels for choice, labels in choices(dataset, sample, vocabulary).items() if choice in wanted or not wanted}
@@ -59,22 +155,37 @@ def _count(
         for choice, labels in asked.items():
             rows = [union.index(label) for label in labels]
             for name, scores in everything.items():
-                found.setdefault(f"{name} / {choice}", []).append(count_scores(sample.truth, scores[rows], labels, len(dataset.names)))
+                found.setdefault(f"{name}/{choice}", []).append(count_scores(sample.truth, scores[rows], labels, len(dataset.names)))
     return found
 
 
 def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str] = ()) -> Counts:
-    """Tallies of the three attention methods for the choices `wanted` (none: all)."""
+    """Score histograms of the three attention methods for the choices `wanted` (none: all)."""
     return _count(dataset, vocabulary, wanted, lambda image, words: {name: one.scores for name, one in attention_scores(segmenter, image, words).items()})
 
 
 def count_method(name: str, method: Method, dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str]) -> Counts:
-    """Tallies of any method whose map of a class does not depend on the other classes asked for."""
+    """Score histograms of any method whose map of a class does not depend on the other classes asked for."""
     return _count(dataset, vocabulary, wanted, lambda image, words: {name: method(image, words).scores})
 
 
-def filter_quality(dataset: Dataset, vocabulary: CategoryFilter) -> dict[str, Any]:
-    """Precision, recall and the mean number of labels of every choice, and the share of UNet evaluations each saves."""
+def make_rivals(segmenter: DiffSegmenter, names: Sequence[str], choices: Sequence[str], groupvit: str = "") -> dict[str, tuple[Method, Sequence[str]]]:
+    """Rivals of the method by name, each with the choices of words that it is run for; `groupvit` is the path of a GroupViT."""
+    return {name: (make_method(name, segmenter, groupvit if name == "groupvit" else ""), choices) for name in names}
+
+
+def label_image(segmenter: DiffSegmenter, vocabulary: CategoryFilter, dataset: Dataset, sample: Sample, choice: str, threshold: float) -> ImageLabels:
+    """Label one image at a threshold of the background, with the words that the filter keeps ("filter") or those present ("image")."""
+    words = vocabulary.filter(sample.image).names if choice == "filter" else tuple(dataset.words(sample.classes))
+    if not words:
+        return ImageLabels((), np.zeros_like(sample.truth))
+    places = np.array([0, *(dataset.prompts.index(word) + 1 for word in words)])
+    scores = torch.from_numpy(segmenter.segment(sample.image, words).scores)
+    return ImageLabels(tuple(words), places[label(scores, threshold).numpy()])
+
+
+def filter_quality(dataset: Dataset, vocabulary: CategoryFilter) -> dict[str, WordsQuality]:
+    """The quality of the words of every choice."""
     asked: dict[str, list[list[int]]] = {}
     present: list[list[int]] = []
     for sample in dataset:
@@ -86,21 +197,21 @@ def filter_quality(dataset: Dataset, vocabulary: CategoryFilter) -> dict[str, An
     for choice, lists in asked.items():
         precision, recall = precision_recall([[str(i) for i in one] for one in lists], [[str(i) for i in one] for one in present])
         mean = float(np.mean([len(one) for one in lists]))
-        table[choice] = {"precision": precision, "recall": recall, "labels": mean, "saved": 1 - mean / total, "images": len(lists)}
+        table[choice] = WordsQuality(precision=precision, recall=recall, labels=mean, saved=1 - mean / total, images=len(lists))
     return table
 
 
-def filter_curve(dataset: Dataset, vocabulary: CategoryFilter, relatives: Sequence[float]) -> dict[str, list[dict[str, float]]]:
+def filter_curve(dataset: Dataset, vocabulary: CategoryFilter, relatives: Sequence[float]) -> dict[str, list[CurvePoint]]:
     """Precision and recall of the words kept, over CLIP's relative threshold: by source, a point a threshold (one for the caption)."""
     found = [(sample.classes, vocabulary.filter(sample.image)) for sample in dataset]
     present = [dataset.words(classes) for classes, _ in found]
     said = [{one.name for one in filtered.kept if one.word} for _, filtered in found]
 
-    def point(kept: list[list[str]], relative: float) -> dict[str, float]:
+    def point(kept: list[list[str]], relative: float) -> CurvePoint:
         precision, recall = precision_recall(kept, present)
-        return {"relative": float(relative), "precision": precision, "recall": recall}
+        return CurvePoint(relative=float(relative), precision=precision, recall=recall)
 
-    curve: dict[str, list[dict[str, float]]] = {"CLIP": [], "union": []}
+    curve: dict[str, list[CurvePoint]] = {"CLIP": [], "union": []}
     for relative in relatives:
         seen = [{name for name, value in filtered.relative_clip_scores.items() if value >= relative} for _, filtered in found]
         curve["CLIP"].append(point([list(one) for one in seen], relative))
@@ -119,23 +230,20 @@ def words_study(
     wanted: Sequence[str] = (),
     methods: Mapping[str, tuple[Method, Sequence[str]]] | None = None,
     store: Store | None = None,
-) -> dict[str, Any]:
+) -> BenchmarkResult:
     """One data set: every method by every choice of labels, thresholds of each fixed on train.
 
     Args:
-        segmenter: for the attention methods.
-        vocabulary: over the data set's prompt words.
-        dataset, root, split: to open.
-        train_images, images: of train and of `split`.
-        wanted: choices of labels (see :func:`choices`) for the attention methods; none: all of them.
-        methods: further methods, each with the choices it is run for.
-        store: keeps the parts.
-
-    Returns:
-        ``rows`` by "method / choice"; ``effects``: the method against its rivals, the filter against the
-        true labels and against all, wrong words and missing ones; ``quality`` of the labels; ``iou`` by
-        class and ``confusion`` (true by predicted, pixels) of the method with the filter; ``best`` and
-        ``worst`` images by their own mean IoU.
+        segmenter: The model of the attention methods.
+        vocabulary: Chooses among the data set's prompt words.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each row's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        wanted: Choices of words (see :func:`choices`) for the attention methods; none takes all of them.
+        methods: Further methods, each with the choices that it is run for.
+        store: Keeps the parts; None keeps nothing.
     """
     store = store or Store()
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
@@ -148,38 +256,78 @@ def words_study(
                 key | {"method": name, "choices": list(some), "settings": repr(getattr(method, "settings", ""))},
                 lambda o=one, n=name, m=method, s=some: count_method(n, m, o, vocabulary, s),  # type: ignore[misc]
             )
-    measured = measure([parts["train"]], [parts["test"]], len(opened["test"].names), [segmenter.config.seed])
-    return {
-        "rows": measured.rows,
-        "effects": _effects(measured),
-        "quality": filter_quality(opened["test"], vocabulary),
-        **_details(measured, opened["test"]),
-        "seeds": [segmenter.config.seed],
-        "images": len(opened["test"]),
-        "dataset": dataset,
-    }
-
-
-def _effects(measured: Measured) -> dict[str, Any]:
-    ours = "diffsegmenter / {}".format
-    pairs = {"filter minus true labels": (ours("filter"), ours("image")), "filter minus all classes": (ours("filter"), ours("all"))}
-    pairs |= {f"{n} wrong words": (ours(f"image + {n} wrong"), ours("image")) for n in WRONG} | {"one word missing": (ours("image - 1"), ours("image"))}
-    pairs |= {f"union minus {one}": (ours("filter"), ours(one)) for one in ("caption", "clip")}
-    for name in measured.rows:
-        method, choice = name.split(" / ")
-        if method != "diffsegmenter" and ours(choice) in measured.rows and choice in ("image", "filter", "all"):
-            pairs[f"diffsegmenter minus {method}, {choice}"] = (ours(choice), name)
-    return {name: measured.effect(*pair) for name, pair in pairs.items() if set(pair) <= set(measured.rows)}
-
-
-def _details(measured: Measured, dataset: Dataset, few: int = 4) -> dict[str, Any]:
-    matrices = measured.confusions["diffsegmenter / filter"]
-    per_class = iou(matrices.sum(0))
+    test, labels = opened["test"], {f"{name}/{choice}": f"{name}, {told}" for name in _methods(parts["test"]) for choice, told in LABELS.items()}
+    measured = measure([parts["train"]], [parts["test"]], len(test.names), [segmenter.config.seed], labels)
+    matrices = measured.confusions[f"{OURS}/filter"]
     order = np.argsort(miou(matrices), kind="stable")
+    return BenchmarkResult(
+        rows=measured.rows,
+        effects=_effects(measured),
+        quality=filter_quality(test, vocabulary),
+        iou={name: None if np.isnan(v) else round(100 * float(v), 1) for name, v in zip(test.names, iou(matrices.sum(0)), strict=True)},
+        confusion=tuple(tuple(row) for row in matrices.sum(0).tolist()),
+        names=tuple(test.names),
+        best=tuple(test.ids[i] for i in order[::-1][:SHOWN]),
+        worst=tuple(test.ids[i] for i in order[:SHOWN]),
+        seeds=(segmenter.config.seed,),
+        images=len(test),
+        dataset=dataset,
+    )
+
+
+def _methods(rows: Mapping[str, object]) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[0] for name in rows))
+
+
+def _effects(measured: Measured) -> dict[str, Effect]:
+    ours = f"{OURS}/{{}}".format
+    pairs = {
+        "filter_minus_image": ("filter minus true labels", "filter", "image"),
+        "filter_minus_all": ("filter minus all classes", "filter", "all"),
+        **{f"wrong{n}_minus_image": (f"{n} wrong words", f"wrong{n}", "image") for n in WRONG},
+        "missing_minus_image": ("one word missing", "missing", "image"),
+        **{f"filter_minus_{one}": (f"union minus {one}", "filter", one) for one in ("caption", "clip")},
+    }
+    found = {name: (label, ours(first), ours(second)) for name, (label, first, second) in pairs.items()}
+    for method in _methods(measured.rows):
+        for choice in ("image", "filter", "all"):
+            if method != OURS:
+                found[f"over_{method}/{choice}"] = (f"{OURS} minus {method}, {choice}", ours(choice), f"{method}/{choice}")
+    return {name: measured.effect(a, b, label) for name, (label, a, b) in found.items() if {a, b} <= set(measured.rows)}
+
+
+def benchmark_table(results: Mapping[str, BenchmarkResult], choice: str, methods: Sequence[str]) -> Any:
+    """Mean IoU and oracle by method and data set, as a table (pandas); below, the method with the true words, and the filter's quality.
+
+    Args:
+        results: Data set to its result.
+        choice: The choice of words, a key of :data:`LABELS`.
+        methods: From the top; one that was not measured is left out.
+    """
+    import pandas as pd
+
+    def text(row: Row | None) -> str:
+        return f"{format_value(row)}, oracle {row.oracle:.1f}" if row else ""
+
+    lines = {method: {name: text(one.row(method, choice)) for name, one in results.items()} for method in methods}
+    lines = {method: line for method, line in lines.items() if any(line.values())}
+    lines["upper bound: true words"] = {name: text(one.row(OURS, "image")) for name, one in results.items()}
+    quality = {name: one.quality["filter"] for name, one in results.items()}
+    lines["filter: precision, recall"] = {name: f"{one.precision:.2f}, {one.recall:.2f}" for name, one in quality.items()}
+    return pd.DataFrame(lines).T
+
+
+def numbers(results: Mapping[str, BenchmarkResult], choice: str) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+
+    def text(name: str, rival: str) -> str:
+        effect = results[name].over(rival, choice) if name in results else None
+        return f"{format_effect(effect)}, {effect_verdict(effect)}" if effect else "not run"
+
+    costs = {name: format_effect(one.effects["filter_minus_image"]) for name, one in results.items()}
+    compared = {f"benchmark_{name}_{rival}": text(name, rival) for name in READERS for rival in ("denseclip", "cross", "elbo")}
     return {
-        "iou": {name: None if np.isnan(v) else round(100 * float(v), 1) for name, v in zip(dataset.names, per_class, strict=True)},
-        "confusion": matrices.sum(0).tolist(),
-        "names": list(dataset.names),
-        "worst": [dataset.ids[i] for i in order[:few]],
-        "best": [dataset.ids[i] for i in order[::-1][:few]],
+        "benchmark_images": ", ".join(f"{name} {one.images}" for name, one in results.items()),
+        "benchmark_bound": "; ".join(f"{name} {cost}" for name, cost in costs.items()),
+        **compared,
     }

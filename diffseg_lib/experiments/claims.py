@@ -5,7 +5,7 @@ It reads the JSON of the studies under ``data/results`` and nothing else: anothe
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,24 @@ from typing import Any
 
 from ..support.files import write_json
 from ..support.paths import data_dir
+from .measure import CommittedRun, Estimate, StudyResult, format_effect, read_run
+
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 
 
 @dataclass(frozen=True)
 class Claim:
     """One claim of the paper.
 
-    claim; where: section, table or figure; chapter: that tests it; study: whose JSON; effects: names in it
-    that must all be above zero; paper: the paper's own figure, quoted ("" if it gives none); metric: of the
-    effects; opposite: the claim says that the effects lie *below* zero.
+    Args:
+        claim: The claim, for people.
+        where: Section, table or figure of the paper.
+        chapter: The chapter that tests it.
+        study: The study whose JSON is read.
+        effects: Keys of the effects in it that must all be above zero.
+        paper: The paper's own figure, quoted; "" if it gives none.
+        metric: What the effects are measured in.
+        opposite: The claim says that the effects lie *below* zero.
     """
 
     claim: str
@@ -36,35 +45,33 @@ class Claim:
 
 _A, _T, _E = "10_ablation", "07_timesteps", "02_elbo"
 CLAIMS: tuple[Claim, ...] = (
-    Claim("Cross-attention alone localises the words", "Sec. 3.3, Table 4", _A, "ablation", ("cross attention against nothing found",), "61.25 mIoU"),
-    Claim("Weighting the sides beats averaging them", "Sec. 4.4, Table 4", _A, "ablation", ("chosen weights instead of equal",), "67.89 to 70.49: +2.60"),
-    Claim("The weights .3 .5 .1 .1 beat averaging", "Sec. 4.4, Table 4", _A, "ablation", ("paper's weights instead of equal",), "67.89 to 70.49: +2.60"),
-    Claim("Self-attention of all layers completes the maps", "Sec. 4.4, Table 4", _A, "ablation", ("self-attention of all layers",), "61.25 to 65.01: +3.76"),
-    Claim(
-        "The finest self-attention beats that of all layers", "Sec. 4.4, Table 4", _A, "ablation", ("finest layers instead of all",), "65.01 to 67.89: +2.88"
-    ),
-    Claim("The finest self-attention completes the maps", "Sec. 3.4, Table 4", _A, "ablation", ("finest self-attention",), "61.25 to 67.89: +6.64"),
-    Claim("Prompts completed by BLIP help", "Sec. 3.5, Table 4", _A, "ablation", ("BLIP on plain",), "65.32 to 67.99: +2.67"),
-    Claim("Re-weighting the class, “++”, helps", "Sec. 3.5, Table 4", _A, "ablation", ("++ on plain",), "65.32 to 69.46: +4.14"),
-    Claim("BLIP and “++” together beat the plain prompt", "Sec. 4.4, Table 4", _A, "ablation", ("both on plain",), "65.32 to 70.49: +5.17"),
-    Claim("BLIP adds to “++”", "Sec. 4.4, Table 4", _A, "ablation", ("BLIP on ++",), "69.46 to 70.49: +1.03"),
-    Claim("“++” adds to BLIP", "Sec. 4.4, Table 4", _A, "ablation", ("++ on BLIP",), "67.99 to 70.49: +2.50"),
-    Claim("Adjectives written into the prompt help", "Sec. 3.5", "06_prompts", "prompts", ("adjectives fused minus plain",)),
-    Claim("Fusing the modifiers' maps helps", "Sec. 3.5", "06_prompts", "prompts", ("adjectives fused minus written",)),
-    Claim("t = 100 beats t = 1", "Table 5", _T, "timesteps", ("t=100 minus t=1",), "69.10 to 70.30: +1.20"),
-    Claim("t = 100 beats its neighbours 50 and 150", "Table 5", _T, "timesteps", ("t=100 minus t=50", "t=100 minus t=150"), "+.36 and +.61"),
-    Claim("Too much noise hurts", "Sec. 4.4", _T, "timesteps", ("t=100 minus t=500",)),
-    Claim("The mean of four timesteps beats t = 100", "Table 5", _T, "timesteps", ("average minus t=100",), "70.30 to 70.49: +.19"),
-    Claim("The ELBO baseline segments", "Sec. 3.1", _E, "elbo", ("ELBO against nothing found",)),
-    Claim("The ELBO baseline needs many samples", "Sec. 3.1", _E, "elbo", ("most samples minus one",)),
-    Claim("Attention beats the ELBO baseline", "Sec. 3.1, 3.2", _E, "benchmark_voc", ("diffsegmenter minus elbo, image",)),
-    Claim("Beats dense CLIP on VOC", "Table 1", "09_benchmark", "benchmark_voc", ("diffsegmenter minus denseclip, filter",), "60.1 against 38.8 (MaskCLIP)"),
+    Claim("Cross-attention alone localises the words", "Sec. 3.3, Table 4", _A, "ablation", ("fused_over_nothing",), "61.25 mIoU"),
+    Claim("Weighting the sides beats averaging them", "Sec. 4.4, Table 4", _A, "ablation", ("chosen_weights",), "67.89 to 70.49: +2.60"),
+    Claim("The weights .3 .5 .1 .1 beat averaging", "Sec. 4.4, Table 4", _A, "ablation", ("paper_weights",), "67.89 to 70.49: +2.60"),
+    Claim("Self-attention of all layers completes the maps", "Sec. 4.4, Table 4", _A, "ablation", ("completion_by_all",), "61.25 to 65.01: +3.76"),
+    Claim("The finest self-attention beats that of all layers", "Sec. 4.4, Table 4", _A, "ablation", ("finest_over_all",), "65.01 to 67.89: +2.88"),
+    Claim("The finest self-attention completes the maps", "Sec. 3.4, Table 4", _A, "ablation", ("completion_by_finest",), "61.25 to 67.89: +6.64"),
+    Claim("Prompts completed by BLIP help", "Sec. 3.5, Table 4", _A, "ablation", ("caption_on_plain",), "65.32 to 67.99: +2.67"),
+    Claim("Re-weighting the class, “++”, helps", "Sec. 3.5, Table 4", _A, "ablation", ("emphasis_on_plain",), "65.32 to 69.46: +4.14"),
+    Claim("BLIP and “++” together beat the plain prompt", "Sec. 4.4, Table 4", _A, "ablation", ("both_on_plain",), "65.32 to 70.49: +5.17"),
+    Claim("BLIP adds to “++”", "Sec. 4.4, Table 4", _A, "ablation", ("caption_on_emphasis",), "69.46 to 70.49: +1.03"),
+    Claim("“++” adds to BLIP", "Sec. 4.4, Table 4", _A, "ablation", ("emphasis_on_caption",), "67.99 to 70.49: +2.50"),
+    Claim("Adjectives written into the prompt help", "Sec. 3.5", "06_prompts", "prompts", ("adjectives_fused_minus_plain",)),
+    Claim("Fusing the modifiers' maps helps", "Sec. 3.5", "06_prompts", "prompts", ("fused_minus_written",)),
+    Claim("t = 100 beats t = 1", "Table 5", _T, "timesteps", ("t100_minus_t1",), "69.10 to 70.30: +1.20"),
+    Claim("t = 100 beats its neighbours 50 and 150", "Table 5", _T, "timesteps", ("t100_minus_t50", "t100_minus_t150"), "+.36 and +.61"),
+    Claim("Too much noise hurts", "Sec. 4.4", _T, "timesteps", ("t100_minus_t500",)),
+    Claim("The mean of four timesteps beats t = 100", "Table 5", _T, "timesteps", ("average_minus_t100",), "70.30 to 70.49: +.19"),
+    Claim("The ELBO baseline segments", "Sec. 3.1", _E, "elbo", ("elbo_over_nothing",)),
+    Claim("The ELBO baseline needs many samples", "Sec. 3.1", _E, "elbo", ("most_minus_least",)),
+    Claim("Attention beats the ELBO baseline", "Sec. 3.1, 3.2", _E, "benchmark_voc", ("over_elbo/image",)),
+    Claim("Beats dense CLIP on VOC", "Table 1", "09_benchmark", "benchmark_voc", ("over_denseclip/filter",), "60.1 against 38.8 (MaskCLIP)"),
     Claim(
         "Beats dense CLIP on Context",
         "Table 1",
         "09_benchmark",
         "benchmark_context",
-        ("diffsegmenter minus denseclip, filter",),
+        ("over_denseclip/filter",),
         "27.5 against 23.6 (MaskCLIP)",
     ),
     Claim(
@@ -72,17 +79,17 @@ CLAIMS: tuple[Claim, ...] = (
         "Table 1",
         "09_benchmark",
         "benchmark_object",
-        ("diffsegmenter minus denseclip, filter",),
+        ("over_denseclip/filter",),
         "37.9 against 20.6 (MaskCLIP)",
     ),
-    Claim("Filtering the classes first is better than asking for all", "Sec. 3.6", "08_words", "benchmark_voc", ("filter minus all classes",)),
-    Claim("The union of BLIP and CLIP beats each alone", "Sec. 3.6", "08_words", "benchmark_voc", ("union minus caption", "union minus clip")),
+    Claim("Filtering the classes first is better than asking for all", "Sec. 3.6", "08_words", "benchmark_voc", ("filter_minus_all",)),
+    Claim("The union of BLIP and CLIP beats each alone", "Sec. 3.6", "08_words", "benchmark_voc", ("filter_minus_caption", "filter_minus_clip")),
     Claim(
         "Objects are segmented more completely than by a discriminative rival",
         "Sec. 4.2, Fig. 4",
         "11_qualitative",
         "qualitative",
-        ("recall at the precision: diffsegmenter minus denseclip",),
+        ("recall_ours_minus_rival",),
         metric="recall at 80 % precision, points",
     ),
     Claim(
@@ -90,7 +97,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Sec. 4.2, Fig. 4",
         "11_qualitative",
         "qualitative",
-        ("mIoU at edges: diffsegmenter minus denseclip",),
+        ("edges_ours_minus_rival",),
         metric="mIoU within 3 px of edges, points",
     ),
     Claim(
@@ -98,7 +105,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Sec. 4.3, Table 2",
         "17_network",
         "network",
-        ("masks: our pseudo-labels minus dense CLIP's pseudo-labels",),
+        ("masks_ours_minus_rival",),
         "70.5 against 61.7 (MCTformer)",
     ),
     Claim(
@@ -106,7 +113,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Sec. 4.3, Table 3",
         "17_network",
         "network",
-        ("our pseudo-labels minus dense CLIP's pseudo-labels",),
+        ("ours_minus_rival",),
         "69.1 against 68.5 (ReCAM)",
     ),
     Claim(
@@ -114,17 +121,21 @@ CLAIMS: tuple[Claim, ...] = (
         "Sec. 4.5, Fig. 7",
         "18_editing",
         "edits",
-        ("PSNR outside: our mask on both minus Prompt-to-Prompt",),
+        ("psnr_both_minus_plain",),
         metric="PSNR outside the thing, dB",
     ),
 )
 
 
 def verdict(intervals: Sequence[Sequence[float]], opposite: bool = False) -> str:
-    """What 95 % intervals of effects say of a claim that all of them are above zero (`opposite`: below).
+    """What 95 % intervals of effects say of a claim that all of them are above zero.
 
-    "reproduced" if every interval lies on the claimed side of zero, "not reproduced" if one lies wholly on
-    the other, else "inconclusive".
+    "reproduced" if every interval lies on the claimed side of zero, "not reproduced" if one lies wholly on the other, else
+    "inconclusive"; "not run" without an interval.
+
+    Args:
+        intervals: The effects' intervals, (low, high) each.
+        opposite: The claim is that the effects are below zero.
 
     >>> verdict([(1.0, 2.0)]), verdict([(1.0, 2.0), (-3.0, -1.0)]), verdict([(-1.0, 1.0)])
     ('reproduced', 'not reproduced', 'inconclusive')
@@ -137,38 +148,103 @@ def verdict(intervals: Sequence[Sequence[float]], opposite: bool = False) -> str
     return "not reproduced" if any(high < 0 for _, high in directed) else "inconclusive"
 
 
-def judge(claim: Claim, run: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Effect, interval, seeds, images, verdict and command of one claim from one study's JSON (None: not run)."""
-    found = [run["results"]["effects"].get(name) for name in claim.effects] if run else []
-    if run is None or any(one is None for one in found):
-        return {"effect": None, "ci95": None, "seeds": [], "images": 0, "verdict": "not run", "command": ""}
-    effects = [one for one in found if one is not None]
-    weakest = min(effects, key=lambda one: -one["value"] if claim.opposite else one["value"])
-    return {
-        "effect": weakest["value"],
-        "ci95": list(weakest["ci95"]),
-        "seeds": weakest.get("seeds", []),
-        "images": weakest["images"],
-        "verdict": verdict([one["ci95"] for one in effects], claim.opposite),
-        "command": run["command"],
-    }
+def effect_verdict(effect: Estimate | None, opposite: bool = False) -> str:
+    """The verdict on the claim that one effect is above zero (`opposite`: below it); "not run" without an effect."""
+    return verdict([] if effect is None else [effect.ci95], opposite)
 
 
-def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence[Claim] = CLAIMS) -> list[dict[str, Any]]:
+def effect_texts(effects: Mapping[str, Estimate], names: Mapping[str, str]) -> dict[str, str]:
+    """Effects for prose, in whole points: name in the prose to an effect's key; "not run" for one that was not measured."""
+    return {name: format_effect(effects[key]) if key in effects else "not run" for name, key in names.items()}
+
+
+def effect_verdicts(effects: Mapping[str, Estimate], names: Mapping[str, str]) -> dict[str, str]:
+    """Verdicts for prose on the claims that effects are above zero: name in the prose to an effect's key."""
+    return {name: effect_verdict(effects.get(key)) for name, key in names.items()}
+
+
+def quoted_table(effects: Mapping[str, Estimate], quoted: Mapping[str, float]) -> Any:
+    """Effects beside those that the paper prints, as a table (pandas): key of an effect to the paper's points."""
+    import pandas as pd
+
+    lines = {}
+    for key, points in quoted.items():
+        one = effects[key]
+        line = {"pocket, points": format_effect(one), "verdict in the pocket world": effect_verdict(one)}
+        lines[one.label] = line | {"paper on VOC train, quoted": f"{points:+.2f}"}
+    return pd.DataFrame(lines).T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What one study's run says of a claim; without a run, and for an effect that it did not measure, the verdict is "not run".
+
+    Args:
+        effect: The effect; of several the weakest. None if it was not measured.
+        ci95: Its 95 % interval.
+        seeds: Seeds of the noise.
+        images: The number of images.
+        verdict: The verdict on all effects together, see :func:`verdict`.
+        command: The command that measured them.
+    """
+
+    effect: float | None = None
+    ci95: tuple[float, float] | None = None
+    seeds: tuple[int, ...] = ()
+    images: int = 0
+    verdict: str = "not run"
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerRow:
+    """A claim and its verdicts.
+
+    Args:
+        claim: The claim, as of :class:`Claim`, like the next four.
+        real: What runs of other profiles say, by profile; "not run" where there is none.
+    """
+
+    claim: str
+    where: str
+    chapter: str
+    metric: str
+    paper: str
+    effect: float | None
+    ci95: tuple[float, float] | None
+    seeds: tuple[int, ...]
+    images: int
+    verdict: str
+    command: str
+    real: Mapping[str, Judged] | str
+
+
+def judge(claim: Claim, run: CommittedRun[StudyResult] | None) -> Judged:
+    """Judge one claim by one study's run; None is a study that was not run."""
+    effects = [run.result.effects[name] for name in claim.effects if name in run.result.effects] if run else []
+    if run is None or len(effects) < len(claim.effects):
+        return Judged()
+    weakest = min(effects, key=lambda one: -one.value if claim.opposite else one.value)
+    return Judged(
+        effect=weakest.value,
+        ci95=weakest.ci95,
+        seeds=weakest.seeds,
+        images=weakest.images,
+        verdict=verdict([one.ci95 for one in effects], claim.opposite),
+        command=run.command,
+    )
+
+
+def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence[Claim] = CLAIMS) -> list[LedgerRow]:
     """A row a claim; of several effects the weakest is shown, and all must hold.
 
     Args:
-        folder: with a folder of JSON a profile; ``data/results`` by default.
-        profile: of the measured columns.
-        claims: to judge.
-
-    Returns:
-        ``claim``, ``where``, ``chapter``, ``metric``, ``effect``, ``ci95``, ``seeds``, ``images``, ``verdict``,
-        ``command``; ``paper``: its own figure, quoted; ``real``: by other profile the same measured columns,
-        or "not run" where there is none.
+        folder: The folder with a folder of JSON a profile; None is ``data/results``.
+        profile: The profile of the measured columns.
+        claims: The claims to judge.
 
     Raises:
-        ValueError: if there is no such folder.
+        ValueError: If there is no such folder, or a file in it is damaged.
     """
     folder = folder or data_dir() / "results"
     if not folder.is_dir():
@@ -176,17 +252,59 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
     others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != profile)
     rows = []
     for one in claims:
-        real = {name: judge(one, _read(folder / name / f"{one.study}.json")) for name in others}
-        real = {name: found for name, found in real.items() if found["verdict"] != "not run"}
-        about = {"claim": one.claim, "where": one.where, "chapter": one.chapter, "metric": one.metric, "paper": one.paper}
-        rows.append(about | judge(one, _read(folder / profile / f"{one.study}.json")) | {"real": real or "not run"})
+        real = {name: judge(one, read_run(folder / name / f"{one.study}.json", StudyResult)) for name in others}
+        real = {name: found for name, found in real.items() if found.verdict != "not run"}
+        told: dict[str, Any] = {"claim": one.claim, "where": one.where, "chapter": one.chapter, "metric": one.metric, "paper": one.paper}
+        found = judge(one, read_run(folder / profile / f"{one.study}.json", StudyResult))
+        rows.append(LedgerRow(**told, **vars(found), real=real or "not run"))
     return rows
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+def ledger_table(rows: Sequence[LedgerRow], profile: str) -> Any:
+    """The ledger as a table (pandas), numbered from 1."""
+    import pandas as pd
+
+    def measured(row: LedgerRow) -> str:
+        if row.effect is None or row.ci95 is None:
+            return ""
+        return f"{row.effect:+.1f} ({row.ci95[0]:+.1f} to {row.ci95[1]:+.1f}) {row.metric}"
+
+    def real(row: LedgerRow) -> str:
+        return row.real if isinstance(row.real, str) else "; ".join(f"{name}: {one.verdict}" for name, one in row.real.items())
+
+    lines = [
+        {
+            "claim": row.claim,
+            "where": row.where,
+            "chapter": row.chapter,
+            f"{profile} effect, 95 %": measured(row),
+            "images, seeds": f"{row.images}, {len(row.seeds)}" if row.images else "",
+            f"verdict ({profile})": row.verdict,
+            "paper, quoted": row.paper,
+            "real weights": real(row),
+        }
+        for row in rows
+    ]
+    return pd.DataFrame(lines, index=range(1, len(rows) + 1))
 
 
-def write_ledger(rows: Sequence[Mapping[str, Any]], folder: Path | None = None) -> Path:
+def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
     """Write ``claims.json``, a list of rows; returns its path."""
     return write_json((folder or data_dir() / "results") / "claims.json", list(rows))
+
+
+def counts(rows: Sequence[LedgerRow]) -> dict[str, int]:
+    """The number of claims by verdict."""
+    return dict(Counter(row.verdict for row in rows))
+
+
+def numbers(rows: Sequence[LedgerRow]) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    named = {kind: [row.claim for row in rows if row.verdict == kind] for kind in VERDICTS}
+    short = dict(zip(VERDICTS, ("claims_reproduced", "claims_not", "claims_open", "claims_unrun"), strict=True))
+    return {
+        "claims_total": str(len(rows)),
+        **{name: str(len(named[kind])) for kind, name in short.items()},
+        "claims_named_not": "; ".join(named["not reproduced"]) or "none",
+        "claims_named_open": "; ".join(named["inconclusive"]) or "none",
+    }

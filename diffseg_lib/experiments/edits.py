@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,91 @@ from PIL import Image
 from ..applications.generation import to_uint8
 from ..applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, Trajectory, ddim_invert, edit
 from ..data import Dataset
-from ..evaluation.metrics import mean_interval
 from ..evaluation.sources import open_dataset
 from ..prompts import fill_template
 from ..segmenter import DiffSegmenter
 from ..vision_language import Clip
+from .claims import effect_texts, effect_verdicts
+from .measure import Effect, Estimate, StudyResult, mean_effect, mean_estimate
 
-CODED, PLAIN, BLEND = "encoded and decoded, no edit", "Prompt-to-Prompt", "its local blend"
-ATTENTION, LATENTS, BOTH, PASTED = "our mask on attention", "our mask on latents", "our mask on both", "on both, pixels pasted"
+CODED, PLAIN, BLEND, ATTENTION, LATENTS, BOTH, PASTED = "coded", "plain", "blend", "attention", "latents", "both", "pasted"
+LABELS: Mapping[str, str] = {
+    CODED: "encoded and decoded, no edit",
+    PLAIN: "Prompt-to-Prompt",
+    BLEND: "its local blend",
+    ATTENTION: "our mask on attention",
+    LATENTS: "our mask on latents",
+    BOTH: "our mask on both",
+    PASTED: "on both, pixels pasted",
+}
 TRIED = tuple(PromptToPrompt(cross, own, guidance=guidance) for cross, own, guidance in ((0.2, 0.0, 7.5), (0.5, 0.3, 4.0), (0.5, 0.3, 7.5), (0.8, 0.4, 7.5)))
 BLENDS = tuple((stride, threshold) for stride in (2, 4) for threshold in (0.3, 0.5))
-PARTS = ("psnr", "ssim", "success", "first")  # of a row; see :func:`judge`
+PARTS: Mapping[str, str] = {"psnr": "PSNR outside", "ssim": "SSIM outside", "success": "success", "first": "ranked first"}  # see :class:`Judgement`
 LEAST = 0.05  # of the picture, that a thing must take to be edited
 MARGIN = 0.1  # of its side, around the box in which an edit is judged
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one edit left alone, and whether it succeeded.
+
+    Args:
+        psnr: PSNR outside the thing's true mask, dB.
+        ssim: Structural similarity there, at most 1.
+        success: 100 if CLIP finds the new word likelier than the old inside the thing's box, else 0.
+        first: 100 if it finds it likelier than all words, else 0.
+    """
+
+    psnr: float
+    ssim: float
+    success: float
+    first: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRow(Estimate):
+    """Means over edits of what :class:`Judgement` says of one; the row's own value is PSNR outside the thing, dB."""
+
+    ssim: Estimate
+    success: Estimate
+    first: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendSettings:
+    """The local blend that was chosen: stride of its map to the picture, its threshold, and the step at which it starts, as a share."""
+
+    stride: int
+    threshold: float
+    start: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditResult(StudyResult):
+    """Word swaps by what limits them, keys of :data:`LABELS`.
+
+    ``effects`` are "psnr_both_minus_plain" and so on: each of :data:`PARTS`, our masks against plain Prompt-to-Prompt and its blend.
+
+    Args:
+        judge: How often the judge names the unedited thing, percent.
+        iou: IoU of our masks with the true ones, percent, the mean over things.
+        settings: Prompt-to-Prompt's settings that were chosen.
+        blend: Its local blend's.
+        unit: Unit of the rows' values.
+        steps: The number of steps of inversion and edit.
+        tuning_images: The number of edits on which settings were chosen.
+        split: The split that was measured.
+    """
+
+    rows: Mapping[str, EditRow]
+    judge: Estimate
+    iou: Estimate
+    settings: PromptToPrompt
+    blend: BlendSettings
+    unit: str = "PSNR outside, dB"
+    steps: int
+    tuning_images: int
+    split: str
 
 
 @dataclass(frozen=True)
@@ -44,7 +116,7 @@ class Task:
 def multi_object_prompt(names: Sequence[str], template: str) -> str:
     """A prompt that names several things.
 
-    >>> sentence(["house", "umbrella"], "a photograph of a {class}")
+    >>> multi_object_prompt(["house", "umbrella"], "a photograph of a {class}")
     'a photograph of a house and an umbrella'
     """
     first, *others = names
@@ -80,9 +152,8 @@ def box(pixels: np.ndarray, mask: np.ndarray, margin: float = MARGIN) -> np.ndar
     return pixels[y : y + side, x : x + side]
 
 
-def judge(task: Task, picture: np.ndarray, clip: Clip, words: Sequence[str]) -> dict[str, float]:
-    """PSNR (dB) and SSIM outside the thing's true mask; inside its box, percent: whether CLIP finds the
-    new word likelier than the old (success), and than all words (first)."""
+def judge(task: Task, picture: np.ndarray, clip: Clip, words: Sequence[str]) -> Judgement:
+    """Judge a picture as the edit of a task: outside the thing's true mask against the picture before, inside its box by CLIP among `words`."""
     from skimage.metrics import structural_similarity
 
     error = (picture.astype(float) - task.pixels)[~task.inside]
@@ -91,7 +162,7 @@ def judge(task: Task, picture: np.ndarray, clip: Clip, words: Sequence[str]) -> 
     alike = structural_similarity(task.pixels, picture, channel_axis=2, data_range=255, full=True)[1]
     likeness = dict(zip(words, clip.similarities([box(picture, task.inside)], words)[0].tolist(), strict=True))
     success, first = likeness[task.new] > likeness[task.word], likeness[task.new] == max(likeness.values())
-    return {"psnr": float(psnr), "ssim": float(alike[~task.inside].mean()), "success": 100.0 * success, "first": 100.0 * first}
+    return Judgement(float(psnr), float(alike[~task.inside].mean()), 100.0 * success, 100.0 * first)
 
 
 def choose(segmenter: DiffSegmenter, tasks: Sequence[Task], clip: Clip, words: Sequence[str], steps: int) -> tuple[PromptToPrompt, LocalBlend]:
@@ -99,7 +170,7 @@ def choose(segmenter: DiffSegmenter, tasks: Sequence[Task], clip: Clip, words: S
     backbone, sources = segmenter.backbone, [ddim_invert(segmenter, task.pixels, task.source, steps) for task in tasks]
 
     def success(settings: PromptToPrompt) -> float:
-        return sum(judge(t, edit(backbone, s, t.target, settings).picture, clip, words)["success"] for t, s in zip(tasks, sources, strict=True))
+        return sum(judge(t, edit(backbone, s, t.target, settings).picture, clip, words).success for t, s in zip(tasks, sources, strict=True))
 
     settings = max(TRIED, key=success)
 
@@ -119,7 +190,7 @@ def choose(segmenter: DiffSegmenter, tasks: Sequence[Task], clip: Clip, words: S
 
 
 def blend_of(task: Task, given: tuple[int, float]) -> LocalBlend:
-    """A local blend on a task's words: divisor and threshold."""
+    """A local blend on a task's words, given its stride and threshold."""
     return LocalBlend(task.word, task.new, given[1], stride=given[0])
 
 
@@ -155,25 +226,23 @@ def edit_study(
     steps: int = 15,
     seed: int = 0,
     progress: Callable[[str], Any] = lambda text: None,
-) -> dict[str, Any]:
+) -> EditResult:
     """What word swaps leave alone, and whether they succeed.
 
     Args:
-        segmenter: of the masks (its threshold) and the edits (its backbone).
-        clip: the judge.
-        dataset, root, split: to open; `split` is what is measured.
-        tuning_images: edits of train, on which the settings of Prompt-to-Prompt and of its blend are chosen.
-        images: edits that are measured, one a picture.
-        steps: of inversion and edit.
-        seed: of what becomes what.
-        progress: progress.
-
-    Returns:
-        ``rows``: PSNR outside the thing's true mask, dB, with interval, and in it ``ssim``, ``success`` and ``first`` (see :func:`judge`); ``effects``: paired
-        differences; ``judge``: how often the judge names the unedited thing; ``iou``: of our masks; ``settings``, ``blend``.
+        segmenter: The model of the masks (with its threshold) and of the edits.
+        clip: The judge.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured.
+        tuning_images: The number of edits of train on which the settings of Prompt-to-Prompt and of its blend are chosen.
+        images: The number of edits that are measured, one a picture.
+        steps: The number of steps of inversion and edit.
+        seed: Seed of what becomes what.
+        progress: Called with a line now and then.
 
     Raises:
-        ValueError: if the splits have too few pictures with a large enough thing.
+        ValueError: If the splits have too few pictures with a large enough thing.
     """
     sets = {"train": open_dataset(dataset, root, "train"), split: open_dataset(dataset, root, split)}
     tuning, test = make_tasks(segmenter, sets["train"], tuning_images, seed), make_tasks(segmenter, sets[split], images, seed)
@@ -185,7 +254,7 @@ def edit_study(
     words = sets[split].words(sets[split].names[1:])
     settings, blend = choose(segmenter, tuning, clip, words, steps)
     progress(f"chosen on {len(tuning)} train images: {settings}, {blend}")
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[Judgement]] = {}
     for number, task in enumerate(test, start=1):
         source = ddim_invert(segmenter, task.pixels, task.source, steps)
         for name, picture in variants(segmenter, task, source, settings, blend).items():
@@ -193,32 +262,87 @@ def edit_study(
         if number % 10 == 0:
             progress(f"{number} of {len(test)}")
     named = [100.0 * (words[int(clip.similarities([box(one.pixels, one.inside)], words)[0].argmax())] == one.word) for one in test]
-    return _results(found) | {
-        "judge": _mean(named),
-        "iou": _mean([100.0 * (one.mask & one.inside).sum() / (one.mask | one.inside).sum() for one in test]),
-        "settings": asdict(settings),
-        "blend": {"divisor": blend.stride, "threshold": blend.threshold, "start": blend.start},
-        "unit": "PSNR outside, dB",
-        "steps": steps,
-        "tuning_images": len(tuning),
-        "images": len(test),
-        "seeds": [seed],
-        "dataset": dataset,
-        "split": split,
-    }
+    overlaps = [100.0 * (one.mask & one.inside).sum() / (one.mask | one.inside).sum() for one in test]
+    values = {name: {part: np.array([getattr(one, part) for one in held]) for part in PARTS} for name, held in found.items()}
+    return EditResult(
+        rows={name: _row(one, LABELS[name]) for name, one in values.items()},
+        effects=_effects(values),
+        judge=mean_estimate(named),
+        iou=mean_estimate(overlaps),
+        settings=settings,
+        blend=BlendSettings(stride=blend.stride, threshold=blend.threshold, start=blend.start),
+        steps=steps,
+        tuning_images=len(tuning),
+        images=len(test),
+        seeds=(seed,),
+        dataset=dataset,
+        split=split,
+    )
 
 
-def _results(found: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    table = {name: {part: np.array([one[part] for one in held]) for part in PARTS} for name, held in found.items()}
-    rows = {name: _mean(one["psnr"]) | {part: _mean(one[part]) for part in PARTS[1:]} for name, one in table.items()}
-    effects = {
-        f"{told}: {mine} minus {other}": _mean(table[mine][part] - table[other][part])
-        for part, told in zip(PARTS, ("PSNR outside", "SSIM outside", "success", "ranked first"), strict=True)
+def _row(values: Mapping[str, np.ndarray], label: str) -> EditRow:
+    ssim, success, first = (mean_estimate(values[part]) for part in ("ssim", "success", "first"))
+    return EditRow(**vars(mean_estimate(values["psnr"], label)), ssim=ssim, success=success, first=first)
+
+
+def _effects(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Effect]:
+    return {
+        f"{part}_{mine}_minus_{other}": mean_effect(values[mine][part] - values[other][part], f"{told}: {LABELS[mine]} minus {LABELS[other]}")
+        for part, told in PARTS.items()
         for mine in (ATTENTION, LATENTS, BOTH)
         for other in (PLAIN, BLEND)
     }
-    return {"rows": rows, "effects": effects}
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    return {"value": float(np.mean(values)), "ci95": list(mean_interval(values)), "images": len(values)}
+def measures_of(rows: Mapping[str, EditRow]) -> dict[str, dict[str, Estimate]]:
+    """Each measure of edits with its unit, by row; structural similarity in hundredths."""
+    found: dict[str, dict[str, Estimate]] = {"PSNR outside, dB": dict(rows)}
+    found["SSIM outside, x 100"] = {name: _times(row.ssim, 100, row.label) for name, row in rows.items()}
+    found["success inside, %"] = {name: _times(row.success, 1, row.label) for name, row in rows.items()}
+    return found | {"ranked first of all, %": {name: _times(row.first, 1, row.label) for name, row in rows.items()}}
+
+
+def _times(one: Estimate, factor: float, label: str) -> Estimate:
+    low, high = one.ci95
+    return Estimate(label=label, value=factor * one.value, ci95=(factor * low, factor * high), images=one.images)
+
+
+def edit_table(rows: Mapping[str, EditRow]) -> Any:
+    """Each measure of edits by row, as a table (pandas)."""
+    import pandas as pd
+
+    return pd.DataFrame({unit: {one.label: f"{one.value:.1f}" for one in measure.values()} for unit, measure in measures_of(rows).items()})
+
+
+def compare(segmenter: DiffSegmenter, task: Task, settings: PromptToPrompt, steps: int) -> dict[str, np.ndarray]:
+    """One task edited by plain Prompt-to-Prompt, within its local blend and within our mask: pictures H W 3, uint8, by title."""
+    source = ddim_invert(segmenter, task.pixels, task.source, steps)
+
+    def draw(**limits: Any) -> np.ndarray:
+        return edit(segmenter.backbone, source, task.target, settings, **limits).picture
+
+    blended = draw(blend=LocalBlend(task.word, task.new, 0.5, stride=2))
+    return {"Prompt-to-Prompt": draw(), "its local blend": blended, "our mask": draw(gate=Gate(task.mask, pixels=False))}
+
+
+def numbers(result: EditResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    rows, effects = result.rows, result.effects
+    cited = {
+        "edit_over_plain": f"psnr_{BOTH}_minus_{PLAIN}",
+        "edit_over_blend": f"psnr_{BOTH}_minus_{BLEND}",
+        "edit_attention": f"psnr_{ATTENTION}_minus_{PLAIN}",
+        "edit_latents": f"psnr_{LATENTS}_minus_{PLAIN}",
+        "edit_success_effect": f"success_{BOTH}_minus_{PLAIN}",
+        "edit_success_latents": f"success_{LATENTS}_minus_{PLAIN}",
+    }
+    shares = {"success": rows[BOTH].success, "success_plain": rows[PLAIN].success, "success_blend": rows[BLEND].success}
+    shares |= {"first": rows[BOTH].first, "first_plain": rows[PLAIN].first, "judge": result.judge}
+    return {
+        "edit_images": str(result.images),
+        **{f"edit_{name}": f"{rows[name].value:.0f}" for name in (PLAIN, CODED, BOTH)},
+        **effect_texts(effects, cited),
+        **{f"edit_{name}": f"{one.value:.0f} %" for name, one in shares.items()},
+        "edit_iou": f"{result.iou.value:.0f}",
+        **effect_verdicts(effects, {"edit_verdict": cited["edit_over_plain"], "edit_verdict_blend": cited["edit_over_blend"]}),
+    }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,14 +14,56 @@ from ..evaluation.metrics import count_scores, iou
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from .measure import Counts, Measured, Store, count_splits
+from .measure import Counts, Measured, Row, Store, StudyResult, count_splits
 
 ATTENTION = "attention"
 
 
-def draws_name(count: int) -> str:
-    """The name of the variant that uses the first `count` draws."""
-    return f"ELBO, {count} draws" if count > 1 else "ELBO, 1 draw"
+@dataclass(frozen=True, kw_only=True)
+class ClassIoU:
+    """IoU of one class, percent: by the ELBO baseline with all draws, and by attention."""
+
+    elbo: float
+    attention: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElboResult(StudyResult):
+    """The baseline by the number of draws, beside one attention call.
+
+    ``rows`` are "draws1" and so on (:func:`draws_key`), "draws12_sigma4" and so on with all draws, and "attention". ``effects`` are
+    "elbo_over_nothing", "most_minus_least" draws, "attention_minus_elbo", and, where sigma 0 was tried, "smoothed_minus_raw".
+
+    Args:
+        calls: UNet evaluations an image, by row.
+        classes: IoU by class, of those that occur.
+        numbers: The numbers of draws.
+        timesteps: The timesteps that draws go through in turn.
+    """
+
+    rows: Mapping[str, Row]
+    calls: Mapping[str, float]
+    classes: Mapping[str, ClassIoU]
+    numbers: tuple[int, ...]
+    timesteps: tuple[int, ...]
+
+    @property
+    def most(self) -> str:
+        """The row of all draws."""
+        return draws_key(max(self.numbers))
+
+
+def draws_key(count: int, sigma: float | None = None) -> str:
+    """The key of the variant that uses the first `count` draws, smoothed as the method does or by another `sigma`.
+
+    >>> draws_key(3), draws_key(12, 0.0)
+    ('draws3', 'draws12_sigma0')
+    """
+    return f"draws{count}" + ("" if sigma is None else f"_sigma{sigma:g}")
+
+
+def _label(count: int, sigma: float | None = None) -> str:
+    return f"ELBO, {count} draw{'s' if count > 1 else ''}" + ("" if sigma is None else f", sigma {sigma:g}")
 
 
 def _count(segmenter: DiffSegmenter, dataset: Dataset, timesteps: Sequence[int], numbers: Sequence[int], sigmas: Sequence[float]) -> Counts:
@@ -31,8 +73,8 @@ def _count(segmenter: DiffSegmenter, dataset: Dataset, timesteps: Sequence[int],
     for sample in dataset:
         words, labels = dataset.words(sample.classes), [dataset.names.index(name) for name in sample.classes]
         errors = error_draws(segmenter, sample.image, words, timesteps, samples)
-        variants = {draws_name(n): (n, ElboMethod(segmenter).sigma) for n in numbers}
-        variants |= {f"{draws_name(max(numbers))}, sigma {s:g}": (max(numbers), s) for s in sigmas}
+        variants = {draws_key(n): (n, ElboMethod(segmenter).sigma) for n in numbers}
+        variants |= {draws_key(max(numbers), s): (max(numbers), s) for s in sigmas}
         for name, (n, sigma) in variants.items():
             mean = smooth(errors[:n].mean(0), sigma)
             scores = Posterior(mean[:-1], mean[-1:], tuple(words), 0).scores(temperature)
@@ -54,21 +96,20 @@ def elbo_study(
     numbers: Sequence[int] = (1, 3, 6, 12),
     sigmas: Sequence[float] = (0.0, 1.0, 4.0),
     store: Store | None = None,
-) -> dict[str, Any]:
+) -> ElboResult:
     """Mean IoU of the baseline by the number of draws, and of one attention call, image-level labels.
 
     Args:
-        segmenter: the model; its seed is that of the noise.
-        dataset, root, split: to open; thresholds are fixed on its train split.
-        train_images, images: of train and of `split`.
-        timesteps: draws go through them in turn, with new noise after each round.
-        numbers: of draws to try; a draw costs a UNet evaluation for each class and the background.
-        sigmas: of smoothing, pixels of the latents, to try beside the default with all draws.
-        store: keeps the parts.
-
-    Returns:
-        ``rows`` by number of draws and for attention; ``calls``: UNet evaluations an image, by row;
-        ``effects``; ``classes``: IoU of each class by the baseline with all draws and by attention.
+        segmenter: The model; its seed is that of the noise.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each row's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        timesteps: Timesteps, 0 to 999; draws go through them in turn, with new noise after each round.
+        numbers: The numbers of draws to try; a draw costs a UNet evaluation for each class and the background.
+        sigmas: Widths of smoothing, pixels of the latents, to try beside the default with all draws.
+        store: Keeps the parts; None keeps nothing.
     """
     splits = count_splits(
         (dataset, root, split),
@@ -78,28 +119,31 @@ def elbo_study(
         store,
         {"study": "elbo", "steps": list(timesteps), "numbers": list(numbers), "sigmas": list(sigmas)},
     )
-    measured = splits.measured()
-    most, words = draws_name(max(numbers)), float(np.mean([len(sample.classes) for sample in splits.test]))
-    return {
-        "rows": measured.rows,
-        "calls": {draws_name(n): n * (words + 1) for n in numbers} | {ATTENTION: words * len(segmenter.timesteps)},
-        "effects": {
-            "ELBO against nothing found": measured.against_nothing(most),
-            "most samples minus one": measured.effect(most, draws_name(min(numbers))),
-            "attention minus ELBO": measured.effect(ATTENTION, most),
-            "smoothed minus raw": measured.effect(most, f"{most}, sigma 0") if 0 in sigmas else None,
-        },
-        "classes": _by_class(measured, splits.test.names, most),
-        "most": most,
-        "numbers": list(numbers),
-        "timesteps": list(timesteps),
-        "seeds": list(splits.seeds),
-        "images": len(splits.test),
-        "dataset": dataset,
+    count = max(numbers)
+    labels = {draws_key(n): _label(n) for n in numbers} | {draws_key(count, s): _label(count, s) for s in sigmas}
+    measured = splits.measured(labels)
+    most, words = draws_key(count), float(np.mean([len(sample.classes) for sample in splits.test]))
+    effects = {
+        "elbo_over_nothing": measured.against_nothing(most, "ELBO against nothing found"),
+        "most_minus_least": measured.effect(most, draws_key(min(numbers)), "most samples minus one"),
+        "attention_minus_elbo": measured.effect(ATTENTION, most, "attention minus ELBO"),
     }
+    if 0 in sigmas:
+        effects["smoothed_minus_raw"] = measured.effect(most, draws_key(count, 0), "smoothed minus raw")
+    return ElboResult(
+        rows=measured.rows,
+        calls={draws_key(n): n * (words + 1) for n in numbers} | {ATTENTION: words * len(segmenter.timesteps)},
+        effects=effects,
+        classes=_by_class(measured, splits.test.names, most),
+        numbers=tuple(numbers),
+        timesteps=tuple(timesteps),
+        seeds=splits.seeds,
+        images=len(splits.test),
+        dataset=dataset,
+    )
 
 
-def _by_class(measured: Measured, names: Sequence[str], most: str) -> dict[str, dict[str, float]]:
-    """IoU of each class that occurs, percent, by the baseline and by attention."""
+def _by_class(measured: Measured, names: Sequence[str], most: str) -> dict[str, ClassIoU]:
+    """IoU of each class that occurs."""
     pairs = zip(names, iou(measured.confusions[most].sum(0)), iou(measured.confusions[ATTENTION].sum(0)), strict=True)
-    return {name: {"ELBO": 100 * float(a), ATTENTION: 100 * float(b)} for name, a, b in pairs if not (np.isnan(a) or np.isnan(b))}
+    return {name: ClassIoU(elbo=100 * float(a), attention=100 * float(b)) for name, a, b in pairs if not (np.isnan(a) or np.isnan(b))}

@@ -1,8 +1,9 @@
-"""The paper's experiments, each one function: small in a chapter, large once by ``python -m diffseg_lib.studies``.
+"""What an experiment gives, and what all experiments share: rows, paired effects, and the parts that are kept while one runs.
 
-A study returns a mapping that JSON can hold, whose ``rows`` are mean IoU by variant and whose ``effects``
-are paired differences, both with 95 % intervals; thresholds are fixed on the train split. What it measured
-can be kept part by part in a :class:`Store`, so that a run that was cut off goes on where it stopped.
+An experiment is one function: small in a chapter, large once by ``diffseg study``. It returns a :class:`StudyResult`, whose ``rows`` are
+mean IoU by variant and whose ``effects`` are paired differences, both with 95 % intervals; thresholds are fixed on the train split. Keys
+are short identifiers, the sentence for people is each value's ``label``. What was measured can be kept part by part in a :class:`Store`,
+so that a run that was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -13,53 +14,246 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..data import Dataset, Sample
-from ..evaluation.metrics import ScoreHistogram, best_threshold, bootstrap_difference, bootstrap_miou, confusions_at, count_scores, mean_and_sd, miou
+from ..evaluation.metrics import (
+    ScoreHistogram,
+    best_threshold,
+    bootstrap_difference,
+    bootstrap_miou,
+    confusions_at,
+    count_scores,
+    mean_and_sd,
+    mean_interval,
+    miou,
+)
 from ..evaluation.sources import open_dataset
 from ..scoremaps import upsample
 from ..support.files import atomic_write, to_plain
 from ..support.identity import fingerprint
 from ..support.images import to_numpy
-from ..support.provenance import committed_result as committed_result  # where chapters look for it
+from ..support.paths import data_dir
 
-Counts = dict[str, list[ScoreHistogram]]  # variant to a tally an image
+Counts = dict[str, list[ScoreHistogram]]  # variant to a histogram an image
 
 
-def about(run: Mapping[str, Any] | None) -> str:
+# -- results
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A figure with its uncertainty.
+
+    Args:
+        label: What it is the figure of, for people; the key under which it stands is for code.
+        value: The figure, percent or points unless the study says otherwise.
+        ci95: Its 95 % interval over images: low, high.
+        images: The number of images that it is a figure of.
+    """
+
+    label: str = ""
+    value: float
+    ci95: tuple[float, float]
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect(Estimate):
+    """A paired difference, in points.
+
+    Args:
+        by_seed: The difference for each seed alone; empty where seeds are not told apart.
+        seeds: Seeds of the noise.
+    """
+
+    by_seed: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Estimate):
+    """Mean IoU of one variant, percent, all seeds' pixels together.
+
+    Args:
+        threshold: The background's score at which it is measured, fixed on the train split.
+        oracle: The mean IoU at the threshold that is best on the measured split itself.
+        oracle_threshold: That threshold.
+        by_seed: The mean IoU for each seed alone; empty where seeds are not told apart.
+        sd: Standard deviation over seeds; None for one seed.
+        seeds: Seeds of the noise.
+    """
+
+    threshold: float
+    oracle: float
+    oracle_threshold: float
+    by_seed: tuple[float, ...] = ()
+    sd: float | None = None
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What an experiment measured; a subclass adds what only one experiment has.
+
+    Args:
+        rows: Figures by variant.
+        effects: Paired differences by name.
+        images: The number of images measured.
+        seeds: Seeds of the noise.
+        dataset: The data set's name.
+    """
+
+    rows: Mapping[str, Estimate]
+    effects: Mapping[str, Effect]
+    images: int
+    seeds: tuple[int, ...]
+    dataset: str
+
+
+Result = TypeVar("Result", bound=StudyResult)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommittedRun(Generic[Result]):
+    """A larger run of a study that is kept in ``data/results/<profile>/<study>.json``, and how it came about.
+
+    Args:
+        study: The study's name.
+        profile: The profile's name.
+        result: What was measured.
+        command: The command that measured it.
+        device: The device that it ran on.
+        seconds: The time that it took.
+        commit: The commit of the code; None outside a repository.
+        versions: Library to version.
+    """
+
+    study: str
+    profile: str
+    result: Result
+    command: str
+    device: str
+    seconds: float
+    commit: str | None
+    versions: Mapping[str, str]
+
+
+def read_run(path: Path, kind: type[Result]) -> CommittedRun[Result] | None:
+    """A kept run, or None where there is no such file.
+
+    Args:
+        path: The run's JSON.
+        kind: The class of its result; :class:`StudyResult` reads what all studies have.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found: CommittedRun[Result] = TypeAdapter(CommittedRun[kind]).validate_json(path.read_bytes())  # type: ignore[valid-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ValueError(f"{path} holds no {kind.__name__}: {where}: {first['msg']}; write it again with: diffseg study {path.stem}") from error
+    return found
+
+
+def committed_result(study: str, profile: str, kind: type[Result]) -> CommittedRun[Result] | None:
+    """The committed larger run of a study on a profile, or None where there is none.
+
+    Args:
+        study: The study's name, as ``diffseg study`` takes it.
+        profile: The profile's name or folder.
+        kind: The class of the study's result, e.g. ``AblationResult``.
+
+    Raises:
+        ValueError: If the file is damaged, or of another study.
+    """
+    return read_run(data_dir() / "results" / Path(profile).name / f"{study}.json", kind)
+
+
+def about(run: CommittedRun[Any] | None) -> str:
     """A line on a kept run: how many images and seeds, by which command; or that there is none."""
     if run is None:
         return "larger run: not run on this profile"
-    results = run["results"]
-    seeds = " ".join(str(seed) for seed in results["seeds"])
-    return f"larger run: {results['images']} test images, seed {seeds}; `{run['command']}`, {run['seconds'] / 60:.0f} min, commit {str(run['commit'])[:8]}"
+    seeds = " ".join(str(seed) for seed in run.result.seeds)
+    return f"larger run: {run.result.images} test images, seed {seeds}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Rows of a study as a table (pandas): mean IoU, interval, deviation over seeds, oracle, threshold."""
+def titled(live: StudyResult, run: CommittedRun[Any] | None) -> dict[str, Any]:
+    """A page's own run and the committed one by their titles for a figure: results, or None for a run that there is not."""
+
+    def title(name: str, found: StudyResult) -> str:
+        return f"{name}, {found.images} images" + (f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else "")
+
+    return {title("this page", live): live, title("larger run", run.result) if run else "larger run": run.result if run else None}
+
+
+def table(rows: Mapping[str, Row]) -> Any:
+    """Rows of a study as a table (pandas): mean IoU, interval, deviation over seeds, oracle, threshold; a line a row, by its label."""
     import pandas as pd
 
     lines = {}
     for name, row in rows.items():
-        low, high = row["ci95"]
-        lines[name] = {"mIoU, %": round(row["value"], 1), "95 % interval": f"{low:.1f} to {high:.1f}"}
-        lines[name] |= {"sd over seeds": "" if row["sd"] is None else f"{row['sd']:.2f}", "oracle": round(row["oracle"], 1)}
-        lines[name] |= {"threshold": round(row["threshold"], 2), "images": row["images"]}
+        low, high = row.ci95
+        line: dict[str, Any] = {"mIoU, %": round(row.value, 1), "95 % interval": f"{low:.1f} to {high:.1f}"}
+        line |= {"sd over seeds": "" if row.sd is None else f"{row.sd:.2f}", "oracle": round(row.oracle, 1)}
+        lines[row.label or name] = line | {"threshold": round(row.threshold, 2), "images": row.images}
     return pd.DataFrame(lines).T
 
 
-def format_effect(effect: Mapping[str, Any]) -> str:
-    """An effect for prose: points and their 95 % interval, rounded to whole points.
+def format_effect(effect: Estimate, digits: int = 0) -> str:
+    """An effect for prose: points and their 95 % interval, by default in whole points.
 
-    >>> say({"value": 3.4, "ci95": (1.2, 5.1)})
+    >>> format_effect(Effect(value=3.4, ci95=(1.2, 5.1), images=9))
     '+3 (+1 to +5)'
     """
-    low, high = effect["ci95"]
-    return f"{effect['value'] + 0.0:+.0f} ({low:+.0f} to {high:+.0f})"
+    low, high = effect.ci95
+    return f"{effect.value + 0.0:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def format_value(one: Estimate, digits: int = 1) -> str:
+    """A figure for a table: its value and its 95 % interval.
+
+    >>> format_value(Estimate(value=63.41, ci95=(61.2, 65.1), images=9))
+    '63.4 (61.2 to 65.1)'
+    """
+    low, high = one.ci95
+    return f"{one.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+# -- figures from counts
+
+
+def pooled_miou(confusions: np.ndarray, label: str = "") -> Estimate:
+    """Mean IoU of all pixels together, percent, its interval over images; confusions: images C C."""
+    return Estimate(label=label, value=float(miou(confusions.sum(0))), ci95=bootstrap_miou(confusions), images=len(confusions))
+
+
+def paired_miou(first: np.ndarray, second: np.ndarray, label: str = "", by_seed: Sequence[float] = (), seeds: Sequence[int] = ()) -> Effect:
+    """Mean IoU of the first minus that of the second, points, paired over images; confusions: images C C each."""
+    value = float(miou(first.sum(0)) - miou(second.sum(0)))
+    interval = bootstrap_difference(first, second)
+    return Effect(label=label, value=value, ci95=interval, images=len(first), by_seed=tuple(by_seed), seeds=tuple(seeds))
+
+
+def mean_estimate(values: Sequence[float] | np.ndarray, label: str = "") -> Estimate:
+    """The mean of a value an image, its interval over images; NaN is an image that has none."""
+    known = np.asarray(values, float)
+    known = known[~np.isnan(known)]
+    return Estimate(label=label, value=float(known.mean()), ci95=mean_interval(known), images=len(known))
+
+
+def mean_effect(differences: Sequence[float] | np.ndarray, label: str = "", seeds: Sequence[int] = ()) -> Effect:
+    """The mean of a paired difference an image, its interval over images; NaN is an image that has none."""
+    found = mean_estimate(differences)
+    return Effect(label=label, value=found.value, ci95=found.ci95, images=found.images, seeds=tuple(seeds))
 
 
 @dataclass(frozen=True)
@@ -72,7 +266,7 @@ class Store:
     saved: list[float] = field(default_factory=list, compare=False)  # seconds that the parts read again once took
 
     def counts(self, key: Mapping[str, Any], compute: Callable[[], Counts]) -> Counts:
-        """The tallies of a part: read if they were kept under this very key, else computed and kept."""
+        """The counts of a part: read if they were kept under this very key, else computed and kept."""
         if self.folder is None:
             return compute()
         facts = to_plain({**self.about, **key})
@@ -108,39 +302,35 @@ def _read(path: Path) -> tuple[Counts, float]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Variants measured on the same images: rows as a study returns them, and confusions, images C C summed over seeds."""
+    """Variants measured on the same images: their rows, and confusions summed over seeds (images C C) by variant."""
 
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, Row]
     confusions: dict[str, np.ndarray]
     seeds: tuple[int, ...]
 
-    def effect(self, first: str, second: str) -> dict[str, Any]:
-        """Mean IoU of `first` minus `second`, points, paired over images; its 95 % interval is over images."""
-        a, b = self.confusions[first], self.confusions[second]
-        by_seed = [x - y for x, y in zip(self.rows[first]["by_seed"], self.rows[second]["by_seed"], strict=True)]
-        value = float(miou(a.sum(0)) - miou(b.sum(0)))
-        return {"value": value, "ci95": bootstrap_difference(a, b), "by_seed": by_seed, "seeds": list(self.seeds), "images": len(a)}
+    def effect(self, first: str, second: str, label: str = "") -> Effect:
+        """Mean IoU of `first` minus `second`, points, paired over images; without a label it is named by those of the rows."""
+        one, other = self.rows[first], self.rows[second]
+        by_seed = [x - y for x, y in zip(one.by_seed, other.by_seed, strict=True)]
+        return paired_miou(self.confusions[first], self.confusions[second], label or f"{one.label} minus {other.label}", by_seed, self.seeds)
 
-    def against_nothing(self, name: str) -> dict[str, Any]:
+    def against_nothing(self, name: str, label: str = "") -> Effect:
         """Mean IoU of a variant minus that of calling every pixel background, points, paired over images."""
         matrices = self.confusions[name]
         empty = np.zeros_like(matrices)
         empty[:, :, 0] = matrices.sum(2)
-        value = float(miou(matrices.sum(0)) - miou(empty.sum(0)))
-        return {"value": value, "ci95": bootstrap_difference(matrices, empty), "seeds": list(self.seeds), "images": len(matrices)}
+        return paired_miou(matrices, empty, label or f"{self.rows[name].label} against nothing found", seeds=self.seeds)
 
 
-def measure(train: Sequence[Counts], test: Sequence[Counts], classes: int, seeds: Sequence[int]) -> Measured:
+def measure(train: Sequence[Counts], test: Sequence[Counts], classes: int, seeds: Sequence[int], labels: Mapping[str, str] | None = None) -> Measured:
     """Each variant's mean IoU on `test` at the threshold that is best on `train`.
 
     Args:
-        train, test: counts by variant, one mapping a seed; all seeds of a split see the same images.
-        classes: with the background.
-        seeds: of the noise.
-
-    Returns:
-        Rows with ``value`` (all seeds' pixels together), ``ci95`` over images, ``by_seed``, ``sd`` over seeds
-        (None for one), ``oracle`` (the best threshold of the test split itself), ``threshold``, ``images``.
+        train: Counts by variant, one mapping a seed; all seeds of a split see the same images.
+        test: The same of the split that is measured.
+        classes: The number of classes, the background included.
+        seeds: Seeds of the noise.
+        labels: Names of the variants for people; a variant's key where it has none.
     """
     rows, confusions = {}, {}
     for name in test[0]:
@@ -150,27 +340,28 @@ def measure(train: Sequence[Counts], test: Sequence[Counts], classes: int, seeds
         oracle_threshold, oracle = best_threshold([one for counts in test for one in counts[name]], classes)
         by_seed = [float(miou(one.sum(0))) for one in found]
         confusions[name] = pooled
-        rows[name] = {
-            "value": float(miou(pooled.sum(0))),
-            "ci95": bootstrap_miou(pooled),
-            "by_seed": by_seed,
-            "sd": mean_and_sd(by_seed)[1] if len(by_seed) > 1 else None,
-            "seeds": list(seeds),
-            "oracle": oracle,
-            "oracle_threshold": oracle_threshold,
-            "threshold": threshold,
-            "images": len(pooled),
-        }
+        rows[name] = Row(
+            label=(labels or {}).get(name, name),
+            value=float(miou(pooled.sum(0))),
+            ci95=bootstrap_miou(pooled),
+            images=len(pooled),
+            threshold=threshold,
+            oracle=oracle,
+            oracle_threshold=oracle_threshold,
+            by_seed=tuple(by_seed),
+            sd=mean_and_sd(by_seed)[1] if len(by_seed) > 1 else None,
+            seeds=tuple(seeds),
+        )
     return Measured(rows, confusions, tuple(seeds))
 
 
 def count_maps(dataset: Dataset, maps: Callable[[Sample, list[str]], Mapping[str, Tensor]], final_norm: str = "after") -> Counts:
-    """Tallies of every variant on every image, the classes present given.
+    """Score histograms of every variant on every image, the classes present given.
 
     Args:
-        dataset: to go through.
-        maps: from a sample and the words of its classes to maps by variant, k h w.
-        final_norm: as of :func:`~diffseg_lib.scoremaps.upsample`.
+        dataset: The images to go through.
+        maps: From a sample and the words of its classes to maps by variant, k h w.
+        final_norm: Where maps are normalised, as :func:`~diffseg_lib.scoremaps.upsample` takes it.
     """
     found: Counts = {}
     for sample in dataset:
@@ -190,9 +381,9 @@ class Splits:
     counts: Mapping[str, list[Counts]]
     seeds: tuple[int, ...]
 
-    def measured(self, on: str = "test") -> Measured:
-        """On "test", or, to choose by, on "train" itself; thresholds are train's in both."""
-        return measure(self.counts["train"], self.counts[on], len(self.test.names), self.seeds)
+    def measured(self, labels: Mapping[str, str] | None = None, on: str = "test") -> Measured:
+        """Measure on "test", or, to choose by, on "train" itself; thresholds are train's in both. `labels` name the variants for people."""
+        return measure(self.counts["train"], self.counts[on], len(self.test.names), self.seeds, labels)
 
 
 def count_splits(
@@ -206,12 +397,12 @@ def count_splits(
     """Count the train split and another, for every seed, part by part.
 
     Args:
-        source: data set, root and the other split.
-        sizes: images of train and of the other split.
-        seeds: of the noise.
-        count: from a data set and a seed to its counts.
-        store: keeps the parts.
-        key: that names the study and its settings.
+        source: Data set, root and the other split.
+        sizes: The number of images of train and of the other split.
+        seeds: Seeds of the noise.
+        count: From a data set and a seed to its counts.
+        store: Keeps the parts; None keeps nothing.
+        key: The study's name and its settings, by which parts are found again.
     """
     name, root, split = source
     opened = {"train": open_dataset(name, root, "train", sizes[0]), "test": open_dataset(name, root, split, sizes[1])}

@@ -3,31 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..applications.crf import Crf
-from ..applications.deeplab import POCKET, SCALES, DeepLabV2, Recipe, confusions, load, train
+from ..applications.deeplab import POCKET, SCALES, DeepLabV2, Recipe, confusions, load, predict, train
 from ..applications.pseudo_labels import Pseudo, with_masks, write_masks
 from ..baselines.base import Method
 from ..baselines.dense_clip import DenseClip
-from ..data import Dataset
+from ..data import Dataset, Sample
 from ..data.samples import VOID
-from ..evaluation.metrics import bootstrap_miou, confusion, miou
+from ..evaluation.metrics import confusion, miou
 from ..evaluation.sources import open_dataset
 from ..segmenter import DiffSegmenter
-from .pseudo import FOUR, both_means, choose_crf, choose_threshold, paired, score_all
+from .claims import effect_texts, effect_verdict
+from .measure import Estimate, StudyResult, paired_miou, pooled_miou
+from .pseudo import FOUR, both_means, choose_crf, choose_threshold, score_all
 
-DRAWN, OURS, RIVAL = "drawn masks", "our pseudo-labels", "dense CLIP's pseudo-labels"
+DRAWN, OURS, RIVAL = "drawn", "ours", "rival"
+LABELS: Mapping[str, str] = {DRAWN: "drawn masks", OURS: "our pseudo-labels", RIVAL: "dense CLIP's pseudo-labels"}
 POINTS = 100  # of a curve that are kept
 
 
-def folder_of(name: str) -> str:
-    """A row's name as that of a folder."""
-    return name.replace(" ", "-").replace("'", "")
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """Pseudo-labels that a network was trained on.
+
+    Args:
+        pseudo: Threshold, CRF and least probability with which they were made.
+        miou: Their mean IoU, percent, on the pixels that they label of the images that nothing was fixed on.
+        kept: The share of those images' pixels that has a label, 0 to 1.
+    """
+
+    pseudo: Pseudo
+    miou: float
+    kept: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkResult(StudyResult):
+    """Networks by the masks that they were trained on: "drawn", "ours", "rival" (:data:`LABELS`).
+
+    ``effects`` are "ours_minus_rival", "ours_minus_drawn", and, of the masks themselves, "masks_ours_minus_rival".
+
+    Args:
+        masks: What was trained on, of "ours" and "rival".
+        curves: The loss of each network on its own masks: (update, loss), thinned.
+        reached: Our share of what drawn masks give, percent.
+        recipe: How every network was trained.
+        train_images: The number of images that were trained on.
+    """
+
+    masks: Mapping[str, Masks]
+    curves: Mapping[str, tuple[tuple[int, float], ...]]
+    reached: float
+    recipe: Recipe
+    train_images: int
 
 
 def make_masks(
@@ -38,15 +72,15 @@ def make_masks(
     min_confidence: float,
     about: Mapping[str, Any],
     candidates: Sequence[Crf] | None,
-) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+) -> dict[str, tuple[np.ndarray, Masks]]:
     """Each method's pseudo-labels of a train split, threshold and CRF fixed on its first images.
 
     Returns:
         By method, of the images that nothing was fixed on, the confusions on the pixels that the masks label, images C C; and
-        facts: the settings, the mean IoU of those, the share of pixels labelled.
+        what these masks are.
 
     Raises:
-        ValueError: if no image is left, or an image has no mask.
+        ValueError: If no image is left, or an image has no mask.
     """
     classes = len(train_set.names)
     if not 0 < tuning_images < len(train_set):
@@ -56,7 +90,7 @@ def make_masks(
     for name, method in methods.items():
         threshold = choose_threshold(tuning, name, classes)
         pseudo = Pseudo(threshold, choose_crf(tuning, name, threshold, classes, candidates), min_confidence)
-        folder = out / folder_of(name)
+        folder = out / name
         if errors := write_masks(train_set, method, pseudo, folder, about):
             raise ValueError(f"{len(errors)} images have no mask, the first: {next(iter(errors.items()))}")
         made = with_masks(train_set, folder)
@@ -66,18 +100,23 @@ def make_masks(
             labelled = mask != VOID
             counts.append(confusion(np.where(labelled, truth, VOID), np.where(labelled, mask, 0), classes))
             kept, seen = kept + int((labelled & (truth != VOID)).sum()), seen + int((truth != VOID).sum())
-        found[name] = np.stack(counts), {"pseudo": asdict(pseudo), "miou": float(miou(np.sum(counts, axis=0))), "kept": kept / seen}
+        found[name] = np.stack(counts), Masks(pseudo=pseudo, miou=float(miou(np.sum(counts, axis=0))), kept=kept / seen)
     return found
 
 
 def training_sets(train_set: Dataset, out: Path) -> dict[str, Dataset]:
     """The train split of a study in `out` under each row's masks."""
-    return {DRAWN: train_set} | {name: with_masks(train_set, out / "masks" / folder_of(name)) for name in (OURS, RIVAL)}
+    return {DRAWN: train_set} | {name: with_masks(train_set, out / "masks" / name) for name in (OURS, RIVAL)}
 
 
 def networks(out: Path) -> dict[str, DeepLabV2]:
     """The trained networks of a study in `out`, by row."""
-    return {name: load(out / folder_of(name))[0] for name in (DRAWN, OURS, RIVAL)}
+    return {name: load(out / name)[0] for name in (DRAWN, OURS, RIVAL)}
+
+
+def predictions(networks: Mapping[str, DeepLabV2], sample: Sample) -> dict[str, np.ndarray]:
+    """Labels (H W) of one image by each network, as it sees the image and its mirror; the truth first."""
+    return {"truth": sample.truth} | {LABELS[name]: predict(one, sample.image, flip=True).argmax(0) for name, one in networks.items()}
 
 
 def network_study(
@@ -95,25 +134,24 @@ def network_study(
     candidates: Sequence[Crf] | None = None,
     rival: Method | None = None,
     progress: Callable[[str], Any] = lambda text: None,
-) -> dict[str, Any]:
+) -> NetworkResult:
     """Mean IoU on a split that nobody trained on, by the masks that were trained on.
 
     Args:
-        segmenter: of our masks, by the mean of four timesteps.
-        out: folder of masks and networks; what is there is not made again.
-        dataset, root, split: to open; `split` is what is measured.
-        train_images: whose masks are trained on; images: that are measured.
-        tuning_images: the first of train, on which thresholds and CRFs are fixed.
-        recipe: the same for every network.
-        min_confidence: a pseudo-label less probable is void.
-        multiscale: test at several scales and mirrored.
-        tried: CRF settings to choose from.
-        rival: dense CLIP, if it is not to be the profile's.
-        progress: progress.
-
-    Returns:
-        ``rows``: mean IoU of the networks, with intervals; ``effects``: paired differences; ``masks``: what was trained on; ``curves``:
-        (update, loss), thinned; ``reached``: our share of what drawn masks give, percent.
+        segmenter: The model of our masks, by the mean of four timesteps.
+        out: Folder of masks and networks; what is there is not made again.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; masks of train are trained on.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        tuning_images: The number of the first images of train, on which thresholds and CRFs are fixed.
+        recipe: How every network is trained.
+        min_confidence: The least probability of a pseudo-label, 0 to 1; a pixel less sure is void.
+        multiscale: Test at several scales and mirrored.
+        candidates: CRF settings to choose from; None is :func:`~diffseg_lib.experiments.pseudo.grid`.
+        rival: The rival's method; None is dense CLIP with the CLIP of the segmenter's profile.
+        progress: Called with a line after each step.
     """
     train_set, test = open_dataset(dataset, root, "train", train_images), open_dataset(dataset, root, split, images)
     profile = segmenter.backbone.profile
@@ -122,25 +160,59 @@ def network_study(
     progress("masks written")
     found, curves = {}, {}
     for name, trained_on in training_sets(train_set, out).items():
-        folder = train(trained_on, recipe, out / folder_of(name))
+        folder = train(trained_on, recipe, out / name)
         network, _ = load(folder)
         losses = np.loadtxt(folder / "curve.csv", delimiter=",", skiprows=1, ndmin=2)
         width = max(1, len(losses) // POINTS)
-        curves[name] = [[int(part[-1, 0]), float(part[:, 1].mean())] for part in np.array_split(losses, max(1, len(losses) // width))]
+        curves[name] = tuple((int(part[-1, 0]), float(part[:, 1].mean())) for part in np.array_split(losses, max(1, len(losses) // width)))
         found[name] = confusions(network, test, SCALES if multiscale else (1.0,), multiscale)
-        progress(f"{name}: trained and measured")
-    rows: dict[str, dict[str, Any]] = {name: {"value": float(miou(one.sum(0))), "ci95": bootstrap_miou(one), "images": len(one)} for name, one in found.items()}
-    effects = {f"{OURS} minus {other}": paired(found[OURS], found[other]) for other in (RIVAL, DRAWN)}
-    effects[f"masks: {OURS} minus {RIVAL}"] = paired(masks[OURS][0], masks[RIVAL][0])
+        progress(f"{LABELS[name]}: trained and measured")
+    rows = {name: pooled_miou(one, LABELS[name]) for name, one in found.items()}
+    effects = {f"{OURS}_minus_{other}": paired_miou(found[OURS], found[other], f"{LABELS[OURS]} minus {LABELS[other]}") for other in (RIVAL, DRAWN)}
+    label = f"masks: {LABELS[OURS]} minus {LABELS[RIVAL]}"
+    effects[f"masks_{OURS}_minus_{RIVAL}"] = paired_miou(masks[OURS][0], masks[RIVAL][0], label)
+    return NetworkResult(
+        rows=rows,
+        effects=effects,
+        masks={name: made for name, (_, made) in masks.items()},
+        curves=curves,
+        reached=100 * rows[OURS].value / rows[DRAWN].value,
+        recipe=recipe,
+        train_images=len(train_set),
+        images=len(test),
+        seeds=(recipe.seed,),
+        dataset=dataset,
+    )
+
+
+def masks_table(masks: Mapping[str, Masks]) -> Any:
+    """What networks were trained on, as a table (pandas)."""
+    import pandas as pd
+
+    lines = {}
+    for name, one in masks.items():
+        line = {"mIoU of the masks, %": f"{one.miou:.1f}", "pixels with a label": f"{one.kept:.0%}"}
+        lines[LABELS[name]] = line | {"threshold": f"{one.pseudo.threshold:.2f}"}
+    return pd.DataFrame(lines).T
+
+
+def network_table(rows: Mapping[str, Estimate]) -> Any:
+    """Mean IoU of networks, as a table (pandas)."""
+    import pandas as pd
+
+    return pd.DataFrame({row.label: {"mIoU, %": f"{row.value:.1f}", "95 % interval": f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}"} for row in rows.values()}).T
+
+
+def numbers(result: NetworkResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    over, rows = f"{OURS}_minus_{RIVAL}", result.rows
     return {
-        "rows": rows,
-        "effects": effects,
-        "masks": {name: facts for name, (_, facts) in masks.items()},
-        "curves": curves,
-        "reached": 100 * rows[OURS]["value"] / rows[DRAWN]["value"],
-        "recipe": asdict(recipe),
-        "train_images": len(train_set),
-        "images": len(test),
-        "seeds": [recipe.seed],
-        "dataset": dataset,
+        "network_images": str(result.images),
+        "network_train": str(result.train_images),
+        "network_updates": str(result.recipe.iterations),
+        **{f"network_{name}": f"{rows[name].value:.0f}" for name in (DRAWN, OURS, RIVAL)},
+        "network_reached": f"{result.reached:.0f} %",
+        "network_masks": f"{result.masks[OURS].miou:.0f}",
+        **effect_texts(result.effects, {"network_over_rival": over, "network_masks_effect": f"masks_{over}"}),
+        "network_verdict": effect_verdict(result.effects[over]),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,57 @@ import numpy as np
 from ..data import Dataset
 from ..segmenter import DiffSegmenter
 from .ablation import PROMPTS
-from .measure import Store, count_maps, count_splits
+from .measure import Row, Store, StudyResult, count_maps, count_splits
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     **PROMPTS,
-    "BLIP, no modifiers": {"caption": "complete", "modifiers": False, "plus": 0.0},
-    "adjectives written": {"caption": "phrase", "modifiers": False, "plus": 0.0},
-    "adjectives fused": {"caption": "phrase", "modifiers": True, "plus": 0.0},
-    "adjectives fused ++": {"caption": "phrase", "modifiers": True, "plus": 2.0},
+    "caption_alone": {"caption": "complete", "modifiers": False, "emphasis": 0.0},
+    "adjectives_written": {"caption": "phrase", "modifiers": False, "emphasis": 0.0},
+    "adjectives_fused": {"caption": "phrase", "modifiers": True, "emphasis": 0.0},
+    "adjectives_fused_emphasis": {"caption": "phrase", "modifiers": True, "emphasis": 2.0},
 }
+LABELS: Mapping[str, str] = {
+    "plain": "plain",
+    "caption": "BLIP",
+    "emphasis": "++",
+    "caption_emphasis": "BLIP ++",
+    "caption_alone": "BLIP, no modifiers",
+    "adjectives_written": "adjectives written",
+    "adjectives_fused": "adjectives fused",
+    "adjectives_fused_emphasis": "adjectives fused ++",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptResult(StudyResult):
+    """Kinds of prompts, and the exponent's curve.
+
+    ``rows`` are the keys of :data:`KINDS`, and "emphasis4" and so on (:func:`emphasis_key`). ``effects`` are "caption_minus_plain" and so on for
+    every row but "plain", and "fused_minus_written".
+
+    Args:
+        exponents: The numbers of "+" that were tried beside 0 ("plain") and 2 ("emphasis").
+        modified: The share of prompts in which a modifier of the class was found, 0 to 1, by kind: "caption", "adjectives_fused".
+    """
+
+    rows: Mapping[str, Row]
+    exponents: tuple[float, ...]
+    modified: Mapping[str, float]
+
+    def curve(self) -> tuple[list[float], list[float], list[tuple[float, float]]]:
+        """The exponents in order, and the mean IoU (percent) and its interval at each."""
+        known = {0.0: self.rows["plain"], 2.0: self.rows["emphasis"]} | {e: self.rows[emphasis_key(e)] for e in self.exponents}
+        order = sorted(known)
+        return order, [known[e].value for e in order], [known[e].ci95 for e in order]
+
+
+def emphasis_key(exponent: float) -> str:
+    """The key of the plain prompt with a number of "+".
+
+    >>> emphasis_key(-4.0), emphasis_key(8)
+    ('emphasis-4', 'emphasis8')
+    """
+    return f"emphasis{exponent:g}"
 
 
 def completed_maps(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[str], kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -42,23 +85,22 @@ def prompt_study(
     exponents: Sequence[float] = (-4.0, 4.0, 8.0),
     seed: int = 0,
     store: Store | None = None,
-) -> dict[str, Any]:
+) -> PromptResult:
     """Mean IoU of completed maps by kind of prompt and by the number of "+", image-level labels.
 
     Args:
-        segmenter: its profile gives timestep and weights.
-        dataset, root, split: to open; each variant's threshold is fixed on its train split.
-        train_images, images: of train and of `split`.
-        exponents: numbers of "+" on the plain prompt beside 0 ("plain") and 2 ("++"): a weight of 1.1^exponent.
-        seed: of the noise.
-        store: keeps the parts.
-
-    Returns:
-        ``rows`` by kind and by "plus=2" and so on; ``effects`` of every kind against the plain prompt;
-        ``modified``: the share of prompts in which a modifier was found.
+        segmenter: The model; its profile gives timestep and weights.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each row's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        exponents: Numbers of "+" on the plain prompt beside 0 and 2: a weight of 1.1^exponent.
+        seed: Seed of the noise.
+        store: Keeps the parts; None keeps nothing.
     """
     segmenter = segmenter.with_config(seed=seed, caption="none", modifiers=False)
-    kinds = {**KINDS, **{f"plus={e:g}": {"caption": "none", "modifiers": False, "plus": float(e)} for e in exponents}}
+    kinds = {**KINDS, **{emphasis_key(e): {"caption": "none", "modifiers": False, "emphasis": float(e)} for e in exponents}}
     splits = count_splits(
         (dataset, root, split),
         (train_images, images),
@@ -67,17 +109,18 @@ def prompt_study(
         store,
         {"study": "prompts", "kinds": kinds},
     )
-    measured = splits.measured()
-    return {
-        "rows": measured.rows,
-        "effects": {f"{name} minus plain": measured.effect(name, "plain") for name in kinds if name != "plain"}
-        | {"adjectives fused minus written": measured.effect("adjectives fused", "adjectives written")},
-        "exponents": list(exponents),
-        "modified": {name: _modified(segmenter.with_config(**KINDS[name]), splits.test) for name in ("BLIP", "adjectives fused")},
-        "seeds": [seed],
-        "images": len(splits.test),
-        "dataset": dataset,
-    }
+    measured = splits.measured({**LABELS, **{emphasis_key(e): f"plus = {e:g}" for e in exponents}})
+    effects = {f"{name}_minus_plain": measured.effect(name, "plain") for name in kinds if name != "plain"}
+    effects["fused_minus_written"] = measured.effect("adjectives_fused", "adjectives_written", "adjectives fused minus written")
+    return PromptResult(
+        rows=measured.rows,
+        effects=effects,
+        exponents=tuple(exponents),
+        modified={name: _modified(segmenter.with_config(**KINDS[name]), splits.test) for name in ("caption", "adjectives_fused")},
+        seeds=(seed,),
+        images=len(splits.test),
+        dataset=dataset,
+    )
 
 
 def _modified(segmenter: DiffSegmenter, dataset: Dataset) -> float:
@@ -89,11 +132,3 @@ def _modified(segmenter: DiffSegmenter, dataset: Dataset) -> float:
         for prompt in segmenter.prompts(dataset.words(sample.classes), sample.image)
     ]
     return float(np.mean(found))
-
-
-def exponent_curve(results: Mapping[str, Any]) -> tuple[list[float], list[float], list[tuple[float, float]]]:
-    """Exponents in order, mean IoU and interval at each, from a study's results; "plain" is 0 and "++" is 2."""
-    known = {0.0: results["rows"]["plain"], 2.0: results["rows"]["++"]}
-    known |= {float(e): results["rows"][f"plus={e:g}"] for e in results["exponents"]}
-    order = sorted(known)
-    return order, [known[e]["value"] for e in order], [tuple(known[e]["ci95"]) for e in order]

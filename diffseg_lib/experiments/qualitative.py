@@ -8,33 +8,69 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..baselines.dense_clip import DenseClip
 from ..data import Dataset, Sample
 from ..data.samples import VOID
-from ..evaluation.metrics import (
-    ScoreHistogram,
-    best_threshold,
-    bootstrap_difference,
-    bootstrap_miou,
-    boundary_band,
-    confusions_at,
-    count_scores,
-    mean_interval,
-    miou,
-    recall_at_precision,
-)
+from ..evaluation.metrics import ScoreHistogram, best_threshold, boundary_band, confusions_at, count_scores, recall_at_precision
 from ..evaluation.sources import open_dataset
-from ..scoremaps import upsample
+from ..scoremaps import label, upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
+from .measure import Effect, Estimate, Row, StudyResult, format_effect, mean_effect, mean_estimate, paired_miou, pooled_miou
 
-OURS, RIVAL, COARSE, CROSS = "diffsegmenter", "denseclip", "diffsegmenter on the rival's grid", "cross-attention alone"
-METHODS = (OURS, COARSE, CROSS, RIVAL)
+OURS, RIVAL, COARSE, CROSS = "ours", "rival", "coarse", "cross"
+METHODS: Mapping[str, str] = {
+    OURS: "diffsegmenter",
+    COARSE: "diffsegmenter on the rival's grid",
+    CROSS: "cross-attention alone",
+    RIVAL: "denseclip",
+}
+PAIRS = ((OURS, RIVAL), (COARSE, RIVAL), (OURS, CROSS))  # that are compared
 PRECISION = 0.8  # at which maps are compared for completeness
 BAND = 3  # px to each side of an edge
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualitativeResult(StudyResult):
+    """How complete and how sharp maps are, by method (keys of :data:`METHODS`).
+
+    Means are over images, of each image's mean over its classes. ``effects`` are "miou_ours_minus_rival" and so on for every pair of
+    :data:`PAIRS`, of mean IoU and of every measure ("recall_ours_minus_rival").
+
+    Args:
+        measures: Every measure (keys of :data:`MEASURES`) by method, percent.
+        precision: The precision at which maps are compared for completeness, 0 to 1.
+        band: Pixels to each side of an edge that count as near it.
+        rival: Settings of the rival.
+        train_images: The number of images on which thresholds were fixed.
+    """
+
+    rows: Mapping[str, Row]
+    measures: Mapping[str, Mapping[str, Estimate]]
+    precision: float
+    band: int
+    rival: Mapping[str, Any]
+    train_images: int
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure of maps: its name, and what it says."""
+
+    label: str
+    definition: str
+
+
+MEASURES: Mapping[str, Measure] = {
+    "auc": Measure("pixel AUC", "area under the ROC curve of a map, the object's pixels against all others"),
+    "recall": Measure("recall at the precision", f"largest share of the object found by a map while {PRECISION:.0%} of what it finds is right"),
+    "covered": Measure("covered", "share of an object's pixels that get its label, at the threshold fixed on train"),
+    "edges": Measure("mIoU at edges", f"mean IoU of the pixels within {BAND} px of an edge of the truth, at that threshold"),
+}
 
 
 def first_with(dataset: Dataset, numbers: Sequence[int] = (1, 2, 3, 4)) -> list[Sample]:
@@ -67,6 +103,11 @@ def score_both(segmenter: DiffSegmenter, rival: DenseClip, image: np.ndarray, wo
     maps = {OURS: kept.completed, COARSE: adaptive_avg_pool2d(kept.completed, rival.grid(image)), CROSS: kept.fused}
     finish = partial(upsample, size=image.shape[:2], final_norm=segmenter.config.final_norm)
     return {name: to_numpy(finish(one)) for name, one in maps.items()} | {RIVAL: rival(image, words).scores}
+
+
+def label_maps(scores: Mapping[str, np.ndarray], rows: Mapping[str, Row]) -> dict[str, np.ndarray]:
+    """Labels (H W) of one image by the method's and by the rival's scores at their thresholds, by the methods' names."""
+    return {METHODS[key]: label(torch.from_numpy(scores[key]), rows[key].threshold).numpy() for key in (OURS, RIVAL)}
 
 
 @dataclass(frozen=True)
@@ -112,33 +153,12 @@ def mean_recall(confusions: np.ndarray) -> np.ndarray:
     return 100 * np.divide(share.sum(1), present, out=np.full(len(present), np.nan), where=present > 0)
 
 
-def _mean(values: np.ndarray) -> dict[str, Any]:
-    known = values[~np.isnan(values)]
-    return {"value": float(known.mean()), "ci95": mean_interval(known), "images": len(known)}
-
-
-def _pooled(confusions: np.ndarray) -> dict[str, Any]:
-    return {"value": float(miou(confusions.sum(0))), "ci95": bootstrap_miou(confusions), "images": len(confusions)}
-
-
-def _pooled_difference(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
-    return {"value": float(miou(first.sum(0)) - miou(second.sum(0))), "ci95": bootstrap_difference(first, second), "images": len(first)}
-
-
-MEASURES = {
-    "pixel AUC": "area under the ROC curve of a map, the object's pixels against all others",
-    "recall at the precision": f"largest share of the object found by a map while {PRECISION:.0%} of what it finds is right",
-    "covered": "share of an object's pixels that get its label, at the threshold fixed on train",
-    "mIoU at edges": f"mean IoU of the pixels within {BAND} px of an edge of the truth, at that threshold",
-}
-
-
 def _summaries(seen: list[ImageScores], threshold: float, classes: int) -> dict[str, np.ndarray]:
     """Each measure of one method as values by image (a mean over the image's maps), or as confusions by image."""
-    by_map = {"pixel AUC": [one.auc for one in seen], "recall at the precision": [one.recall for one in seen]}
+    by_map = {"auc": [one.auc for one in seen], "recall": [one.recall for one in seen]}
     means = {name: np.array([100 * np.mean(one) if one else np.nan for one in values]) for name, values in by_map.items()}
     edges = confusions_at([one.edges for one in seen], threshold, classes)
-    return means | {"covered": mean_recall(confusions_at([one.whole for one in seen], threshold, classes)), "mIoU at edges": edges}
+    return means | {"covered": mean_recall(confusions_at([one.whole for one in seen], threshold, classes)), "edges": edges}
 
 
 def qualitative_study(
@@ -150,64 +170,98 @@ def qualitative_study(
     images: int = 20,
     seed: int = 0,
     rival: DenseClip | None = None,
-) -> dict[str, Any]:
+) -> QualitativeResult:
     """Completeness and boundaries of the diffusion model's maps and the rival's, image-level labels.
 
-    Args:
-        segmenter: the diffusion model.
-        dataset, root, split: to open; each method's threshold is fixed on its train split.
-        train_images, images: of train and of `split`.
-        seed: of the noise.
-        rival: CLIP's patches; None takes the CLIP of the segmenter's profile.
+    Nothing but the thresholds is chosen, and those on train.
 
-    Returns:
-        ``rows``: mean IoU by method; ``measures``: each of :data:`MEASURES`, percent, by method; ``effects``:
-        paired differences "measure: method minus method", points. Means are over images, of each image's mean over its
-        classes; intervals are over images. Nothing but the thresholds was chosen, and those on train.
+    Args:
+        segmenter: The diffusion model.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each method's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        seed: Seed of the noise.
+        rival: CLIP's patches; None takes the CLIP of the segmenter's profile.
     """
     rival = rival or DenseClip.from_path(segmenter.backbone.profile.clip, device=str(segmenter.backbone.device))
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
     seen = {part: _score_all(segmenter.with_config(seed=seed), rival, one) for part, one in opened.items()}
     classes = len(opened["test"].names)
     thresholds = {name: best_threshold([one.whole for one in seen["train"][name]], classes)[0] for name in METHODS}
-    rows = {name: _row([one.whole for one in seen["test"][name]], thresholds[name], classes) | {"seeds": [seed]} for name in METHODS}
     whole = {name: confusions_at([one.whole for one in seen["test"][name]], thresholds[name], classes) for name in METHODS}
     found = {name: _summaries(seen["test"][name], thresholds[name], classes) for name in METHODS}
-    pairs = ((OURS, RIVAL), (COARSE, RIVAL), (OURS, CROSS))
-    effects = {f"mIoU: {a} minus {b}": _pooled_difference(whole[a], whole[b]) for a, b in pairs}
-    for measure in MEASURES:
-        for a, b in pairs:
-            first, second = found[a][measure], found[b][measure]
-            effects[f"{measure}: {a} minus {b}"] = _pooled_difference(first, second) if first.ndim == 3 else _mean(first - second)
-    return {
-        "rows": rows,
-        "measures": {m: {name: _pooled(found[name][m]) if found[name][m].ndim == 3 else _mean(found[name][m]) for name in METHODS} for m in MEASURES},
-        "effects": {name: one | {"seeds": [seed]} for name, one in effects.items()},
-        "precision": PRECISION,
-        "band": BAND,
-        "rival": rival.settings,
-        "seeds": [seed],
-        "images": len(seen["test"][OURS]),
-        "train_images": len(seen["train"][OURS]),
-        "dataset": dataset,
-    }
+    rows = {}
+    for name, told in METHODS.items():
+        one, (oracle_threshold, oracle) = pooled_miou(whole[name], told), best_threshold([image.whole for image in seen["test"][name]], classes)
+        rows[name] = Row(**vars(one), threshold=thresholds[name], oracle=oracle, oracle_threshold=oracle_threshold, seeds=(seed,))
+    return QualitativeResult(
+        rows=rows,
+        measures={key: {name: _estimate(found[name][key], label) for name, label in METHODS.items()} for key in MEASURES},
+        effects=_effects({"miou": whole} | {key: {name: found[name][key] for name in METHODS} for key in MEASURES}, seed),
+        precision=PRECISION,
+        band=BAND,
+        rival=rival.settings,
+        seeds=(seed,),
+        images=len(seen["test"][OURS]),
+        train_images=len(seen["train"][OURS]),
+        dataset=dataset,
+    )
 
 
-def _row(histograms: Sequence[ScoreHistogram], threshold: float, classes: int) -> dict[str, Any]:
-    oracle_threshold, oracle = best_threshold(histograms, classes)
-    return _pooled(confusions_at(histograms, threshold, classes)) | {"threshold": threshold, "oracle": oracle, "oracle_threshold": oracle_threshold}
+def _estimate(values: np.ndarray, label: str) -> Estimate:
+    """Confusions by image are pooled to a mean IoU, values by image averaged."""
+    return pooled_miou(values, label) if values.ndim == 3 else mean_estimate(values, label)
 
 
-def effects_table(studies: Mapping[str, Mapping[str, Any] | None]) -> dict[str, dict[str, str]]:
-    """Paired differences as text, by run and effect; a run that is None has "not run" everywhere.
+def _effects(values: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> dict[str, Effect]:
+    found = {}
+    for measure, by_method in values.items():
+        for a, b in PAIRS:
+            label = f"{MEASURES[measure].label if measure in MEASURES else 'mIoU'}: {METHODS[a]} minus {METHODS[b]}"
+            first, second = by_method[a], by_method[b]
+            both = paired_miou(first, second, label, seeds=(seed,)) if first.ndim == 3 else mean_effect(first - second, label, (seed,))
+            found[f"{measure}_{a}_minus_{b}"] = both
+    return found
 
-    >>> one = {"effects": {"mIoU: a minus b": {"value": 3.21, "ci95": (1.0, 5.0)}}}
-    >>> effects_table({"here": one, "large": None})
+
+def effects_table(results: Mapping[str, StudyResult | None]) -> Any:
+    """Paired differences as a table (pandas): a line an effect, a column a run; a run that is None has "not run" everywhere.
+
+    >>> one = Effect(label="mIoU: a minus b", value=3.21, ci95=(1.0, 5.0), images=9)
+    >>> here = StudyResult(rows={}, effects={"a_minus_b": one}, images=9, seeds=(0,), dataset="voc")
+    >>> effects_table({"here": here, "large": None}).to_dict()
     {'here': {'mIoU: a minus b': '+3.2 (+1.0 to +5.0)'}, 'large': {'mIoU: a minus b': 'not run'}}
     """
-    names = dict.fromkeys(name for one in studies.values() if one for name in one["effects"])
-    return {run: {name: _difference(one["effects"].get(name)) if one else "not run" for name in names} for run, one in studies.items()}
+    import pandas as pd
+
+    labels = {name: effect.label for one in results.values() if one for name, effect in one.effects.items()}
+
+    def text(result: StudyResult | None, name: str) -> str:
+        if result is None:
+            return "not run"
+        return format_effect(result.effects[name], 1) if name in result.effects else "not measured"
+
+    return pd.DataFrame({run: {label: text(one, name) for name, label in labels.items()} for run, one in results.items()})
 
 
-def _difference(effect: Mapping[str, Any] | None) -> str:
-    return f"{effect['value']:+.1f} ({effect['ci95'][0]:+.1f} to {effect['ci95'][1]:+.1f})" if effect else "not measured"
+def numbers(result: QualitativeResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    measures, effects = result.measures, result.effects
+    recall, edges, same = (effects[key] for key in ("recall_ours_minus_rival", "edges_ours_minus_rival", "edges_coarse_minus_rival"))
+    verdict = {True: "holds in the pocket world", False: "is not shown by these scenes"}
+    still = "The finer grid is not all of it: on CLIP's own patches the difference at edges is still"
+    return {
+        "qualitative_images": str(result.images),
+        "qualitative_auc": f"{measures['auc'][RIVAL].value:.0f}",
+        "qualitative_auc_ours": f"{measures['auc'][OURS].value:.0f}",
+        "qualitative_recall": f"{measures['recall'][RIVAL].value:.0f}",
+        "qualitative_recall_ours": f"{measures['recall'][OURS].value:.0f}",
+        "qualitative_recall_gain": format_effect(recall),
+        "qualitative_complete": verdict[recall.ci95[0] > 0],
+        "qualitative_edges_gain": format_effect(edges),
+        "qualitative_sharp": verdict[edges.ci95[0] > 0],
+        "qualitative_grid": still if same.ci95[0] > 0 else "On CLIP's own patches the difference at edges is only",
+        "qualitative_edges_same": format_effect(same),
+    }

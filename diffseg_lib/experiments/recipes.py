@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..config import recipe
@@ -12,40 +12,88 @@ from ..evaluation.metrics import best_threshold, count_scores
 from ..profiles import PAPER_WEIGHTS
 from ..prompts import plural
 from ..segmenter import DiffSegmenter
-from .measure import Counts, Store, count_splits
+from .claims import effect_texts
+from .measure import Counts, Row, Store, StudyResult, count_splits, format_effect
 
-OURS, PAPER, RELEASED, PLURAL = "ours", "recipe: paper", "recipe: released", "plural words"
+OURS, PAPER, RELEASED, PLURAL = "ours", "paper", "released", "plural"
 SWEPT = (0.30, 0.74)  # between which the released evaluator sweeps the background's constant
-# name: (where the choice is made, changes of our configuration)
-SWITCHES: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "no min-max before the weights": ("the paper's text names none", {"scale": "none"}),
-    "last sub-token alone": ("released", {"span": "last"}),
-    "no ++": ("neither: it is what the ablation takes away", {"plus": 0.0}),
-    "“a photograph of X”": ("released, VOC", {"template": "a photograph of {class}"}),
-    "“a photography of X”": ("released, Context and COCO", {"template": "a photography of {class}"}),
-    PLURAL: ("released: “buses”, “people”", {}),
-    "BLIP goes on": ("both", {"caption": "complete"}),
-    "BLIP goes on, modifiers fused": ("both; the released code fuses a participle alone", {"caption": "complete", "modifiers": True}),
-    "min-max before upsampling": ("paper, Eq. (7)", {"final_norm": "before"}),
-    "the paper's weights": ("both", {"weights": dict(PAPER_WEIGHTS)}),
-    "other noise": ("released: unseeded", {"seed": None}),
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A choice in which paper, released code and this library differ.
+
+    Args:
+        label: What is changed, for people.
+        source: Where the choice is made.
+        changes: The changes of our configuration.
+    """
+
+    label: str
+    source: str
+    changes: Mapping[str, Any]
+
+
+SWITCHES: Mapping[str, Switch] = {
+    "no_scale": Switch("no min-max before the weights", "the paper's text names none", {"scale": "none"}),
+    "last_token": Switch("last sub-token alone", "released", {"span": "last"}),
+    "no_emphasis": Switch("no ++", "neither: it is what the ablation takes away", {"emphasis": 0.0}),
+    "photograph": Switch("“a photograph of X”", "released, VOC", {"template": "a photograph of {class}"}),
+    "photography": Switch("“a photography of X”", "released, Context and COCO", {"template": "a photography of {class}"}),
+    PLURAL: Switch("plural words", "released: “buses”, “people”", {}),
+    "caption": Switch("BLIP goes on", "both", {"caption": "complete"}),
+    "caption_fused": Switch("BLIP goes on, modifiers fused", "both; the released code fuses a participle alone", {"caption": "complete", "modifiers": True}),
+    "norm_before": Switch("min-max before upsampling", "paper, Eq. (7)", {"final_norm": "before"}),
+    "paper_weights": Switch("the paper's weights", "both", {"weights": dict(PAPER_WEIGHTS)}),
+    "other_noise": Switch("other noise", "released: unseeded", {"seed": None}),
 }
+LABELS = {OURS: "ours"} | {name: one.label for name, one in SWITCHES.items()} | {PAPER: "recipe: paper", RELEASED: "recipe: released"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """The best mean IoU of the measured split itself (percent) over the released evaluator's thresholds (:data:`SWEPT`), and that threshold: an oracle's."""
+
+    value: float
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeRow(Row):
+    """A row of the recipes' table; `swept` is what the released evaluator would print."""
+
+    swept: Swept
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeResult(StudyResult):
+    """Our defaults ("ours"), each switch turned alone (keys of :data:`SWITCHES`), and both recipes ("paper", "released").
+
+    ``effects`` are "photograph_minus_ours" and so on for every row but ours, and "released_minus_paper".
+
+    Args:
+        timestep: The timestep of the noise, 0 to 999.
+    """
+
+    rows: Mapping[str, RecipeRow]
+    timestep: int
 
 
 def variants(segmenter: DiffSegmenter, dataset: str, seed: int) -> dict[str, DiffSegmenter]:
     """A segmenter a row, all of one captioner: ours, ours with one switch turned, and the two recipes.
 
     Args:
-        segmenter: its models, and its profile's numbers.
-        dataset: whose prompt the released code words.
-        seed: of the noise; the row of other noise takes another.
+        segmenter: The models, with the numbers of their profile.
+        dataset: The data set whose prompt the released code words.
+        seed: Seed of the noise; the row of other noise takes another.
     """
     base = segmenter.with_config(seed=seed, caption="complete")  # loads the captioner, once
     ours = asdict(segmenter.with_config(seed=seed).config)
     rows = {OURS: ours}
-    for name, (_, changes) in SWITCHES.items():
+    for name, switch in SWITCHES.items():
+        changes = switch.changes
         known = {d: w for d, w in changes.get("weights", {}).items() if d in segmenter.weights}
-        rows[name] = ours | changes | ({"weights": known} if "weights" in changes else {}) | ({"seed": seed + 1000} if "seed" in changes else {})
+        rows[name] = ours | dict(changes) | ({"weights": known} if "weights" in changes else {}) | ({"seed": seed + 1000} if "seed" in changes else {})
     rows |= {PAPER: asdict(recipe("paper", seed=seed)), RELEASED: asdict(recipe("released", dataset, seed=seed))}
     return {name: base.with_config(**config) for name, config in rows.items()}
 
@@ -59,19 +107,18 @@ def recipe_study(
     images: int = 20,
     seed: int = 0,
     store: Store | None = None,
-) -> dict[str, Any]:
+) -> RecipeResult:
     """Mean IoU of every switch and of both recipes, image-level labels.
 
     Args:
-        segmenter: its profile gives timestep and weights.
-        dataset, root, split: to open; each row's threshold is fixed on its train split.
-        train_images, images: of train and of `split`.
-        seed: of the noise.
-        store: keeps the parts.
-
-    Returns:
-        ``rows``, each also with ``swept``: the best mean IoU of the evaluated split itself over the released evaluator's
-        range of thresholds, an oracle; ``effects`` of every row against ours, and of the recipes against each other.
+        segmenter: The model; its profile gives timestep and weights.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each row's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        seed: Seed of the noise.
+        store: Keeps the parts; None keeps nothing.
     """
     configs = {name: asdict(one.config) for name, one in variants(segmenter, dataset, seed).items()}
 
@@ -88,15 +135,51 @@ def recipe_study(
         return found
 
     splits = count_splits((dataset, root, split), (train_images, images), [seed], count, store, {"study": "recipes", "configs": configs})
-    measured = splits.measured()
+    measured, rows = splits.measured(LABELS), {}
     for name, row in measured.rows.items():
         cut, value = best_threshold(splits.counts["test"][0][name], len(splits.test.names), SWEPT)
-        row["swept"] = {"value": value, "threshold": cut}
-    effects = {f"{name} minus {OURS}": measured.effect(name, OURS) for name in measured.rows if name != OURS}
-    effects[f"{RELEASED} minus {PAPER}"] = measured.effect(RELEASED, PAPER)
-    return {"rows": measured.rows, "effects": effects, "seeds": [seed], "images": len(splits.test), "dataset": dataset, "timestep": segmenter.timesteps[0]}
+        rows[name] = RecipeRow(**vars(row), swept=Swept(value=value, threshold=cut))
+    effects = {f"{name}_minus_{OURS}": measured.effect(name, OURS) for name in rows if name != OURS}
+    effects[f"{RELEASED}_minus_{PAPER}"] = measured.effect(RELEASED, PAPER)
+    return RecipeResult(rows=rows, effects=effects, seeds=(seed,), images=len(splits.test), dataset=dataset, timestep=segmenter.timesteps[0])
 
 
-def where_from(names: Sequence[str]) -> dict[str, str]:
-    """Row to where its choice is made, for a table."""
-    return {name: SWITCHES[name][0] if name in SWITCHES else "" for name in names}
+def moving(result: RecipeResult) -> list[str]:
+    """The switches whose effect's 95 % interval keeps to one side of zero, by key."""
+    effects = {name: result.effects[f"{name}_minus_{OURS}"] for name in SWITCHES}
+    return [name for name, one in effects.items() if one.ci95[0] > 0 or one.ci95[1] < 0]
+
+
+def recipe_table(rows: Mapping[str, RecipeRow]) -> Any:
+    """The rows as a table (pandas), each with where its choice is made."""
+    import pandas as pd
+
+    swept = f"best of {SWEPT[0]:.2f} to {SWEPT[1]:.2f} on this split (oracle)".replace("0.", ".")
+    lines = {}
+    for name, row in rows.items():
+        line = {"mIoU, %": f"{row.value:.1f}", "95 % interval": f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}", swept: f"{row.swept.value:.1f}"}
+        lines[row.label] = line | {"whose choice": SWITCHES[name].source if name in SWITCHES else ""}
+    return pd.DataFrame(lines).T
+
+
+def numbers(result: RecipeResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    effects, released = result.effects, result.rows[RELEASED]
+    cited = {
+        "recipes_released": f"{RELEASED}_minus_{OURS}",
+        "recipes_paper": f"{PAPER}_minus_{OURS}",
+        "recipes_between": f"{RELEASED}_minus_{PAPER}",
+        "recipes_span": f"last_token_minus_{OURS}",
+        "recipes_plural": f"{PLURAL}_minus_{OURS}",
+        "recipes_article": f"photograph_minus_{OURS}",
+        "recipes_photography": f"photography_minus_{OURS}",
+        "recipes_noise": f"other_noise_minus_{OURS}",
+    }
+    moved = [f"{LABELS[name]} {format_effect(effects[f'{name}_minus_{OURS}'])}" for name in moving(result)]
+    return {
+        "recipes_images": str(result.images),
+        **effect_texts(effects, cited),
+        "recipes_moved": "; ".join(moved) or "none",
+        "recipes_oracle": f"{released.swept.value - released.value:+.1f}",
+        "recipes_swept": f"{SWEPT[0]:.2f} to {SWEPT[1]:.2f}",
+    }

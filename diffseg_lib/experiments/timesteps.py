@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +12,53 @@ import torch
 from ..data import Sample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from .measure import Measured, Store, count_maps, count_splits
+from .measure import Effect, Measured, Row, Store, StudyResult, count_maps, count_splits
 
 PAPER_TIMESTEPS = (1, 50, 100, 150)
-AVERAGE = "mean of " + " ".join(str(t) for t in PAPER_TIMESTEPS)
+AVERAGE = "average"  # the row of their mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimestepResult(StudyResult):
+    """Mean IoU over the timestep.
+
+    ``rows`` are "t100" and so on (:func:`timestep_key`), and :data:`AVERAGE`. ``effects`` are the best timestep of train against the first
+    and the last ("best_minus_first", "best_minus_last"), "t100_minus_t50" and so on, "average_minus_t100", and "average_minus_best";
+    what was not tried, and a difference of a row with itself, is left out.
+
+    Args:
+        best_on_train: The row of the timestep that is best on train.
+        timesteps: Those that were tried, 0 to 999.
+        snr: The power of the picture over that of the noise at each of them.
+    """
+
+    rows: Mapping[str, Row]
+    best_on_train: str
+    timesteps: tuple[int, ...]
+    snr: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseResult(StudyResult):
+    """Mean IoU of maps averaged over noise draws at one timestep: ``rows`` by the number of draws ("1", "2"), one effect, "most_minus_one"."""
+
+    rows: Mapping[str, Row]
+    timestep: int
+
+
+def timestep_key(timestep: int) -> str:
+    """The key of a timestep's row.
+
+    >>> timestep_key(100)
+    't100'
+    """
+    return f"t{timestep}"
 
 
 def signal_to_noise(alphas_cumprod: torch.Tensor) -> np.ndarray:
-    """abar_t / (1 - abar_t) for every t: what is left of the picture's power against the noise's, a ratio."""
-    kept = to_numpy(alphas_cumprod.double())
-    return kept / (1 - kept)
+    """alpha_bar_t / (1 - alpha_bar_t) for every t: what is left of the picture's power against the noise's, a ratio."""
+    alpha_bar = to_numpy(alphas_cumprod.double())
+    return alpha_bar / (1 - alpha_bar)
 
 
 def completed_at(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[str], timesteps: Sequence[int]) -> dict[int, torch.Tensor]:
@@ -42,25 +79,24 @@ def timestep_study(
     timesteps: Sequence[int] = (1, 50, 100, 150, 300, 500, 800),
     seeds: Sequence[int] = (0,),
     store: Store | None = None,
-) -> dict[str, Any]:
+) -> TimestepResult:
     """Mean IoU of completed maps over the timestep, image-level labels, and of the mean over the paper's four.
 
     Args:
-        segmenter: its seed is replaced by each of `seeds`.
-        dataset, root, split: to open; thresholds are fixed on its train split.
-        train_images, images: of train and of `split`.
-        timesteps: to try, 0..999.
-        seeds: of the noise.
-        store: keeps the parts.
-
-    Returns:
-        ``rows`` by "t=100" and so on; ``best``: the best single timestep of the train split; ``effects``:
-        the paper's t=100 against its neighbours and the extremes, and the mean of four against t=100.
+        segmenter: The model; its seed is replaced by each of `seeds`.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each row's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        timesteps: Timesteps to try, 0 to 999.
+        seeds: Seeds of the noise.
+        store: Keeps the parts; None keeps nothing.
     """
 
     def maps(seeded: DiffSegmenter, sample: Sample, words: Sequence[str]) -> dict[str, torch.Tensor]:
         found = completed_at(seeded, sample.image, words, sorted({*timesteps, *PAPER_TIMESTEPS}))
-        return {f"t={t}": found[t] for t in timesteps} | {AVERAGE: torch.stack([found[t] for t in PAPER_TIMESTEPS]).mean(0)}
+        return {timestep_key(t): found[t] for t in timesteps} | {AVERAGE: torch.stack([found[t] for t in PAPER_TIMESTEPS]).mean(0)}
 
     splits = count_splits(
         (dataset, root, split),
@@ -70,28 +106,34 @@ def timestep_study(
         store,
         {"study": "timesteps", "timesteps": list(timesteps)},
     )
-    measured, on_train = splits.measured(), splits.measured("train").rows
-    singles = [f"t={t}" for t in timesteps]
-    best = max(singles, key=lambda name: on_train[name]["value"])
-    return {
-        "rows": measured.rows,
-        "effects": _effects(measured, singles, best),
-        "best_on_train": best,
-        "timesteps": list(timesteps),
-        "snr": [float(signal_to_noise(segmenter.backbone.alphas_cumprod)[t]) for t in timesteps],
-        "seeds": list(seeds),
-        "images": len(splits.test),
-        "dataset": dataset,
+    singles = [timestep_key(t) for t in timesteps]
+    labels = {timestep_key(t): f"t={t}" for t in timesteps} | {AVERAGE: "mean of " + " ".join(str(t) for t in PAPER_TIMESTEPS)}
+    measured, on_train = splits.measured(labels), splits.measured(on="train").rows
+    best = max(singles, key=lambda name: on_train[name].value)
+    return TimestepResult(
+        rows=measured.rows,
+        effects=_effects(measured, singles, best),
+        best_on_train=best,
+        timesteps=tuple(timesteps),
+        snr=tuple(float(signal_to_noise(segmenter.backbone.alphas_cumprod)[t]) for t in timesteps),
+        seeds=tuple(seeds),
+        images=len(splits.test),
+        dataset=dataset,
+    )
+
+
+def _effects(measured: Measured, singles: Sequence[str], best: str) -> dict[str, Effect]:
+    told, hundred = measured.rows[best].label, timestep_key(100)
+    found = {
+        f"best_minus_{where}": measured.effect(best, name, f"best on train ({told}) minus {measured.rows[name].label}")
+        for where, name in (("first", singles[0]), ("last", singles[-1]))
+        if name != best
     }
-
-
-def _effects(measured: Measured, singles: Sequence[str], best: str) -> dict[str, Any]:
-    pairs = {f"best on train ({best}) minus {name}": (best, name) for name in (singles[0], singles[-1]) if name != best}
-    if "t=100" in singles:
-        pairs |= {f"t=100 minus {name}": ("t=100", name) for name in singles if name != "t=100"}
-        pairs["average minus t=100"] = (AVERAGE, "t=100")
-    pairs["average minus best on train"] = (AVERAGE, best)
-    return {name: measured.effect(*pair) for name, pair in pairs.items()}
+    if hundred in singles:
+        found |= {f"{hundred}_minus_{name}": measured.effect(hundred, name) for name in singles if name != hundred}
+        found[f"average_minus_{hundred}"] = measured.effect(AVERAGE, hundred, "average minus t=100")
+    found["average_minus_best"] = measured.effect(AVERAGE, best, "average minus best on train")
+    return found
 
 
 def noise_study(
@@ -103,8 +145,19 @@ def noise_study(
     images: int = 20,
     timestep: int = 100,
     draws: int = 4,
-) -> dict[str, Any]:
-    """Mean IoU of maps averaged over 1, 2, ... noise draws at one timestep: ``rows`` by number of draws, and ``effects``."""
+) -> NoiseResult:
+    """Mean IoU of maps averaged over 1, 2, ... noise draws at one timestep.
+
+    Args:
+        segmenter: The model; its seed is that of the first draw.
+        dataset: Name of the data set.
+        root: Its folder; "" is the pocket world's.
+        split: The split that is measured; each row's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split`.
+        timestep: The timestep of all draws, 0 to 999.
+        draws: The largest number of draws.
+    """
 
     def maps(sample: Sample, words: Sequence[str]) -> dict[str, torch.Tensor]:
         seeds = range(segmenter.config.seed, segmenter.config.seed + draws)
@@ -114,5 +167,5 @@ def noise_study(
     count = partial(count_maps, maps=maps, final_norm=segmenter.config.final_norm)
     splits = count_splits((dataset, root, split), (train_images, images), [segmenter.config.seed], lambda opened, _: count(opened), None, {})
     measured = splits.measured()
-    effects = {f"{draws} draws minus 1": measured.effect(str(draws), "1")}
-    return {"rows": measured.rows, "effects": effects, "timestep": timestep, "images": len(splits.test)}
+    effects = {"most_minus_one": measured.effect(str(draws), "1", f"{draws} draws minus 1")}
+    return NoiseResult(rows=measured.rows, effects=effects, timestep=timestep, images=len(splits.test), seeds=splits.seeds, dataset=dataset)

@@ -14,7 +14,7 @@ METHOD = "the method"  # the modules at the root
 COMMANDS = ("__main__", "studies", "deeplab", "book.__main__", "pocket.__main__")  # what ``python -m`` starts; they belong to the program
 
 # A wing, and the wings that its modules may import; whoever imports a wing may not be imported by it.
-RULES: Mapping[str, frozenset[str]] = {
+_BELOW: dict[str, frozenset[str]] = {
     "support": frozenset(),
     METHOD: frozenset({"support"}),
     "data": frozenset({"support"}),
@@ -27,7 +27,7 @@ RULES: Mapping[str, frozenset[str]] = {
     "experiments": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
     "book": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
 }
-RULES = RULES | {"cli": frozenset({*RULES})}
+RULES: Mapping[str, frozenset[str]] = _BELOW | {"cli": frozenset(_BELOW)}
 
 
 def wing_of(module: str) -> str:

@@ -64,7 +64,7 @@ def run_metadata(started: float) -> dict[str, Any]:
     return {"seconds": round(time.perf_counter() - started, 1), "commit": _commit(), "versions": versions}
 
 
-def committed_result(study: str, profile: str = "pocket") -> dict[str, Any] | None:
+def committed_json(study: str, profile: str = "pocket") -> dict[str, Any] | None:
     """The kept larger run of a study, with its command, commit, seconds and versions; None where there is none.
 
     Args:

@@ -1,24 +1,21 @@
-"""Pictures for the chapters: every function takes an Axes (or several) and gives it back.
-
-``diffseg book figures images/hero.png`` draws the welcome picture, and
-``diffseg book figures data/results/pocket`` a picture beside every study's JSON in that folder.
-"""
+"""Pictures on one Axes: every function takes an Axes (or several) and gives it back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..support.images import PALETTE, to_numpy
+from ...support.images import PALETTE
 
 MAPS = "cividis"  # of every heat map: even in lightness, fit for colour-blind readers
 INK = "#222222"
+Size = tuple[float, float]  # of a figure, inches
 
 
 def use_style() -> None:
@@ -196,13 +193,22 @@ def strip(axes: Sequence[Axes], maps: Mapping[str, np.ndarray], truth: np.ndarra
     return axes
 
 
-def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], strong: str = "", xlabel: str = "mean IoU, %") -> Sequence[Axes]:
-    """Rows of a study as bars with intervals, a panel a run; a run that is None says so."""
+def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Any] | None], strong: str = "", xlabel: str = "mean IoU, %") -> Sequence[Axes]:
+    """Rows of a study as bars with 95 % intervals, a panel a run.
+
+    Args:
+        axes: One a run.
+        runs: Title to rows by key, each with ``label``, ``value`` and ``ci95`` as attributes; a run that is None says "not run".
+        strong: The key of a row to stand out.
+        xlabel: Below every panel.
+    """
     for ax, (title, found) in zip(axes, runs.items(), strict=True):
         if found is None:
             bare(ax, title).text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
             continue
-        bars(ax, {name: row["value"] for name, row in found.items()}, {name: row["ci95"] for name, row in found.items()}, xlabel, strong)
+        named = {one.label or name: one for name, one in found.items()}
+        stands_out = found[strong].label or strong if strong in found else ""
+        bars(ax, {name: one.value for name, one in named.items()}, {name: one.ci95 for name, one in named.items()}, xlabel, stands_out)
         ax.set_title(title)
         ax.set_xlim(0, 105)
     for ax in axes[1:]:
@@ -213,16 +219,21 @@ def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Mapping[str, Any]
 VERDICT_COLOURS = {"reproduced": "#0077bb", "not reproduced": "#cc3311", "inconclusive": "#999999"}
 
 
-def verdicts(ax: Axes, claims: Mapping[str, Mapping[str, Any]]) -> Axes:
-    """Claims as effects with their intervals about zero, coloured and marked by verdict; rows of :func:`~diffseg_lib.experiments.claims.ledger`."""
+def verdicts(ax: Axes, claims: Sequence[Any]) -> Axes:
+    """Claims as effects with their 95 % intervals about zero, coloured and marked by verdict.
+
+    Args:
+        ax: The Axes to draw on.
+        claims: From the top; each has ``claim``, ``effect``, ``ci95`` and ``verdict`` as attributes.
+    """
     marks = dict(zip(VERDICT_COLOURS, "osD", strict=True))
     for kind, colour in VERDICT_COLOURS.items():
-        places = [(y, row) for y, row in enumerate(claims.values()) if row["verdict"] == kind]
-        ax.plot([row["effect"] for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
+        places = [(y, row) for y, row in enumerate(claims) if row.verdict == kind]
+        ax.plot([row.effect for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
         for y, row in places:
-            ax.plot(row["ci95"], [y, y], color=colour, linewidth=1.4)
+            ax.plot(row.ci95, [y, y], color=colour, linewidth=1.4)
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(claims)), list(claims))
+    ax.set_yticks(range(len(claims)), [row.claim for row in claims])
     ax.invert_yaxis()
     ax.set_xlabel("effect, points")
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICT_COLOURS))
@@ -239,24 +250,25 @@ def confusion(ax: Axes, shares: np.ndarray, true: Sequence[str], found: Sequence
     return ax
 
 
-def forest(ax: Axes, runs: Mapping[str, Mapping[str, Mapping[str, Any]] | None], names: Sequence[str], xlabel: str = "points of mean IoU") -> Axes:
-    """Paired effects with their 95 % intervals about zero: a line an effect, a mark a run (those that are None are left out).
+def forest(ax: Axes, runs: Mapping[str, Mapping[str, Any] | None], names: Sequence[str], xlabel: str = "points of mean IoU") -> Axes:
+    """Paired effects with their 95 % intervals about zero: a line an effect, a mark a run.
 
     Args:
-        ax: to draw on.
-        runs: title to effects by name.
-        names: which effects, from the top.
-        xlabel: below.
+        ax: The Axes to draw on.
+        runs: Title to effects by key, each with ``label``, ``value`` and ``ci95`` as attributes; a run that is None is left out.
+        names: Keys of the effects, from the top.
+        xlabel: Below.
     """
     shown = {title: found for title, found in runs.items() if found is not None}
     for i, (title, found) in enumerate(shown.items()):
         lift = (i - (len(shown) - 1) / 2) * 0.25
         places = [(row + lift, found[name]) for row, name in enumerate(names) if name in found]
-        (marks,) = ax.plot([one["value"] for _, one in places], [y for y, _ in places], "os"[i % 2], markersize=5, label=title)
+        (marks,) = ax.plot([one.value for _, one in places], [y for y, _ in places], "os"[i % 2], markersize=5, label=title)
         for y, one in places:
-            ax.plot(one["ci95"], [y, y], color=marks.get_color(), linewidth=1.4)
+            ax.plot(one.ci95, [y, y], color=marks.get_color(), linewidth=1.4)
+    labels = {name: one.label or name for found in shown.values() for name, one in found.items()}
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), [labels.get(name, name) for name in names])
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.16), ncol=2)
@@ -319,26 +331,6 @@ def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
     return ax
 
 
-def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
-    """The welcome picture, a column a test scene: the scene, one word's fused and completed maps, all labels (axes: 4 x scenes)."""
-    from ..pocket.scenes import photo_or_scene
-    from ..segmenter import DiffSegmenter
-
-    segmenter = DiffSegmenter.from_profile("pocket")
-    for column, index in zip(axes.T, scenes, strict=True):
-        sample = photo_or_scene("", (), index)
-        found = segmenter.segment(sample.image, sample.classes, return_intermediates=True)
-        maps = to_numpy(found.intermediates.fused[0]) if found.intermediates is not None else found.scores[0]
-        picture(column[0], sample.image)
-        heat(column[1], maps, f"“{found.classes[0]}”")
-        heat(column[2], found.scores[0])
-        labels(column[3], sample.image, found.labels, found.classes, legend=False)
-        column[3].set_xlabel(" and ".join(found.classes))
-    for ax, text in zip(axes[:, 0], ("scene", "cross-attention", "completed", "labels"), strict=True):
-        ax.set_ylabel(text)
-    return axes
-
-
 def score_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray], scores: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     """A column a picture: itself, then each method's score map of one word, from 0 to 1, with the outline of the truth.
 
@@ -378,37 +370,8 @@ def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Seque
     return axes
 
 
-def study(path: Path) -> Path:
-    """Draw a study's JSON, rows beside effects, as a PNG of its name; returns the PNG's path."""
-    import json
-
+def grid(rows: int, columns: int, size: Size, layout: str | None = "constrained", **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns Axes; without a layout, what stands beside them makes the picture larger, and not them smaller."""
     import matplotlib.pyplot as plt
 
-    run = json.loads(path.read_text())
-    found, effects = run["results"]["rows"], run["results"]["effects"]
-    known = [name for name, one in effects.items() if one]
-    fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(known))), gridspec_kw={"wspace": 0.9})
-    unit = run["results"].get("unit", "mean IoU, %")
-    rows(axes[:1], {f"{run['profile']}: {path.stem}, {run['results']['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
-    forest(axes[1], {"paired differences": effects}, known, "points")
-    fig.savefig(path.with_suffix(".png"), dpi=70, metadata={"Software": None})
-    plt.close(fig)
-    return path.with_suffix(".png")
-
-
-def draw(target: Path) -> list[Path]:
-    """Draw a picture beside the JSON of every study in a folder, or the welcome picture into a file; returns what was drawn.
-
-    Args:
-        target: A folder of studies' JSON, or the picture's path.
-    """
-    import matplotlib.pyplot as plt
-
-    use_style()
-    if target.is_dir():
-        return [study(path) for path in sorted(target.glob("*.json"))]
-    figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
-    welcome(panels, (3, 14, 22, 23, 11))
-    figure.savefig(target)
-    plt.close(figure)
-    return [target]
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout, **options)

@@ -1,0 +1,140 @@
+"""A benchmark's JSON as the tables of the chapter on speed (pandas)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from .cases import OURS
+from .goals import DATASETS, Goal, hours
+
+SAID = {True: "met", False: "missed", None: "not run"}
+
+
+def sources(facts: Mapping[str, Any]) -> str:
+    """Which machine measured, and a line a command: which tables it measured, at which commit."""
+    lines = [f"{facts['machine']}, {facts['threads']} threads, {facts['dtype']}"]
+    by_run: dict[tuple[str, str], list[str]] = {}
+    for name, how in facts["measured"].items():
+        by_run.setdefault((how["command"], str(how["commit"])[:8]), []).append(name)
+    return "\n".join([*lines, *(f"{', '.join(names)}: {command}, commit {commit}" for (command, commit), names in by_run.items())])
+
+
+def goals_table(goals: Sequence[Goal]) -> pd.DataFrame:
+    """Goals, their figures, and whether they are met."""
+    return pd.DataFrame([{"goal": one.what, "wanted": one.wanted, "figure": one.figure, "": SAID[one.met]} for one in goals])
+
+
+def memory_table(peaks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Peaks of memory above the loaded model, MiB, by case and number of classes."""
+    columns = {f"C = {k}, MiB": {name: None if row is None else row["median"] for name, row in rows.items()} for k, rows in peaks.items()}
+    return pd.DataFrame(columns).rename(index={OURS: "ours"})
+
+
+def sizes_table(sizes: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Time against the bare forward by the image's size, and what is kept of the self-attention."""
+    lines = {}
+    for size, row in sizes.items():
+        line = {"ratio": row["ratio"]["median"], "range": _range(row["ratio"], 2)}
+        lines[size] = line | {"bare forward, s": row["bare_seconds"]["median"], "kept": row["kept"]}
+    return pd.DataFrame(lines).T
+
+
+def images_table(images: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Seconds an image by the number of images in a row."""
+    return pd.DataFrame({f"{number} images": {"seconds an image": row["median"], "range": _range(row, 3)} for number, row in images.items()}).T
+
+
+def released_table(released: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Ours against the released recipe by number of classes: time, and how far the maps are apart, of their maximum."""
+    lines = {}
+    for k, row in released.items():
+        line = {"times faster": row["speedup"]["median"], "range": _range(row["speedup"], 1), "released, s": row["seconds"]["released"]["median"]}
+        lines[f"C = {k}"] = line | {"ours, s": row["seconds"][OURS]["median"], "difference of the maps": f"{row['difference']:.0e}"}
+    return pd.DataFrame(lines).T
+
+
+def families_table(families: Mapping[str, Mapping[str, Any] | str]) -> pd.DataFrame:
+    """A column a family of models: its attention layers by stride, whether recording changes its output, differences and peaks of memory."""
+
+    def line(found: Mapping[str, Any] | str) -> dict[str, str]:
+        if isinstance(found, str):
+            return {"parameters": found}
+        layers = {kind: ", ".join(f"{number} at latent/{d}" for d, number in found[kind].items()) for kind in ("cross", "self")}
+        return {
+            "parameters": f"{found['parameters'] / 1e6:.0f} M",
+            "latents": " x ".join(map(str, found["latents"])),
+            "cross-attention layers": layers["cross"],
+            "self-attention layers": layers["self"],
+            "output unchanged": "bit for bit" if found["output_equal"] else "no",
+            "optimized against plain": f"{found['optimized_difference']:.0e}",
+            "bare, MiB": found["mib"]["bare"],
+            "ours, MiB": found["mib"]["optimized"],
+        }
+
+    return pd.DataFrame({name: line(found) for name, found in families.items()})
+
+
+def sharing_table(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Mean IoU with each class's own self-attention and with one for all."""
+    lines = {}
+    for name, row in rows.items():
+        low, high = row["ci95"]
+        lines[name] = {"mIoU, %": round(row["value"], 1), "95 % interval": f"{low:.1f} to {high:.1f}", "images": row["images"]}
+    return pd.DataFrame(lines).T
+
+
+def precision_table(precision: Mapping[str, Any], gpu: Mapping[str, str]) -> pd.DataFrame:
+    """Time ratios in half precision on the processor, and what was measured on a GPU; a text says why something was not run."""
+
+    def text(row: Mapping[str, Any] | str) -> str:
+        if isinstance(row, str):
+            return row
+        return f"{row['time_ratio']['median']:.2f} ({_range(row['time_ratio'], 2)}); bare forward {row['bare_seconds']['median']:.1f} s"
+
+    lines = {f"{name}, this machine's processor, time ratio at C = 1": text(row) for name, row in precision.items()}
+    return pd.Series(lines | {f"GPU: {name}": found for name, found in gpu.items()}, name="").to_frame()
+
+
+def numbers(facts: Mapping[str, Any], goals: Sequence[Goal]) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    ratio, shared = {k: row["median"] for k, row in facts["time_ratio"].items()}, facts["sharing"]["effect"]
+    most, (low, high) = max(ratio, key=int), shared["ci95"]
+    missed = [f"{one.what} ({one.wanted}: {one.figure:.2f})" for one in goals if one.met is False]
+    return {
+        "speed_one": f"{ratio['1']:.2f}",
+        "speed_many": f"{ratio[most]:.2f}",
+        "speed_most": most,
+        "speed_released": f"{facts['speedup_vs_released']['1']['median']:.1f}",
+        "speed_mib": f"{facts['extra_mib']['1']:.0f}",
+        "speed_memory": f"{facts['memory_vs_released']:.0f}",
+        "speed_met": f"{sum(one.met is True for one in goals)} of {len(goals)}",
+        "speed_missed": "; ".join(missed) or "none",
+        "shared_cost": f"{shared['value']:+.2f} ({low:+.2f} to {high:+.2f})",
+    }
+
+
+def _range(row: Mapping[str, Any], digits: int) -> str:
+    return " to ".join(f"{value:.{digits}f}" for value in row["range"])
+
+
+def cost_table(ratio: float, teraflops: float, places: Mapping[str, int], shares: Sequence[float] = (0.1, 0.4)) -> pd.DataFrame:
+    """Time that whole data sets would take, estimated (see :func:`~benchmarks.goals.hours`).
+
+    Args:
+        ratio: A segmentation's time to the bare forward's.
+        teraflops: The device's peak, TFLOP a second.
+        places: Name of a place to its number of devices.
+        shares: Shares of the peak that are reached, 0 to 1.
+    """
+    columns = {}
+    for name, (number, asked) in DATASETS.items():
+        column = {"images": str(number), "classes an image (assumed)": f"{asked:g}"}
+        for share in shares:
+            for place, devices in places.items():
+                seconds = 3600 * hours(number, asked, ratio, teraflops, share, devices)
+                column[f"{place}, {share:.0%} of peak"] = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        columns[name] = column
+    return pd.DataFrame(columns)

@@ -1,0 +1,93 @@
+"""Pictures for the chapters: on one Axes, of what experiments measured, of several pictures, and those that are kept as files.
+
+``diffseg book figures images/hero.png`` draws the welcome picture, and
+``diffseg book figures data/results/pocket`` a picture beside every study's JSON in that folder.
+"""
+
+from __future__ import annotations
+
+from .axes import (
+    INK,
+    MAPS,
+    VERDICT_COLOURS,
+    bare,
+    bars,
+    class_colour,
+    confusion,
+    curve,
+    forest,
+    grid,
+    heat,
+    label_gallery,
+    labels,
+    outline,
+    picture,
+    ratios,
+    rows,
+    score_gallery,
+    stages,
+    strip,
+    use_style,
+    verdicts,
+)
+from .files import draw, study, welcome
+from .galleries import edit_rows, label_columns, label_comparison, map_gallery, picture_strip, score_columns, truth_and_found
+from .studies import (
+    bar_figure,
+    claim_forest,
+    class_report,
+    losses_and_rows,
+    measure_bars,
+    ratio_panels,
+    recall_by_size,
+    stage_bars,
+    study_effects,
+    study_rows,
+    sure_curves,
+)
+
+__all__ = [
+    "INK",
+    "MAPS",
+    "VERDICT_COLOURS",
+    "bar_figure",
+    "bare",
+    "bars",
+    "claim_forest",
+    "class_colour",
+    "class_report",
+    "confusion",
+    "curve",
+    "edit_rows",
+    "forest",
+    "grid",
+    "heat",
+    "label_columns",
+    "label_comparison",
+    "label_gallery",
+    "labels",
+    "losses_and_rows",
+    "draw",
+    "map_gallery",
+    "measure_bars",
+    "outline",
+    "picture",
+    "picture_strip",
+    "ratio_panels",
+    "ratios",
+    "recall_by_size",
+    "rows",
+    "score_columns",
+    "score_gallery",
+    "stage_bars",
+    "stages",
+    "strip",
+    "study",
+    "study_effects",
+    "study_rows",
+    "sure_curves",
+    "truth_and_found",
+    "use_style",
+    "verdicts",
+    "welcome",
+]
