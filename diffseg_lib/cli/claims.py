@@ -33,7 +33,7 @@ def run(o: argparse.Namespace) -> int:
     rows = ledger(o.results, Path(o.profile).name)
     for row in rows:
         measured = "-" if row.effect is None or row.ci95 is None else f"{row.effect:+.1f} ({row.ci95[0]:+.1f} to {row.ci95[1]:+.1f}) {row.metric}"
-        print(f"{row.verdict:15} {textwrap.shorten(row['claim'], 78):78} {measured}")
+        print(f"{row.verdict:15} {textwrap.shorten(row.claim, 78):78} {measured}")
     counts = Counter(row.verdict for row in rows)
     print(f"{len(rows)} claims, profile {o.profile}: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
     if o.write:
