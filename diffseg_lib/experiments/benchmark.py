@@ -23,7 +23,7 @@ from ..evaluation.metrics import count_scores, iou, miou
 from ..evaluation.sources import open_dataset
 from ..scoremaps import label
 from ..segmenter import DiffSegmenter
-from .claims import effect_verdict
+from .claims import effect_texts, effect_verdict, verdict
 from .measure import Counts, Effect, Measured, Row, Store, StudyResult, format_effect, format_value, measure
 
 OURS = "diffsegmenter"
@@ -330,4 +330,61 @@ def numbers(results: Mapping[str, BenchmarkResult], choice: str) -> dict[str, st
         "benchmark_images": ", ".join(f"{name} {one.images}" for name, one in results.items()),
         "benchmark_bound": "; ".join(f"{name} {cost}" for name, cost in costs.items()),
         **compared,
+    }
+
+
+def filter_table(category_filter: CategoryFilter, samples: Sequence[Sample]) -> Any:
+    """What is in some images, what BLIP says, and what the filter keeps and why, as a table (pandas), a line an image."""
+    import pandas as pd
+
+    lines = {}
+    for sample in samples:
+        found = category_filter.filter(sample.image)
+        kept = "; ".join(f"{one.name}: {one.why}" for one in found.kept)
+        lines[sample.id] = {"present": ", ".join(sample.classes), "caption": found.caption, "kept": kept}
+    return pd.DataFrame(lines).T
+
+
+def quality_table(quality: Mapping[str, WordsQuality]) -> Any:
+    """Precision, recall, number of words and savings by choice of words, as a table (pandas)."""
+    import pandas as pd
+
+    lines = {
+        name: {
+            "precision": f"{one.precision:.2f}",
+            "recall": f"{one.recall:.2f}",
+            "words an image": f"{one.labels:.1f}",
+            "UNet evaluations saved": f"{one.saved:.0%}",
+        }
+        for name, one in quality.items()
+    }
+    return pd.DataFrame(lines).T
+
+
+def words_numbers(result: BenchmarkResult) -> dict[str, str]:
+    """The numbers that the chapter on words cites, by name."""
+    effects, kept = result.effects, result.quality["filter"]
+    wrong = {n: effects.get(f"wrong{n}_minus_image") for n in WRONG}
+    completion = [(result.over("cross", choice), told) for choice, told in (("image", "the true words"), ("all", "all of them"))]
+    whole = all(one for one, _ in completion)
+    unions = [effects[f"filter_minus_{one}"] for one in ("caption", "clip")]
+    texts = effect_texts(
+        effects,
+        {
+            "words_bound": "filter_minus_image",
+            "words_all": "filter_minus_all",
+            "words_missing": "missing_minus_image",
+            "words_caption": "filter_minus_caption",
+            "words_clip": "filter_minus_clip",
+        },
+    )
+    return {
+        "words_images": str(result.images),
+        "words_precision": f"{kept.precision:.2f}",
+        "words_recall": f"{kept.recall:.2f}",
+        "words_saved": f"{100 * kept.saved:.0f} %",
+        "words_wrong": ", ".join(f"{n}: {format_effect(one)}" for n, one in wrong.items() if one),
+        "words_completion": ", ".join(f"{format_effect(one)} with {told}" for one, told in completion if one) if whole else "not run",
+        **texts,
+        "words_union": verdict([one.ci95 for one in unions]),
     }
