@@ -306,6 +306,11 @@ def test_several_negative_and_yaml_values_are_read():
         assert make_parser().parse_args(["pseudo", name, "0.6", "--out", "o"]).min_confidence == 0.6
 
 
+def test_help_and_completion_load_no_model_library():
+    start = "import sys; from diffseg_lib.cli.main import make_parser; make_parser(); print([m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_the_shell_completes_commands_and_options(tmp_path):
     def completed(line: str) -> set[str]:
         found = tmp_path / "found"
