@@ -467,7 +467,8 @@ LONG = 60.0  # seconds that none of these may take, on a machine that does other
 
 def interrupted(command: list[str], ready, cwd: Path = ROOT, sent: int = signal.SIGINT) -> tuple[int, str, float]:
     """Start a command, send it a signal once it is ready; its exit code, its standard error, and the seconds from signal to end."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd) as process:
+    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"  # though we may be deaf to it
+    with subprocess.Popen([sys.executable, "-c", heard, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd) as process:
         try:
             started = time.monotonic()
             while not ready():
