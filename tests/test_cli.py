@@ -6,6 +6,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -266,6 +267,11 @@ def test_every_command_is_reached_and_the_first_page_names_it():
     page = make_parser().format_help()
     assert {name.split()[1] for name in LEAVES} == set(COMMANDS) and all(f"    {name} " in page for name in COMMANDS)
     assert all(f"{int(code)}  " in page for code in Exit)
+
+
+def test_the_readme_tells_the_exit_codes():
+    told = " ".join((ROOT / "README.md").read_text().split()).partition("Exit codes: ")[2].partition(". Ctrl-C")[0]
+    assert {int(number) for number in re.findall(r"(?:^|, )(\d+) ", told)} == {int(code) for code in Exit}
 
 
 def test_shared_options_are_declared_in_one_place():
