@@ -472,7 +472,7 @@ def train_model(
     Args:
         model: "vae", "decoder" (which follows it), "unet" (which follows both), "clip" or "blip".
         runs: The folder of the runs; this one's is ``runs / model``.
-        steps: Updates in all; None takes the recipe's.
+        steps: Updates in all; without it, the recipe's.
         minutes: End, annealed, after so long; 0 is no limit.
         device: "cpu" or "cuda".
         pictures: Training pictures of 128 px.
