@@ -23,6 +23,7 @@ from ..evaluation.metrics import count_scores, iou, miou
 from ..evaluation.sources import open_dataset
 from ..scoremaps import label
 from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
 from .claims import effect_verdict
 from .measure import Counts, Effect, Measured, Row, Store, StudyResult, format_effect, format_value, measure
 
@@ -181,7 +182,7 @@ def label_image(segmenter: DiffSegmenter, category_filter: CategoryFilter, datas
         return ImageLabels((), np.zeros_like(sample.truth))
     places = np.array([0, *(dataset.prompts.index(word) + 1 for word in words)])
     scores = torch.from_numpy(segmenter.segment(sample.image, words).scores)
-    return ImageLabels(tuple(words), places[label(scores, threshold).numpy()])
+    return ImageLabels(tuple(words), places[to_numpy(label(scores, threshold))])
 
 
 def filter_quality(dataset: Dataset, category_filter: CategoryFilter) -> dict[str, WordsQuality]:
