@@ -10,12 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 import diffseg_lib
 from diffseg_lib.pocket import world
 from diffseg_lib.pocket.training import pictures
-from diffseg_lib.pocket.training.layer_drop import draw_layers, dropped_layers
 
 ROOT = Path(diffseg_lib.__file__).parent
 ALLOWED = {"CAPTIONS_EACH", "CLASSES", "CLASS_NAMES", "COLOURS", "GROUNDS", "GROUND_NAMES", "SIZE", "SPLITS", "WORLD_SEED", "compose", "describe", "paint"}
@@ -156,29 +154,3 @@ def test_classes_named_by_a_caption_are_those_of_the_scene():
         scene = world.compose("val", i)
         for draw in (None, 0, 1, 2):
             assert pictures.classes_named(world.describe(scene, draw)) == set(scene.classes)
-
-
-def test_every_sample_keeps_a_layer_and_most_lose_some():
-    chosen = draw_layers(9, 4000, torch.Generator().manual_seed(0), share=0.65, kept=0.5)
-    assert chosen.any(0).all()
-    lost = (~chosen).any(0).float().mean()
-    assert 0.62 < lost < 0.68
-    assert draw_layers(9, 50, torch.Generator().manual_seed(0), share=0.0).all()
-
-
-def test_a_dropped_layer_is_silent_for_its_sample_alone_and_speaks_again_afterwards(backbone):
-    torch.manual_seed(0)
-    unet, noisy, words = backbone.unet, torch.randn(2, 4, 16, 16), torch.randn(2, 24, 16)
-    before = unet(noisy, 100, words).sample
-    layers = sum(name.endswith("attn2") for name, _ in unet.named_modules())
-    with dropped_layers(unet, torch.ones(layers, 2, dtype=torch.bool)):
-        assert torch.equal(unet(noisy, 100, words).sample, before)
-    chosen = torch.ones(layers, 2, dtype=torch.bool)
-    chosen[:, 1] = False
-    with dropped_layers(unet, chosen):
-        silent = unet(noisy, 100, words).sample
-        assert torch.allclose(silent[1], unet(noisy, 100, torch.randn(2, 24, 16)).sample[1], atol=1e-6)  # no words reach the second sample
-    torch.testing.assert_close(silent[0], before[0], atol=1e-5, rtol=1e-4)
-    assert torch.equal(unet(noisy, 100, words).sample, before)
-    with pytest.raises(ValueError, match="one row a layer"), dropped_layers(unet, chosen[1:]):
-        pass

@@ -27,7 +27,6 @@ from ...support.images import to_numpy
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
 from .fitting import Schedule, fit, load_average
-from .layer_drop import draw_layers, dropped_layers
 from .pictures import Pictures, classes_named, load_pictures
 
 VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
@@ -204,17 +203,14 @@ def latents_of(runs: Path, pictures: Pictures, name: str, device: str, start: Pa
 
 
 class Denoiser(nn.Module):
-    """UNet and text tower as one module, trained together, cross-attention layers silenced at random."""
+    """UNet and text tower as one module, trained together."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.unet, self.text = architectures.unet(), architectures.text_tower(tokenizer)
-        self.layers = sum(name.rpartition(".")[2] == "attn2" for name, _ in self.unet.named_modules())
 
-    def forward(self, noisy: Tensor, steps: Tensor, ids: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = draw_layers(self.layers, len(noisy), generator)
-        with dropped_layers(self.unet, chosen):
-            return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
+    def forward(self, noisy: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
+        return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
 
 
 def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
@@ -254,7 +250,7 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
         words = torch.where(chance(0.1)[:, None], empty, words)
         alpha = alpha_bar[steps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        return mse_loss(model(noisy.to(device), steps.to(device), words.to(device), generator).float(), noise.to(device))
+        return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
 
     fit(model, loss, schedule, folder, device=device)
 
@@ -472,11 +468,11 @@ def train_model(
     Args:
         model: "vae", "decoder" (which follows it), "unet" (which follows both), "clip" or "blip".
         runs: The folder of the runs; this one's is ``runs / model``.
-        steps: Updates in all; without it, the recipe's.
+        steps: Updates in all; None takes the recipe's.
         minutes: End, annealed, after so long; 0 is no limit.
         device: "cpu" or "cuda".
         pictures: Training pictures of 128 px.
-        start: Begin a new run from the weights in this folder of shipped models; the U-Net then sees whole scenes only, at half the rate.
+        start: Begin a new run from the weights in this folder of shipped models.
         from_blip: Of "clip": begin the vision tower from that of the "blip" run.
 
     Raises:
@@ -488,8 +484,7 @@ def train_model(
     elif model == "decoder":
         train_decoder(folder, Schedule(steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, pictures)
     elif model == "unet":
-        schedule = Schedule(steps or 16_000, minutes, lr=1e-3 if start is None else 5e-4, ema=0.999)
-        train_unet(folder, schedule, device, UNET_STAGES if start is None else UNET_STAGES[-1:], start)
+        train_unet(folder, Schedule(steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES, start)
     elif model == "clip":
         stages, blip = (CLIP_STAGES[-1:], runs / "blip") if from_blip else (CLIP_STAGES, None)
         train_clip(folder, Schedule(steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, stages, start, blip)
