@@ -62,8 +62,15 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help=known("minutes"))
     parser.add_argument("--pictures", type=int, default=16_000, metavar="N", help=known("pictures"))
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", metavar="DIR", help="The folder of the runs.")
+<<<<<<< HEAD
     parser.add_argument("--start", type=Path, metavar="MODELS", help=known("start"))
     parser.add_argument("--from-blip", action="store_true", help=known("from_blip"))
+=======
+    parser.add_argument("--start", type=Path, metavar="MODELS", help="Begin a new run from shipped weights, as in data/pocket/models.")
+    parser.add_argument("--from-blip", action="store_true", help="Of clip: begin the vision tower from the run of blip.")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="Peak learning rate. Without it, the recipe's.")
+    parser.add_argument("--whole", action="store_true", help="Of unet: whole scenes only, none shrunk, to go on from trained weights.")
+>>>>>>> training
     share(parser, "--device", help="Where to train: cpu, cuda. Without it, a card if there is one.")
 
 
@@ -108,7 +115,8 @@ def run_train(o: argparse.Namespace) -> int:
     from ..pocket.training.train import train_model
 
     device = check_device(o.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    train_model(o.model, o.runs, steps=o.steps, minutes=o.minutes, device=device, pictures=o.pictures, start=o.start, from_blip=o.from_blip)
+    options = {"steps": o.steps, "minutes": o.minutes, "pictures": o.pictures, "start": o.start, "lr": o.lr}
+    train_model(o.model, o.runs, device=device, from_blip=o.from_blip, whole=o.whole, **options)
     return Exit.OK
 
 

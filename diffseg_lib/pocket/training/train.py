@@ -27,6 +27,7 @@ from ...support.images import to_numpy
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
 from .fitting import Schedule, fit, load_average
+from .layerdrop import LayerDrop
 from .pictures import Pictures, classes_named, load_pictures
 
 VOCABULARY_PICTURES = 16_000  # whose captions the tokenizers are made from
@@ -218,6 +219,7 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
 
     Captions of the web seldom name all there is to see, and segmentation asks for one class at a time:
     some of the captions name one thing only, chosen among those that the picture's own caption names.
+    Layers of cross-attention fall silent by turns (:class:`~.layerdrop.LayerDrop`), so that each learns to find words.
     """
     tokenizer = architectures.clip_tokenizer(_captions())
     empty = tokenizer("", padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids[0]
@@ -243,16 +245,18 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
         def chance(p: float) -> Tensor:
             return torch.rand(stage.batch, generator=generator) < p
 
-        # Half of the steps fall below 500, where what is in the picture can still be seen.
-        steps = (torch.rand(stage.batch, generator=generator) * torch.where(chance(0.5), 500, 1000)).long()
+        # 40 % of the steps are drawn below 500, where what is in the picture can still be seen, the rest anywhere.
+        steps = (torch.rand(stage.batch, generator=generator) * torch.where(chance(0.4), 500, 1000)).long()
         things = torch.multinomial(said[rows], 1, generator=generator)[:, 0]
         words = torch.where(chance(PARTIAL)[:, None], _pick(phrases, things, generator), _pick(ids, rows, generator))
         words = torch.where(chance(0.1)[:, None], empty, words)
         alpha = alpha_bar[steps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        drop.draw(stage.batch, generator)
         return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
 
-    fit(model, loss, schedule, folder, device=device)
+    with LayerDrop(model.unet) as drop:
+        fit(model, loss, schedule, folder, device=device)
 
 
 # -- CLIP and BLIP -------------------------------------------------------------------------------
@@ -462,6 +466,8 @@ def train_model(
     pictures: int = 16_000,
     start: Path | None = None,
     from_blip: bool = False,
+    lr: float | None = None,
+    whole: bool = False,
 ) -> None:
     """Train one part of the pocket models by its recipe, going on where a run in the same folder was stopped.
 
@@ -474,21 +480,24 @@ def train_model(
         pictures: Training pictures of 128 px.
         start: Begin a new run from the weights in this folder of shipped models.
         from_blip: Of "clip": begin the vision tower from that of the "blip" run.
+        lr: The peak learning rate, of which a fiftieth is left at the end; None takes the recipe's.
+        whole: Of "unet": whole scenes of 128 px only, none shrunk, for a run that begins from trained weights.
 
     Raises:
         ValueError: On another model.
     """
     folder = runs / model
     if model == "vae":
-        train_vae(folder, Schedule(steps or 2400, minutes, lr=3e-3, anneal="linear", ema=0.995), device, pictures, start)
+        train_vae(folder, Schedule(steps or 2400, minutes, lr=lr or 3e-3, anneal="linear", ema=0.995), device, pictures, start)
     elif model == "decoder":
-        train_decoder(folder, Schedule(steps or 2400, minutes, lr=1.5e-3, anneal="linear", ema=0.995), device, pictures)
+        train_decoder(folder, Schedule(steps or 2400, minutes, lr=lr or 1.5e-3, anneal="linear", ema=0.995), device, pictures)
     elif model == "unet":
-        train_unet(folder, Schedule(steps or 16_000, minutes, lr=1e-3, ema=0.999), device, UNET_STAGES, start)
+        stages = [Stage(1.0, 128, pictures, 16)] if whole else UNET_STAGES
+        train_unet(folder, Schedule(steps or 16_000, minutes, lr=lr or 1e-3, ema=0.999), device, stages, start)
     elif model == "clip":
         stages, blip = (CLIP_STAGES[-1:], runs / "blip") if from_blip else (CLIP_STAGES, None)
-        train_clip(folder, Schedule(steps or 4000, minutes, lr=1e-3, ema=0.998, weight_decay=0.05), device, stages, start, blip)
+        train_clip(folder, Schedule(steps or 4000, minutes, lr=lr or 1e-3, ema=0.998, weight_decay=0.05), device, stages, start, blip)
     elif model == "blip":
-        train_blip(folder, Schedule(steps or 4000, minutes, lr=1e-3, ema=0.998), device, pictures, start)
+        train_blip(folder, Schedule(steps or 4000, minutes, lr=lr or 1e-3, ema=0.998), device, pictures, start)
     else:
         raise ValueError(f"model {model!r}: expected vae, decoder, unet, clip or blip")
