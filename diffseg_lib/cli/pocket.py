@@ -62,15 +62,10 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help=known("minutes"))
     parser.add_argument("--pictures", type=int, default=16_000, metavar="N", help=known("pictures"))
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", metavar="DIR", help="The folder of the runs.")
-<<<<<<< HEAD
     parser.add_argument("--start", type=Path, metavar="MODELS", help=known("start"))
     parser.add_argument("--from-blip", action="store_true", help=known("from_blip"))
-=======
-    parser.add_argument("--start", type=Path, metavar="MODELS", help="Begin a new run from shipped weights, as in data/pocket/models.")
-    parser.add_argument("--from-blip", action="store_true", help="Of clip: begin the vision tower from the run of blip.")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="Peak learning rate. Without it, the recipe's.")
-    parser.add_argument("--whole", action="store_true", help="Of unet: whole scenes only, none shrunk, to go on from trained weights.")
->>>>>>> training
+    parser.add_argument("--lr", type=float, metavar="RATE", help=known("lr"))
+    parser.add_argument("--whole", action="store_true", help=known("whole"))
     share(parser, "--device", help="Where to train: cpu, cuda. Without it, a card if there is one.")
 
 
