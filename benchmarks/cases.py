@@ -58,7 +58,7 @@ def bare(backbone: Backbone, given: Mapping[str, Tensor]) -> Tensor:
 def segment(backbone: Backbone, given: Mapping[str, Tensor], way: Variant, weights: Mapping[int, float] = PAPER_WEIGHTS) -> Tensor:
     """Completed maps of all classes, k h w, upsampled to the image and labelled on the way out."""
     segmenter = DiffSegmenter(backbone, Config(weights=weights, share_self_attention=way.share_self_attention))
-    arguments = (given["latents"], given["noise"], TIMESTEP, given["embeddings"], given["spans"])
+    arguments = (given["latents"], given["noise"], TIMESTEP, given["embeddings"], given["token_weights"])
     recording = segmenter.attend(*arguments, way.self_attention, optimizations=way.optimizations, first_only=way.share_self_attention)
     _, completed = segmenter.score(recording)
     del recording

@@ -78,7 +78,7 @@ def measured(config: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
         tokens: of a prompt.
 
     Returns:
-        ``parameters``; ``latents``, ``completed``: shapes; ``cross``, ``self``: by divisor of the latents' side the number of layers;
+        ``parameters``; ``latents``, ``completed``: shapes; ``cross``, ``self``: by stride relative to the latents the number of layers;
         ``output_equal``: bit for bit; ``optimized_difference``: of the completed maps, of their maximum; ``seconds``, and ``mib``
         above the loaded model, of a bare call, and of the plain and the optimized way.
     """

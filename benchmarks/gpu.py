@@ -52,7 +52,7 @@ def batches(backbone: Backbone, numbers: Sequence[int], size: tuple[int, int], b
 
 
 def compiled(backbone: Backbone, size: tuple[int, int], repeats: int, compile_: Callable[..., Any] = torch.compile) -> dict[str, Any] | str:
-    """Ratio of the compiled bare forward's time to the plain one's (capture runs on the plain UNet); why not, where it cannot be compiled."""
+    """Ratio of the compiled bare forward's time to the plain one's (recording runs on the plain UNet); why not, where it cannot be compiled."""
     given = inputs(backbone, 1, size)
     latents, embeddings = given["latents"], given["embeddings"]
     try:

@@ -81,7 +81,7 @@ def pocket(device: str = "cpu") -> Backbone:
 
 
 def inputs(backbone: Backbone, classes: int, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """What a segmentation starts from, drawn by seed 0: latents and noise 1 c h w, embeddings b l d, spans b l.
+    """What a segmentation starts from, drawn by seed 0: latents and noise 1 c h w, embeddings b l d, token weights b l.
 
     Args:
         backbone: the model.
@@ -95,4 +95,4 @@ def inputs(backbone: Backbone, classes: int, size: tuple[int, int]) -> dict[str,
     embeddings = torch.randn(classes, tokens, config.cross_attention_dim, generator=generator)
     token_weights = torch.zeros(classes, tokens)
     token_weights[:, CLASS_TOKEN] = 1
-    return {name: one.to(backbone.device, backbone.dtype) for name, one in (drawn | {"embeddings": embeddings, "spans": token_weights}).items()}
+    return {name: one.to(backbone.device, backbone.dtype) for name, one in (drawn | {"embeddings": embeddings, "token_weights": token_weights}).items()}

@@ -31,7 +31,7 @@ def _clocked(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def stages(backbone: Backbone, classes: int, size: tuple[int, int], repeats: int) -> dict[str, Any]:
-    """Seconds a stage of one image, by name: VAE, text, UNet (bare), capture (what recording adds; below 0 where it saves),
+    """Seconds a stage of one image, by name: VAE, text, UNet (bare), recording (what it adds; below 0 where it saves),
     completion, upsampling, metric.
 
     Args:
@@ -48,7 +48,7 @@ def stages(backbone: Backbone, classes: int, size: tuple[int, int], repeats: int
     truth = np.zeros((h * factor, w * factor), np.uint8)
     segmenter = DiffSegmenter(backbone, Config())
     small = backbone.dtype == torch.float32 and backbone.device.type == "cpu"
-    arguments = (given["latents"], given["noise"], TIMESTEP, given["embeddings"], given["spans"], "matrix" if small else "finest")
+    arguments = (given["latents"], given["noise"], TIMESTEP, given["embeddings"], given["token_weights"], "matrix" if small else "finest")
 
     def once() -> dict[str, float]:
         one: dict[str, float] = {}
@@ -56,7 +56,7 @@ def stages(backbone: Backbone, classes: int, size: tuple[int, int], repeats: int
         one["text"], _ = _clocked(lambda: [backbone.text_encoder(row[None]) for row in ids])
         one["UNet"], _ = _clocked(lambda: bare(backbone, given))
         seconds, recording = _clocked(lambda: segmenter.attend(*arguments, optimizations=OPTIMIZATIONS))
-        one["capture"] = seconds - one["UNet"]
+        one["recording"] = seconds - one["UNet"]
         one["completion"], (_, completed) = _clocked(lambda: segmenter.score(recording))
         one["upsampling"], scores = _clocked(lambda: upsample(completed, truth.shape))
         one["metric"], _ = _clocked(lambda: (label(scores, 0.5), count_scores(truth, scores.cpu().numpy(), range(1, classes + 1), classes + 1)))

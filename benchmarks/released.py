@@ -34,7 +34,7 @@ class _Keeper:
 @torch.no_grad()
 def released_maps(backbone: Backbone, given: Mapping[str, Tensor], timestep: int, weights: Mapping[int, float]) -> Tensor:
     """Completed maps, k h w, of inputs as :func:`benchmarks.models.inputs` gives them; the empty prompt's half is computed and thrown away."""
-    latents, noise, embeddings, token_weights = (given[name] for name in ("latents", "noise", "embeddings", "spans"))
+    latents, noise, embeddings, token_weights = (given[name] for name in ("latents", "noise", "embeddings", "token_weights"))
     h, w = latents.shape[2:]
     noisy = backbone.add_noise(latents, noise, timestep).expand(2, -1, -1, -1)
     found = []

@@ -116,7 +116,7 @@ class _Recorder:
         size = self._size(query.shape[2])
         token_weights = self.options.token_weights.to(query) if self.options.token_weights is not None else query.new_empty(0)
         if token_weights.shape != (len(key), key.shape[2]):
-            raise ValueError(f"spans of shape {tuple(token_weights.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
+            raise ValueError(f"token weights of shape {tuple(token_weights.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
         scores, maps, outputs = query.new_empty(query.shape[1], query.shape[2], key.shape[2]), [], []
         for row in range(len(key)):
             one = query[row if len(query) > 1 else 0]
@@ -219,7 +219,7 @@ def record_attention(
             (where the latents are one row, expanded). "early_stop": the ``with`` block ends after the last layer that is read, so
             the UNet's output is not to be had. "chunk_feed_forward": the finest feed-forward layers take a quarter of the pixels at a time.
             "pack_matrix": a large matrix waits in 16 bits while the coarser layers run (an error of some 1e-5 of the maps' range).
-        resolutions: divisors of the latent's side whose cross maps are wanted; None: all.
+        resolutions: Strides relative to the latents whose cross maps are wanted; None: all.
         first_only: keep self-attention of the first prompt alone.
 
     Raises:

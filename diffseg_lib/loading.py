@@ -58,7 +58,7 @@ FAMILIES = (
         True,
         _sdxl,
         {4: 0.5, 2: 0.5},
-        "equal weights of the two sides at which it attends: not tuned, the paper has no SDXL",
+        "equal weights of the two resolutions at which it attends: not tuned, the paper has no SDXL",
     ),
 )
 

@@ -16,11 +16,11 @@ from .recording import Recording, RecordingOptions, resolution_pyramid
 
 OPTIMIZATIONS = ("reuse_probabilities", "share_stem", "early_stop", "chunk_feed_forward", "pack_matrix")  # what a optimized recording saves
 ROWS = 256  # of the n x n probabilities held at a time, so that they stay in a processor's cache
-PACKED_FROM = 2048  # pixels from which a resting matrix is packed
+PACKED_FROM = 2048  # pixels from which a matrix that waits is packed
 
 
 def add_rows(starts: Collection[int], scratch: Tensor, query: Tensor, turned: Tensor, value: Tensor | None, target: Tensor, output: Tensor | None) -> None:
-    """For :data:`ROWS` rows from each start: the mean over heads of the probabilities into `target`, heads' outputs into `output`; `room` is for both."""
+    """For :data:`ROWS` rows from each start: the mean over heads of the probabilities into `target`, heads' outputs into `output`; `scratch` is for both."""
     heads, n, _ = query.shape
     with torch.no_grad():  # of each thread its own
         of_head, mean = scratch
@@ -85,7 +85,7 @@ def running_sum(recording: Recording, like: Tensor, rows: int) -> Tensor:
 
 
 def stride_of(name: str, levels: int) -> int:
-    """The divisor of the latents' side at which a layer of a UNet of so many levels runs."""
+    """The stride, relative to the latents, at which a layer of a UNet of so many levels runs."""
     stage, number = name.split(".")[:2]
     return 2 ** {"down_blocks": lambda: int(number), "up_blocks": lambda: levels - 1 - int(number)}.get(stage, lambda: levels - 1)()
 

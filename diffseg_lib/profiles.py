@@ -35,7 +35,7 @@ def is_hub_id(source: str) -> bool:
 def split_revision(source: str) -> tuple[str, dict[str, Any]]:
     """A source without its revision, and the options by which ``from_pretrained`` finds its files on this machine.
 
-    >>> located("someone/model@v2")
+    >>> split_revision("someone/model@v2")
     ('someone/model', {'local_files_only': True, 'revision': 'v2'})
     """
     place, _, revision = source.partition("@") if is_hub_id(source) else (source, "", "")
@@ -47,7 +47,7 @@ class Profile:
     """A model and the numbers chosen for it.
 
     name; source: a folder or a hub id, ``@revision`` behind it or not; timesteps: of the noise, 1..999; weights: of
-    fusion, by divisor of the latent's side; threshold: of the background, in [0, 1]; size: px of an image's short side
+    fusion, by stride of the latents; threshold: of the background, in [0, 1]; size: px of an image's short side
     (0: the model's own); template: of the prompt, ``{class}`` in it; words: the vocabulary the model was trained on
     (empty: open); captioner, clip: sources of the BLIP and the CLIP beside it; clip_relative: share of the best class's CLIP
     score that keeps a class; caption_similarity: CLIP text cosine at which a caption's word means a class (for both see

@@ -18,7 +18,7 @@ class Recording:
       heads, b h w (with ``heads=True``: b heads h w), in the order in which the layers ran.
     - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side (or of all).
     - matrix: instead of them, the sum over the finest layers of the mean over heads of A_self, b n n; layers: how many.
-      resting: the same, packed, while the coarser layers run.
+      packed: the same, in 16 bits a number, while the coarser layers run.
     - size: height and width of the latents; finest_size: of the finest side at which the model attends to itself,
       which is the latents' own in Stable Diffusion 1.x and 2.x and half of it in XL.
 
@@ -54,7 +54,7 @@ class Recording:
         return next(d for d, (h, _) in resolution_pyramid(self.size).items() if h == height)
 
     def by_resolution(self) -> dict[int, Float[Tensor, "b _ _"]]:
-        """The mean over the layers of each side: divisor of the latent's side to b h w, coarse to fine."""
+        """The mean over the layers of each resolution: stride to b h w, coarse to fine."""
         groups: dict[int, list[Tensor]] = {}
         for name, maps in self.cross.items():
             groups.setdefault(self.stride(name), []).append(maps.mean(1) if maps.ndim == 4 else maps)

@@ -50,8 +50,8 @@ def fuse(cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, floa
     M_c = sum_l w_l A_{c,l}, every A brought to `size` first.
 
     Args:
-        cross: divisor of the latent's side (8, 4, 2, 1) to maps, the mean over that side's layers.
-        weights: w by divisor; sides of weight 0 are not read.
+        cross: Stride relative to the latents (8, 4, 2, 1) to maps, the mean over the layers of that resolution.
+        weights: w by stride; resolutions of weight 0 are not read.
         size: height and width of the result, the latent's own.
         scale: "minmax" brings each map to [0, 1] before it is weighted (the released code; the paper
             does not say); "none" takes the probabilities as they are.

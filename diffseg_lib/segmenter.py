@@ -33,7 +33,7 @@ LARGEST_MATRIX = 64 * 96  # pixels of the finest attention up to which an n x n 
 class Intermediates:
     """What the stages passed on, the mean over timesteps where there are several.
 
-    latents: 1 c h w; noise: 1 c h w; timesteps; tokens: k l, span weights; cross: divisor to k h w;
+    latents: 1 c h w; noise: 1 c h w; timesteps; token_weights: k l; cross: stride to k h w;
     layers: layer name to k h w; fused, completed: k h w.
     """
 

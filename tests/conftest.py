@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
-_CHECKED = [f"diffseg_lib.{name}" for name in ("backbone", "capture", "editing", "prompts", "scoremaps")]
+_CHECKED = [f"diffseg_lib.{name}" for name in ("applications.prompt_to_prompt", "attention", "backbone", "optimizations", "prompts", "recording", "scoremaps")]
 install_import_hook(_CHECKED, "beartype.beartype")  # the annotations of tensor arguments hold in every test
 
 WORDS = ("a", "an", "photograph", "of", "house", "fish", "red")  # one token each; other words are spelt letter by letter

@@ -243,7 +243,7 @@ def test_the_stop_comes_after_the_last_layer_that_is_read(backbone):
     calls = []
     hook = backbone.unet.conv_out.register_forward_hook(lambda *_: calls.append("end"))
     try:
-        for weights, options in ((token_weights(), {}), (token_weights(), {"sides": [8]}), (None, {})):
+        for weights, options in ((token_weights(), {}), (token_weights(), {"resolutions": [8]}), (None, {})):
             optimized_call(backbone, weights, (16, 16), ("early_stop",), **options)
         assert calls == []
         optimized_call(backbone, token_weights(), (16, 16), ("reuse_probabilities", "share_stem", "chunk_feed_forward"))

@@ -79,7 +79,7 @@ def test_quick_writes_the_keys_that_goals_are_set_for(tmp_path, monkeypatch):
     facts = json.loads((tmp_path / "speed.json").read_text())
     assert {"time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released", "device", "dtype", "repeats"} <= set(facts)
     assert set(facts["time_ratio"]) == {"1", "4", "16"} and facts["quick"] and facts["repeats"] == 1
-    assert set(facts["pocket"]["stages"]) == {"VAE", "text", "UNet", "capture", "completion", "upsampling", "metric"}
+    assert set(facts["pocket"]["stages"]) == {"VAE", "text", "UNet", "recording", "completion", "upsampling", "metric"}
 
 
 def test_cases_are_ready_to_call(backbone):

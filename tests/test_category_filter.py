@@ -89,6 +89,6 @@ def test_precision_and_recall_of_nothing():
 
 
 def test_on_pocket_scenes_most_words_are_right():
-    vocabulary, samples = CategoryFilter.load(CLASS_NAMES), list(voc_samples("train", 20))
-    precision, recall = precision_recall([vocabulary.filter(s.image).names for s in samples], [s.classes for s in samples])
+    category_filter, samples = CategoryFilter.load(CLASS_NAMES), list(voc_samples("train", 20))
+    precision, recall = precision_recall([category_filter.filter(s.image).names for s in samples], [s.classes for s in samples])
     assert precision > 0.7 and recall > 0.7

@@ -441,7 +441,7 @@ def test_what_escapes_a_command_is_one_sentence_and_a_code(capsys, error, code, 
     assert guarded(lambda: 1, "diffseg x") == 1
 
 
-@pytest.mark.parametrize("error", [KeyError("lost"), RuntimeError("shape"), AssertionError(), ModuleNotFoundError("x", name="diffseg_lib.capture")])
+@pytest.mark.parametrize("error", [KeyError("lost"), RuntimeError("shape"), AssertionError(), ModuleNotFoundError("x", name="diffseg_lib.attention")])
 def test_a_fault_of_ours_ends_in_70_and_leaves_its_traceback(tmp_path, monkeypatch, capsys, error):
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
     monkeypatch.setattr("diffseg_lib.evaluation.preflight.check", lambda *given: raising(error)())

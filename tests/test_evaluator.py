@@ -132,7 +132,7 @@ def test_labels_image_all_and_wrong(data):
     sample = data.load(data.ids[0])
     assert [data.names[i] for i in requested_labels(data, sample, "image")[0]] == list(sample.classes)
     assert requested_labels(data, sample, "all")[0] == tuple(range(1, 17))
-    with pytest.raises(ValueError, match="need a vocabulary"):
+    with pytest.raises(ValueError, match="need a category filter"):
         requested_labels(data, sample, "filter")
     with pytest.raises(ValueError, match="or an existing JSON file"):
         requested_labels(data, sample, "some")
@@ -171,9 +171,9 @@ def _written(path: Path, content: object) -> Path:
 
 
 def test_filtered_labels_say_why(data):
-    vocabulary = CategoryFilter.load(data.prompts)
+    category_filter = CategoryFilter.load(data.prompts)
     for sample in data:
-        labels, why = requested_labels(data, sample, "filter", vocabulary)
+        labels, why = requested_labels(data, sample, "filter", category_filter)
         assert {data.names[i] for i in labels} == set(why) and all("caption says" in text or "CLIP scores" in text for text in why.values())
 
 

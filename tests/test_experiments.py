@@ -43,7 +43,7 @@ def segmenter():
 
 
 def counted(seed, images=6, right=0.8):
-    """Made-up tallies of two classes: variant "good" is right in `right` of the pixels, "bad" in half."""
+    """Made-up histograms of two classes: variant "good" is right in `right` of the pixels, "bad" in half."""
     rng, found = np.random.default_rng(seed), {"good": [], "bad": []}
     for _ in range(images):
         truth = rng.integers(2, size=(8, 8))
@@ -127,14 +127,14 @@ def test_row_6_is_the_method_itself(segmenter):
 
 def test_every_choice_of_words_reads_its_maps_off_one_pass(segmenter):
     data = open_dataset("voc", "", "train", 2)
-    vocabulary = CategoryFilter.load(data.prompts)
-    together = count_attention(segmenter, data, vocabulary)
-    alone = count_attention(segmenter, data, vocabulary, ["image"])
+    category_filter = CategoryFilter.load(data.prompts)
+    together = count_attention(segmenter, data, category_filter)
+    alone = count_attention(segmenter, data, category_filter, ["image"])
     for a, b in zip(together["diffsegmenter/image"], alone["diffsegmenter/image"], strict=True):
         moved = np.abs(np.subtract.outer(a.counts[:, 3], [0])).sum() - np.abs(b.counts[:, 3]).sum()
         assert moved == 0  # the same pixels, if not to the last bit the same bins
     sample = data.load("train0_000001")
-    found = choices(data, sample, vocabulary)
+    found = choices(data, sample, category_filter)
     present = [data.names.index(name) for name in sample.classes]
     assert found["image"] == sorted(present) and len(found["wrong2"]) == len(present) + 2 and set(present) < set(found["wrong2"])
     assert set(found["missing"]) < set(present) and found["all"] == list(range(1, 17))

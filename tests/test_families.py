@@ -1,4 +1,4 @@
-"""Every supported family, tiny and random: conditions as diffusers' own pipelines make them, capture exact, optimized equal to plain."""
+"""Every supported family, tiny and random: conditions as diffusers' own pipelines make them, recording exact, optimized equal to plain."""
 
 from __future__ import annotations
 

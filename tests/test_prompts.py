@@ -1,4 +1,4 @@
-"""Prompts: text, spans of sub-tokens, emphasis."""
+"""Prompts: text, weights of sub-tokens, emphasis."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class LocalBlend:
     """Prompt-to-Prompt's own limit: where the cross-attention of some words, the mean over steps so far, is high (its Sec. 3.2).
 
     source, target: the words, in either prompt. threshold: of the maps divided by their maximum. start: share of the steps before
-    the first blend. divisor: of the latents' side, of the layers that are read (4 is 16 x 16 in Stable Diffusion at 512 px).
+    the first blend. stride: relative to the latents, of the layers that are read (4 is 16 x 16 in Stable Diffusion at 512 px).
     """
 
     source: str

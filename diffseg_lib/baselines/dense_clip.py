@@ -1,4 +1,4 @@
-"""The discriminative rivals: CLIP's patches compared with words (after MaskCLIP), and GroupViT's groups.
+"""A discriminative baseline: CLIP's patches compared with words, after MaskCLIP.
 
 Both are trained by telling pictures and captions apart, and neither was shown a mask. They answer the same call
 as every method of :mod:`diffseg_lib.baselines.registry`, with scores min-maxed by class at the image's size.

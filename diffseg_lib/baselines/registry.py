@@ -1,4 +1,4 @@
-"""Methods of segmentation, the diffusion model's and its rivals, behind one call.
+"""Methods of segmentation, the diffusion model's and the discriminative ones, behind one call.
 
 Adding a method is one class with this call, and one line in :data:`METHODS`.
 """

@@ -95,10 +95,10 @@ def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store]
 
         profile, root = segmenter.backbone.profile, getattr(o, name)
         prompts = open_dataset(name, root, o.split, 1).prompts
-        vocabulary = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
+        category_filter = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
         methods = make_rivals(segmenter, [rival for rival in ("denseclip", "elbo", "groupvit") if rival in o.rivals], ("image", "filter"))
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
-        return words_study(segmenter, vocabulary, name, root, o.split, o.train_images, o.images, wanted, methods, store)
+        return words_study(segmenter, category_filter, name, root, o.split, o.train_images, o.images, wanted, methods, store)
 
     return run
 
@@ -122,7 +122,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     from ..experiments.measure import CommittedRun, Store
 
     started, profile = time.perf_counter(), segmenter.backbone.profile
-    about = {"weights": weights_hash(profile.source, (".safetensors",)), "timesteps": segmenter.timesteps, "weights of sides": dict(segmenter.weights)}
+    about = {"weights": weights_hash(profile.source, (".safetensors",)), "timesteps": segmenter.timesteps, "fusion_weights": dict(segmenter.weights)}
     store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
     result = STUDIES[study](segmenter, o, store)
     out = (o.out or (data_dir() if in_repository() else build_dir()) / "results") / profile_folder(profile)

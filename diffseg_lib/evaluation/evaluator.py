@@ -56,30 +56,30 @@ def read_labels(path: str) -> Mapping[str, tuple[str, ...]]:
     return {Path(name).stem: tuple(dict.fromkeys(names)) for name, names in found.items()}
 
 
-def requested_labels(dataset: Dataset, sample: Sample, labels: str, vocabulary: CategoryFilter | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
+def requested_labels(dataset: Dataset, sample: Sample, labels: str, category_filter: CategoryFilter | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
     """The labels a method is asked for on one image, and why, by class name.
 
     Args:
         dataset: of the names.
         sample: the image.
-        labels: "image", the classes present (image-level labels, Table 2); "filter", what the vocabulary
+        labels: "image", the classes present (image-level labels, Table 2); "filter", what the category_filter
             keeps (zero-shot, Table 1); "all" the data set's classes; or a JSON file from image ids (a file's
             name will do) to names, the data set's own or the words it prompts with.
-        vocabulary: for "filter", over the data set's prompt words.
+        category_filter: for "filter", over the data set's prompt words.
 
     Raises:
-        ValueError: on other `labels`, a filter without a vocabulary, or a file that lacks the image or has unknown names.
+        ValueError: on other `labels`, a filter without a category filter, or a file that lacks the image or has unknown names.
     """
     if labels == "image":
         return tuple(dataset.names.index(name) for name in sample.classes), {}
     if labels == "all":
         return tuple(range(1, len(dataset.names))), {}
     places = {word: i + 1 for i, word in enumerate(dataset.prompts)} | {name: i for i, name in enumerate(dataset.names) if i}
-    if labels == "filter" and vocabulary is not None:
-        kept = vocabulary.filter(sample.image).kept
+    if labels == "filter" and category_filter is not None:
+        kept = category_filter.filter(sample.image).kept
         return tuple(places[one.name] for one in kept), {dataset.names[places[one.name]]: one.why for one in kept}
     if labels == "filter":
-        raise ValueError("labels 'filter' need a vocabulary")
+        raise ValueError("labels 'filter' need a category filter")
     frozen = read_labels(check_labels(labels))
     if sample.id not in frozen:
         raise ValueError(f"{labels} has no entry for image {sample.id}: expected one for each of {len(dataset)} images, it has {len(frozen)}")
@@ -89,7 +89,7 @@ def requested_labels(dataset: Dataset, sample: Sample, labels: str, vocabulary: 
     return tuple(sorted({places[name] for name in frozen[sample.id]})), {}
 
 
-def evaluate_image(dataset: Dataset, method: Method, labels: str, vocabulary: CategoryFilter | None, name: str) -> Row:
+def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filter: CategoryFilter | None, name: str) -> Row:
     """Score and count one image; an error row if it cannot be read or scored. An empty filter is all background.
 
     Raises:
@@ -98,7 +98,7 @@ def evaluate_image(dataset: Dataset, method: Method, labels: str, vocabulary: Ca
     started = time.perf_counter()
     try:
         sample = dataset.load(name)
-        asked, why = requested_labels(dataset, sample, labels, vocabulary)
+        asked, why = requested_labels(dataset, sample, labels, category_filter)
         scored = Prediction(np.zeros((0, *sample.truth.shape), np.float32))
         if asked:
             scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
@@ -116,9 +116,9 @@ def evaluate_image(dataset: Dataset, method: Method, labels: str, vocabulary: Ca
     return Row(name, "ok", **facts, notes=notes, unet_calls=scored.calls, seconds=time.perf_counter() - started, counted=counted)
 
 
-def evaluate_images(dataset: Dataset, method: Method, labels: str, vocabulary: CategoryFilter | None = None) -> Iterator[Row]:
+def evaluate_images(dataset: Dataset, method: Method, labels: str, category_filter: CategoryFilter | None = None) -> Iterator[Row]:
     """:func:`evaluate_image` for every image of a data set, in its order."""
-    return (evaluate_image(dataset, method, labels, vocabulary, name) for name in dataset.ids)
+    return (evaluate_image(dataset, method, labels, category_filter, name) for name in dataset.ids)
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:

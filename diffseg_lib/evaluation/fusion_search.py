@@ -1,7 +1,7 @@
 """How well maps find classes whose names are given: collect maps once, then try weights and thresholds.
 
-Completion is linear, so the completed map of a weighted sum of sides is the weighted sum of the
-completed sides: each side is completed once, and any fusion weights are tried by a product.
+Completion is linear, so the completed map of a weighted sum of resolutions is the weighted sum of the
+completed resolutions: each is completed once, and any fusion weights are tried by a product.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Words = Callable[[Sequence[str]], Sequence[str]]
 
 @dataclass(frozen=True)
 class ResolutionMaps:
-    """One image's maps at the latent's size, by divisor: k h w; rounds[r] after r rounds of completion."""
+    """One image's maps at the latent's size, by stride: k h w; rounds[r] after r rounds of completion."""
 
     truth: np.ndarray
     labels: tuple[int, ...]
@@ -72,7 +72,7 @@ def collect(
 
 
 def combine(maps: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:
-    """The weighted sum of the sides: k h w."""
+    """The weighted sum of the resolutions: k h w."""
     return torch.stack([w * maps[d] for d, w in weights.items() if w]).sum(0)
 
 
@@ -112,7 +112,7 @@ def gain(first: Score, second: Score) -> tuple[float, tuple[float, float]]:
 
 
 def weight_grid(strides: Sequence[int], parts: int = 5) -> list[dict[int, float]]:
-    """Every way to share `parts` equal parts of weight among the sides.
+    """Every way to share `parts` equal parts of weight among the resolutions.
 
     >>> len(weight_grid([8, 4, 2, 1])), weight_grid([2, 1], 1)
     (56, [{2: 0.0, 1: 1.0}, {2: 1.0, 1: 0.0}])

@@ -121,8 +121,8 @@ def _tools(job: Job, prompts: tuple[str, ...]) -> tuple[Method, CategoryFilter |
     """Method and filter of a job whose split does not matter, loaded once a process."""
     segmenter = make_segmenter(job)
     profile = segmenter.backbone.profile
-    vocabulary = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device)) if job.labels == "filter" else None
-    return make_method(job.method, segmenter, job.model), vocabulary
+    category_filter = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device)) if job.labels == "filter" else None
+    return make_method(job.method, segmenter, job.model), category_filter
 
 
 def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
@@ -135,8 +135,8 @@ def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
     torch.set_num_threads(job.threads)
     try:
         dataset = job.open()
-        method, vocabulary = _tools(replace(job, split="", limit=0), dataset.prompts)
-        return [evaluate_image(dataset, method, job.labels, vocabulary, name) for name in ids]
+        method, category_filter = _tools(replace(job, split="", limit=0), dataset.prompts)
+        return [evaluate_image(dataset, method, job.labels, category_filter, name) for name in ids]
     finally:
         torch.set_num_threads(before)
 

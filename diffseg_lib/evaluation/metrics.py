@@ -112,7 +112,7 @@ def count_scores(truth: np.ndarray, scores: np.ndarray, labels: Sequence[int], c
     Raises:
         ValueError: on maps of another size or number, scores outside [0, 1], or labels that are no classes.
 
-    >>> one = tally(np.array([[1, 0]]), np.array([[[0.75, 0.5]]]), [1], 2)
+    >>> one = count_scores(np.array([[1, 0]]), np.array([[[0.75, 0.5]]]), [1], 2)
     >>> confusions_at([one], 0.5, 2).tolist()
     [[[1, 0], [0, 1]]]
     """
@@ -170,7 +170,7 @@ def best_threshold(histograms: Sequence[ScoreHistogram], classes: int, between: 
     On the split that is evaluated this is the oracle.
 
     Args:
-        tallies: an image each.
+        histograms: One an image.
         classes: with the background.
         between: the lowest and the highest threshold that are tried.
 

@@ -172,9 +172,9 @@ def _read(path: Path) -> list[Row]:
 def _row(record: dict[str, Any]) -> Row:
     counted = record.pop("counted")
     words = {name: tuple(record.pop(name)) for name in ("present", "asked", "notes")}
-    tally = None if counted is None else ScoreHistogram(np.array(counted, np.int64).reshape(-1, 4))
+    histogram = None if counted is None else ScoreHistogram(np.array(counted, np.int64).reshape(-1, 4))
     plain: dict[str, Any] = words | record
-    return Row(why=json.loads(plain.pop("why")), counted=tally, **plain)
+    return Row(why=json.loads(plain.pop("why")), counted=histogram, **plain)
 
 
 def pending_ids(ids: Iterable[str], rows: Mapping[str, Row]) -> list[str]:
