@@ -28,7 +28,7 @@ Run one chapter with many parameter sets, each in a folder of its own, and write
 again. The grid is a YAML file: a mapping from parameters to lists of values, of which all combinations are taken, or a list of sets.
 """
 SWEEP_EXAMPLE = "diffseg book sweep 05_completion grid.yaml --workers 2    # grid.yaml: seed: [0, 1]"
-FIGURES = "Draw a picture beside the JSON of every study in a folder, or the welcome picture into a file."
+FIGURES = "Draw a picture beside the JSON of every study in a folder, the library's house into house.svg, or the welcome picture into another file."
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

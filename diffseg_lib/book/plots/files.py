@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 
 from ...support.images import to_numpy
+from ...support.paths import repository_root
 from .axes import forest, heat, labels, picture, rows, use_style
+from .house import draw_house
 
 
 def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
@@ -50,14 +52,16 @@ def study(path: Path) -> Path:
 
 
 def draw(target: Path) -> list[Path]:
-    """Draw a picture beside the JSON of every study in a folder, or the welcome picture into a file; returns what was drawn.
+    """Draw a picture beside the JSON of every study in a folder, or one picture into a file; returns what was drawn.
 
     Args:
-        target: A folder of studies' JSON, or the picture's path.
+        target: A folder of studies' JSON, or a picture's path: house.svg is the library's house, any other the welcome picture.
     """
     import matplotlib.pyplot as plt
 
     use_style()
+    if target.stem == "house":
+        return [draw_house(target, repository_root() / "diffseg_lib")]
     if target.is_dir():
         return [study(path) for path in sorted(target.glob("*.json"))]
     figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
