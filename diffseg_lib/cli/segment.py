@@ -25,7 +25,7 @@ EXAMPLE = "diffseg segment data/pocket/samples/house-fish-umbrella.jpg --classes
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    page(parser, ABOUT, EXAMPLE, run=run, kept="photos that are done are kept, the same command does them again")
+    page(parser, ABOUT, EXAMPLE, run=run, kept="photos that are done are kept, though they are done again")
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="Pictures, or folders of them.")
     parser.add_argument("--classes", nargs="+", required=True, metavar="WORD", help="What to look for. Quote a name of several words.")
     share(parser, "--out", required=True)
