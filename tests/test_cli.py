@@ -542,7 +542,11 @@ def test_a_chapter_ends_with_the_command_that_runs_it(tmp_path, sent):
         "import sys\nfrom pathlib import Path\nfrom diffseg_lib.book import run\nfrom diffseg_lib.cli.main import program\n"
         f"run.notebooks_dir = lambda: Path({str(tmp_path)!r})\nsys.exit(program('book', 'run'))\n"
     )
-    code, told, _ = interrupted([sys.executable, str(script), "--out", str(tmp_path / "out")], lambda: kernel.exists() and kernel.read_text(), sent=sent)
+
+    def ready() -> bool:  # one is done, the other under way
+        return (tmp_path / "out" / "00_quick.ipynb").exists() and kernel.exists() and bool(kernel.read_text())
+
+    code, told, _ = interrupted([sys.executable, str(script), "--out", str(tmp_path / "out")], ready, sent=sent)
     assert (tmp_path / "out" / "00_quick.ipynb").exists() and not (tmp_path / "out" / "01_slow.ipynb").exists()
     if sent == signal.SIGINT:
         assert code == 130 and f"book run --out {tmp_path / 'out'}" in told and "chapters that are done are kept" in told
