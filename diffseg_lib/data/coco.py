@@ -19,10 +19,15 @@ COCO_CONVENTION = "smaller instances over larger ones; pixels of a crowd region 
 
 
 def open_object(root: Path, split: str, order: str = "") -> Dataset:
-    """COCO's things as labels 1..C-1, in the order of their category ids; 2017 or else 2014. `order` is Context's only.
+    """COCO's things as labels 1..C-1, in the order of their category ids; annotations of 2017, or else of 2014.
+
+    Args:
+        root: Folder that holds ``annotations`` and the pictures.
+        split: Split without its year: "train" or "val".
+        order: Label order, which only Context has; it must be "".
 
     Raises:
-        DataError: see :func:`~diffseg_lib.evaluation.sources.open_dataset`.
+        DataError: On what :func:`~diffseg_lib.evaluation.sources.open_dataset` names.
     """
     if order:
         raise DataError(f"order={order!r}: only Context has two label orders; leave it out")
@@ -54,7 +59,7 @@ def _load(path: Path) -> tuple[Any, dict[str, dict[str, Any]], list[dict[str, An
     """pycocotools' index of an annotation file, its images by id (the file name's stem), its categories by id.
 
     Raises:
-        DataError: if it is no instances file, or two images share an id.
+        DataError: If it is no instances file, or two images share an id.
     """
     from pycocotools.coco import COCO
 
@@ -77,14 +82,14 @@ def draw(coco: Any, annotations: Sequence[dict[str, Any]], labels: dict[int, int
     """The label map of one image's annotations by :data:`COCO_CONVENTION`: H W, uint8.
 
     Args:
-        coco: pycocotools' index, for the sizes of the image.
-        annotations: of the image.
-        labels: category id to label.
-        size: height and width, px.
-        name: of the image, for errors.
+        coco: Index of pycocotools, for the sizes of the image.
+        annotations: Annotations of the image.
+        labels: Category ids to labels.
+        size: Height and width of the image, px.
+        name: Name of the image, for errors.
 
     Raises:
-        DataError: on an annotation that cannot be drawn; it gives the id.
+        DataError: On an annotation that cannot be drawn; its id is given.
     """
     from pycocotools import mask as rle
 

@@ -35,10 +35,13 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
 
 
 def read_picture(path: Path) -> Photo:
-    """A picture's raw pixels by its content: EXIF not applied, 16 bit scaled, never cut; notes say what was done.
+    """A picture's raw pixels by its content: EXIF is not applied, 16 bit are scaled and never cut; the notes say what was done.
+
+    Args:
+        path: Path of the picture.
 
     Raises:
-        DataError: if it is missing or broken.
+        DataError: If it is missing or broken.
     """
     notes: list[str] = []
     with _opened(path, "picture") as image:
@@ -51,8 +54,11 @@ def read_picture(path: Path) -> Photo:
 def read_mask(path: Path) -> np.ndarray:
     """Labels of a mask, H W, uint8: a palette's indices, grey values, or exact VOC colours.
 
+    Args:
+        path: Path of the mask.
+
     Raises:
-        DataError: if it is missing or broken, or has colours that VOC's palette lacks.
+        DataError: If it is missing or broken, or has colours that VOC's palette lacks.
     """
     with _opened(path, "mask") as image:
         if image.mode in ("P", "L"):
@@ -66,10 +72,14 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def decode_colours(pixels: np.ndarray, path: Path | str = "the mask") -> np.ndarray:
-    """Labels of a mask that was saved as colours (H W 3, uint8), by VOC's palette, exactly.
+    """Labels of a mask that was saved as colours, by VOC's palette, exactly.
+
+    Args:
+        pixels: Colours of the mask, H W 3, uint8.
+        path: Path of the mask, for errors.
 
     Raises:
-        DataError: on a colour that the palette lacks.
+        DataError: On a colour that the palette lacks.
 
     >>> decode_colours(np.array([[[0, 0, 0], [128, 0, 0], [224, 224, 192]]], np.uint8)).tolist()
     [[0, 1, 255]]
@@ -84,10 +94,13 @@ def decode_colours(pixels: np.ndarray, path: Path | str = "the mask") -> np.ndar
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped; CRLF and a byte order mark are no matter.
+    """The lines of a text file that are not blank, stripped; CRLF and a byte order mark do not matter.
+
+    Args:
+        path: Path of the file.
 
     Raises:
-        DataError: if it is not UTF-8.
+        DataError: If it is not UTF-8.
     """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -99,11 +112,11 @@ def read_list(path: Path, published: int = 0) -> tuple[str, ...]:
     """The ids of a split file: the first word of each line.
 
     Args:
-        path: of the list.
-        published: images the full split has; 0 if not known. Only for the messages.
+        path: Path of the list.
+        published: Number of images that the full split has; 0 if it is not known. It is used for the messages only.
 
     Raises:
-        DataError: if it is missing, empty, or lists an id twice; with the counts expected and found.
+        DataError: If it is missing, empty, or lists an id twice; the counts expected and found are named.
     """
     wanted = f"{published} ids" if published else "an id a line"
     if not path.is_file():
@@ -122,8 +135,11 @@ def read_list(path: Path, published: int = 0) -> tuple[str, ...]:
 def read_names(*roots: Path) -> tuple[str, ...]:
     """The names in ``classes.txt`` of the first root that has one, background first; () if none has.
 
+    Args:
+        roots: Folders, in the order in which they are looked at.
+
     Raises:
-        DataError: on a list that does not start with the background, has no more, or repeats a name.
+        DataError: On a list that does not start with the background, has no more, or repeats a name.
     """
     path = next((root / "classes.txt" for root in roots if (root / "classes.txt").is_file()), None)
     if path is None:

@@ -61,7 +61,14 @@ def prompt_words(names: Sequence[str], aliases: Mapping[str, str] = ALIASES) -> 
 
 
 def split_note(path: str, split: str, found: int, published: int) -> tuple[str, ...]:
-    """A note where a list is of another length than the published split (0: not known)."""
+    """A note where a list is of another length than the published split; () where it is of the same, or the length is not known.
+
+    Args:
+        path: Path of the list, as the note names it.
+        split: Name of the split.
+        found: Number of images in the list.
+        published: Number of images in the published split; 0 if it is not known.
+    """
     if not published or found == published:
         return ()
     return (f"{path} lists {found} images, the published split {published}: restore the whole {split} list for numbers to compare",)

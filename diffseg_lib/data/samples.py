@@ -23,9 +23,14 @@ class LabelError(DataError):
 
 @dataclass(frozen=True)
 class Sample:
-    """id: unique in its split; image: H W 3, uint8; truth: H W, labels, 255 void; classes: names present.
+    """One image of a split with its labels.
 
-    notes: what was done to the picture's pixels to get there.
+    Args:
+        id: Id of the image, unique in its split.
+        image: Picture, H W 3, uint8.
+        truth: Labels, H W, 0..C-1 with 0 the background, and 255 void.
+        classes: Names of the classes present, without the background.
+        notes: Sentences on what was done to the picture's pixels to get there.
     """
 
     id: str
@@ -39,8 +44,14 @@ class Sample:
 class Dataset:
     """A split of a data set: iterate over it, or load one image by its id.
 
-    names: of the labels, background first. prompts: the word to ask for each label 1..C-1. expected: images the
-    full split has (by its publication, or by its list). notes: how it was read, for the record.
+    Args:
+        name: Name of the data set: "voc", "context" or "object".
+        split: Name of the split.
+        names: Names of the labels 0..C-1, background first.
+        prompts: Words to prompt with, one for each label 1..C-1.
+        ids: Ids of the images, in the order of the list.
+        expected: Number of images that the full split has, by its publication or by its list.
+        notes: Sentences on how the split was read, for the record.
     """
 
     name: str
@@ -61,9 +72,12 @@ class Dataset:
     def load(self, name: str) -> Sample:
         """Read one image and its labels.
 
+        Args:
+            name: Id of the image.
+
         Raises:
-            DataError: if a file is missing or broken, or sizes differ; it names the file or the image.
-            LabelError: if the mask holds labels that are no classes.
+            DataError: If a file is missing or broken, or sizes differ; the file or the image is named.
+            LabelError: If the mask holds labels that are no classes.
         """
         photo, truth = self._read(name)
         (height, width), (rows, columns) = photo.pixels.shape[:2], truth.shape
@@ -79,17 +93,20 @@ class Dataset:
         """The same pictures under other masks.
 
         Args:
-            ids: of the images that have one.
-            read: from an id to its mask, H W, labels or 255.
-            note: on where the masks are from.
+            ids: Ids of the images that have another mask.
+            read: Function from an id to its mask, H W, labels or 255.
+            note: Sentence on where the masks are from.
         """
         return replace(self, ids=tuple(ids), notes=(*self.notes, note), _read=lambda name: (self._read(name)[0], read(name)))
 
     def words(self, classes: Sequence[str]) -> list[str]:
         """The words to prompt with for names of classes.
 
+        Args:
+            classes: Names of classes, without the background.
+
         Raises:
-            ValueError: on a name that is no class of the data set; it gives the nearest.
+            ValueError: On a name that is no class of the data set; the nearest one is given.
         """
         unknown = [name for name in classes if name not in self.names[1:]]
         if unknown:
@@ -99,5 +116,9 @@ class Dataset:
         return [self.prompts[self.names.index(name) - 1] for name in classes]
 
     def fingerprint(self) -> str:
-        """A short hash of name, split, class names and ids: two data sets of one fingerprint ask the same of a method."""
+        """A short hash of the name, the split, the class names, the words to prompt with and the ids.
+
+        It covers names and ids, not content: two data sets of one fingerprint list the same ids and ask for the same words, but their pixels and masks may
+        differ.
+        """
         return hashlib.sha256(repr((self.name, self.split, self.names, self.prompts, self.ids)).encode()).hexdigest()[:12]

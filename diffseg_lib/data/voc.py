@@ -18,10 +18,15 @@ _SAME = 50  # of the 59 names in a labels file that must agree with an order: sp
 
 
 def open_voc(root: Path, split: str, order: str = "") -> Dataset:
-    """VOC 2012; "trainaug" reads the augmented masks. `order` is Context's only.
+    """VOC 2012; the split "trainaug" reads the augmented masks.
+
+    Args:
+        root: Folder that holds ``VOCdevkit``, or that folder, or the year's inside it.
+        split: Split, by the name of its list: "train", "val", "trainaug" and so on.
+        order: Label order, which only Context has; it must be "".
 
     Raises:
-        DataError: see :func:`~diffseg_lib.evaluation.sources.open_dataset`.
+        DataError: On what :func:`~diffseg_lib.evaluation.sources.open_dataset` names.
     """
     if order:
         raise DataError(f"order={order!r}: only Context has two label orders; leave it out")
@@ -35,8 +40,13 @@ def open_voc(root: Path, split: str, order: str = "") -> Dataset:
 def open_context(root: Path, split: str, order: str = "") -> Dataset:
     """Context's 59 classes and background on VOC 2010, in the label order that the tree is found to have.
 
+    Args:
+        root: Folder that holds ``VOCdevkit``, or that folder, or the year's inside it.
+        split: Split, by the name of its list: "train" or "val".
+        order: Label order, "alphabetical" or "original", where the tree does not tell; "" otherwise.
+
     Raises:
-        DataError: see :func:`~diffseg_lib.evaluation.sources.open_dataset`; also on an order that is not known, or contradicted.
+        DataError: On what :func:`~diffseg_lib.evaluation.sources.open_dataset` names, and on an order that is not known or is contradicted.
     """
     place, top = _year(root, "VOC2010", "SegmentationClassContext")
     own = read_names(root, top)
@@ -61,7 +71,7 @@ def _year(root: Path, year: str, folder: str) -> tuple[Path, Path]:
 
 
 def _listed(name: str, path: Path, own: bool) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
-    """The ids of a list, how many the split should have, and a note where these differ. own: not the published set."""
+    """The ids of a list, how many the split should have, and a note where these differ; `own` says that it is not the published set."""
     published = 0 if own else SPLIT_SIZES.get((name, path.stem), 0)
     ids = read_list(path, published)
     return ids, published or len(ids), split_note(str(path), path.stem, len(ids), published)
@@ -92,10 +102,10 @@ def _context_names(place: Path, ids: Sequence[str], own: tuple[str, ...], order:
 
 
 def _order_of_labels_file(path: Path) -> str:
-    """The order that a file of lines "number: name" lists; "" without one.
+    """The order that a file of lines "number: name" lists; "" where there is no such file.
 
     Raises:
-        DataError: if it is in neither order.
+        DataError: If it is in neither order.
     """
     if not path.is_file():
         return ""

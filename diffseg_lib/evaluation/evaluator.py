@@ -30,10 +30,13 @@ LABELS = ("image", "filter", "all")
 
 
 def check_labels(labels: str) -> str:
-    """The choice itself.
+    """The choice of labels itself, if it is a known one.
+
+    Args:
+        labels: One of :data:`LABELS`, or the path of a JSON file.
 
     Raises:
-        ValueError: if it is none of :data:`LABELS` and no JSON file.
+        ValueError: If it is none of :data:`LABELS` and no existing JSON file.
     """
     if labels not in LABELS and not (labels.endswith(".json") and Path(labels).is_file()):
         raise ValueError(f"labels {labels!r}: expected {', '.join(LABELS)}, or an existing JSON file that maps image ids to class names")
@@ -42,10 +45,13 @@ def check_labels(labels: str) -> str:
 
 @lru_cache(maxsize=2)
 def read_labels(path: str) -> Mapping[str, tuple[str, ...]]:
-    """Frozen labels: image id to class names, as a filter once chose them.
+    """Frozen labels: image ids to class names, as a filter once chose them.
+
+    Args:
+        path: Path of a JSON file with an object from image ids to lists of class names.
 
     Raises:
-        ValueError: on a file that is no such mapping.
+        ValueError: On a file that is no such mapping.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -57,18 +63,17 @@ def read_labels(path: str) -> Mapping[str, tuple[str, ...]]:
 
 
 def requested_labels(dataset: Dataset, sample: Sample, labels: str, category_filter: CategoryFilter | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
-    """The labels a method is asked for on one image, and why, by class name.
+    """The labels that a method is asked for on one image, and why, by class name.
 
     Args:
-        dataset: of the names.
-        sample: the image.
-        labels: "image", the classes present (image-level labels, Table 2); "filter", what the category_filter
-            keeps (zero-shot, Table 1); "all" the data set's classes; or a JSON file from image ids (a file's
-            name will do) to names, the data set's own or the words it prompts with.
-        category_filter: for "filter", over the data set's prompt words.
+        dataset: Data set of the image, whose names and words are meant.
+        sample: Image with its labels.
+        labels: Choice of labels. "image" are the classes present (image-level labels, Table 2); "filter" what `category_filter` keeps (zero-shot, Table 1);
+            "all" the data set's classes; a JSON file maps image ids (a file's name will do) to names, the data set's own or the words it prompts with.
+        category_filter: Filter over the data set's prompt words, for "filter".
 
     Raises:
-        ValueError: on other `labels`, a filter without a category filter, or a file that lacks the image or has unknown names.
+        ValueError: On other `labels`, on "filter" without a category filter, or on a file that lacks the image or has unknown names.
     """
     if labels == "image":
         return tuple(dataset.names.index(name) for name in sample.classes), {}
@@ -90,10 +95,17 @@ def requested_labels(dataset: Dataset, sample: Sample, labels: str, category_fil
 
 
 def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filter: CategoryFilter | None, name: str) -> Row:
-    """Score and count one image; an error row if it cannot be read or scored. An empty filter is all background.
+    """Score and count one image; the row is an error row if it cannot be read or scored. Where no label is asked for, all is background.
+
+    Args:
+        dataset: Data set of the image.
+        method: Method that scores the classes asked for.
+        labels: Choice of labels, as :func:`requested_labels` takes it.
+        category_filter: Filter over the data set's prompt words, for "filter".
+        name: Id of the image.
 
     Raises:
-        LabelError: on a mask whose labels are no classes of the data set: not one broken file but a wrong set or order.
+        LabelError: On a mask whose labels are no classes of the data set: that is not one broken file, but a wrong set or order of labels.
     """
     started = time.perf_counter()
     try:
@@ -122,18 +134,18 @@ def evaluate_images(dataset: Dataset, method: Method, labels: str, category_filt
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:
-    """The figures of a run; `miou` and what goes with it are None below full coverage.
+    """The figures of a run; ``miou`` and what goes with it are None below full coverage.
 
     Args:
-        rows: of :func:`count`.
-        names: of the classes, background first.
-        threshold: of the background, fixed elsewhere.
-        expected: images the run should have.
+        rows: Rows of :func:`evaluate_images`.
+        names: Names of the classes, background first.
+        threshold: Background threshold, in [0, 1], fixed elsewhere.
+        expected: Number of images that the run should have.
 
     Returns:
-        ``miou`` at the threshold and ``miou_oracle`` at the best one of this very split, percent, each with
-        its 95 % bootstrap interval over images; ``iou`` by class; ``confusion`` (true by predicted, pixels);
-        what the labels asked for were worth (``label_precision``, ``label_recall``); costs.
+        A mapping with ``miou`` at the threshold and ``miou_oracle`` at the best one of this very split, percent, each with its 95 % bootstrap interval over
+            images; ``iou`` by class, percent; ``confusion`` (true by predicted, pixels); what the labels asked for were worth (``label_precision``,
+            ``label_recall``, in [0, 1]); and costs (``unet_calls``, ``seconds``).
     """
     done = [row for row in rows if row.counted is not None]
     histograms, classes = [row.counted for row in done if row.counted is not None], len(names)
@@ -179,8 +191,12 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
 def choose_threshold(rows: Iterable[Row], classes: int) -> float:
     """The threshold of the highest mean IoU on these rows; choose on the train split.
 
+    Args:
+        rows: Rows of the train split; error rows are left out.
+        classes: Number of classes, background included.
+
     Raises:
-        ValueError: if no image could be counted.
+        ValueError: If no image could be counted.
     """
     return best_threshold([row.counted for row in rows if row.counted is not None], classes)[0]
 

@@ -26,11 +26,17 @@ class Sampled(Protocol):
     """An image with its ground truth and the names of the classes present."""
 
     @property
-    def image(self) -> np.ndarray: ...
+    def image(self) -> np.ndarray:
+        """Picture, H W 3, uint8."""
+        ...
     @property
-    def truth(self) -> np.ndarray: ...
+    def truth(self) -> np.ndarray:
+        """Labels, H W, 0 the background and 255 void."""
+        ...
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes present, without the background."""
+        ...
 
 
 Words = Callable[[Sequence[str]], Sequence[str]]
@@ -38,7 +44,13 @@ Words = Callable[[Sequence[str]], Sequence[str]]
 
 @dataclass(frozen=True)
 class ResolutionMaps:
-    """One image's maps at the latent's size, by stride: k h w; rounds[r] after r rounds of completion."""
+    """One image's maps at the size of the latents, by stride, after each round of completion.
+
+    Args:
+        truth: Labels, H W, 0 the background and 255 void.
+        labels: Labels of the classes present, in the order of the maps.
+        rounds: For r = 0, 1, ... the maps after r rounds of completion: stride to k h w.
+    """
 
     truth: np.ndarray
     labels: tuple[int, ...]
@@ -48,15 +60,15 @@ class ResolutionMaps:
 def collect(
     segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, rounds: int = 1, words: Words = list
 ) -> list[ResolutionMaps]:
-    """Run the backbone once an image, ground-truth classes given, and keep the maps of every side.
+    """Run the backbone once for each image, ground-truth classes given, and keep the maps of every resolution.
 
     Args:
-        segmenter: its configuration rules prompts, scale and seed.
-        samples: images with truth.
-        names: all class names, background first; a class's label is its place.
-        timestep: of the noise.
-        rounds: of completion to keep.
-        words: from classes to the words to prompt with.
+        segmenter: Segmenter whose configuration rules prompts, scale and seed.
+        samples: Images with ground truth.
+        names: All class names, background first; a class's label is its place.
+        timestep: Timestep of the noise.
+        rounds: Number of rounds of completion to keep.
+        words: Function from classes to the words to prompt with.
     """
     found = []
     for sample in samples:
@@ -72,14 +84,27 @@ def collect(
 
 
 def combine(maps: Mapping[int, Tensor], weights: Mapping[int, float]) -> Tensor:
-    """The weighted sum of the resolutions: k h w."""
+    """The weighted sum of the resolutions, k h w.
+
+    Args:
+        maps: Stride to maps, k h w each.
+        weights: Fusion weights by stride; resolutions of weight 0 are not read.
+    """
     return torch.stack([w * maps[d] for d, w in weights.items() if w]).sum(0)
 
 
 def score_histograms(
     found: Sequence[ResolutionMaps], weights: Mapping[int, float], classes: int, *, rounds: int = 1, final_norm: str = "after"
 ) -> list[ScoreHistogram]:
-    """Count every image at every threshold, for one set of fusion weights."""
+    """Count every image at every threshold, for one set of fusion weights.
+
+    Args:
+        found: Maps of the images, as :func:`collect` gives them.
+        weights: Fusion weights by stride.
+        classes: Number of classes, background included.
+        rounds: Number of rounds of completion after which the maps are taken.
+        final_norm: Whether maps are normalised "after" or "before" upsampling, as :func:`~diffseg_lib.scoremaps.upsample` takes it.
+    """
     result = []
     for one in found:
         maps = combine(one.rounds[rounds], weights)
@@ -89,7 +114,16 @@ def score_histograms(
 
 @dataclass(frozen=True)
 class Score:
-    """Mean IoU in percent at a threshold fixed elsewhere, its 95 % interval, and the oracle beside it."""
+    """Mean IoU at a threshold fixed elsewhere, its interval, and the oracle beside it.
+
+    Args:
+        miou: Mean IoU, percent.
+        ci95: Its 95 % bootstrap interval over images, percent: low, high.
+        threshold: Background threshold at which it was read off, in [0, 1].
+        oracle: Highest mean IoU that any threshold gives on these images, percent.
+        oracle_threshold: Threshold that gives it, in [0, 1].
+        confusions: Confusion matrix of each image at `threshold`, images C C.
+    """
 
     miou: float
     ci95: tuple[float, float]
@@ -107,7 +141,7 @@ def score(counted: Sequence[ScoreHistogram], threshold: float, classes: int) -> 
 
 
 def gain(first: Score, second: Score) -> tuple[float, tuple[float, float]]:
-    """Mean IoU of `first` minus `second` on the same images, with its paired 95 % interval."""
+    """Mean IoU of `first` minus `second` on the same images, in points, with its paired 95 % interval."""
     return first.miou - second.miou, bootstrap_difference(first.confusions, second.confusions)
 
 
@@ -130,6 +164,15 @@ def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int
     """The fusion weights and threshold of the highest mean IoU on these images: (weights, threshold, mean IoU).
 
     Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it.
+
+    Args:
+        found: Maps of the images, as :func:`collect` gives them.
+        classes: Number of classes, background included.
+        rounds: Number of rounds of completion after which the maps are taken.
+        parts: Number of equal parts of weight that are shared among the resolutions, as in :func:`weight_grid`.
+
+    Raises:
+        ValueError: If there are no weights or no pixels to choose from.
     """
     best: tuple[dict[int, float], float, float] | None = None
     for weights in weight_grid(sorted(found[0].rounds[0], reverse=True), parts):
@@ -145,11 +188,14 @@ def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names
     """How well each cross-attention layer tells a class's pixels from the rest: area under the ROC curve.
 
     Args:
-        segmenter, samples, names, timestep, words: as for :func:`collect`.
+        segmenter: Segmenter whose configuration rules prompts and seed.
+        samples: Images with ground truth.
+        names: All class names, background first; a class's label is its place.
+        timestep: Timestep of the noise.
+        words: Function from classes to the words to prompt with.
 
     Returns:
-        Layer name to one value for each (image, class): 1 is perfect, 0.5 chance, below it the layer
-        points away from the object. Void pixels are left out.
+        Layer name to one value for each (image, class): 1 is perfect, 0.5 chance, below it the layer points away from the object. Void pixels are left out.
     """
     found: dict[str, list[float]] = {}
     for sample in samples:

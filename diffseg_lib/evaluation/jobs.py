@@ -34,12 +34,24 @@ PART, PAUSE = 32, 10.0  # rows of a part at most, seconds between parts at most
 class Job:
     """What is evaluated, all in plain values.
 
-    dataset, root, split, limit, order: as of :func:`~diffseg_lib.evaluation.sources.open_dataset` (root "" is the profile's, or the
-    pocket world's); labels: of ``diffseg_lib.evaluation.evaluator.LABELS`` or a JSON file; method, model: as of
-    :func:`~diffseg_lib.baselines.registry.make_method`; profile: a name, file or folder; captioner, clip: in place of the profile's;
-    recipe: "" for ours ("released" also takes the released code's words for classes); device, dtype: "" for the profile's;
-    offloaded: as of :func:`~diffseg_lib.loading.load_backbone`; seed: of the noise; threads: of torch (the last bits of a
-    score depend on their number).
+    Args:
+        dataset: Name of the data set: "voc", "context" or "object".
+        root: Folder of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it; "" is the profile's, or else the pocket world's.
+        split: Split of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it.
+        limit: Number of images, the first of the split; 0 is all (of the pocket world, 500).
+        order: Order of Context's labels, "alphabetical" or "original", where the tree does not tell.
+        labels: One of ``diffseg_lib.evaluation.evaluator.LABELS``, or a JSON file.
+        method: Name of the method, as :func:`~diffseg_lib.baselines.registry.make_method` takes it.
+        model: Source of the method's own model, as :func:`~diffseg_lib.baselines.registry.make_method` takes it; "" is the method's usual one.
+        profile: Name, file or folder of the profile.
+        captioner: Source of a BLIP in place of the profile's; "" is the profile's.
+        clip: Source of a CLIP in place of the profile's; "" is the profile's.
+        recipe: Recipe of the configuration: "paper", "released" or "" for ours; "released" also takes the released code's words for classes.
+        device: Device that the models run on; "" is the profile's.
+        dtype: Precision of weights and activations; "" is the profile's.
+        offloaded: Whether models wait in main memory, as :func:`~diffseg_lib.loading.load_backbone` takes it.
+        seed: Seed of the noise that is added to the latents.
+        threads: Number of torch's threads, on which the last bits of a score depend.
     """
 
     dataset: str
@@ -61,7 +73,7 @@ class Job:
     threads: int = 1
 
     def open(self) -> Dataset:
-        """Its data set."""
+        """Open the job's data set, with the words that its recipe prompts with."""
         root = self.resolved_profile().data_root(self.dataset, self.root)
         found = _dataset(self.dataset, root, self.split, self.limit, self.order)
         return released_words(found) if self.recipe == "released" else found
@@ -71,7 +83,13 @@ class Job:
         return load_profile(self.profile).with_models(self.captioner, self.clip)
 
     def facts(self) -> dict[str, Any]:
-        """All that its rows depend on: settings, models by content or id, data by fingerprint, the library by version and source."""
+        """What a run is known by: settings, models, data and library.
+
+        Folders of models are hashed by content (``.safetensors`` and ``.json``), hub ids are taken as they stand. Data counts by
+        :meth:`~diffseg_lib.data.Dataset.fingerprint`, which covers names and ids: pictures and masks that change on disk do not change the facts. A JSON file
+        of labels is hashed; the library counts by version and source, the libraries below it not at all. The threshold is left out, since rows hold counts for
+        every threshold.
+        """
         profile, dataset = self.resolved_profile(), self.open()
         skipped = ("root", "limit", "order", "model", "captioner", "clip", "offloaded")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
@@ -126,10 +144,14 @@ def _tools(job: Job, prompts: tuple[str, ...]) -> tuple[Method, CategoryFilter |
 
 
 def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
-    """A row for each id: what a worker does. Models and data are opened once a process, images where they are scored.
+    """A row for each id, which is what a worker computes. Models and data are opened once a process, images where they are scored.
+
+    Args:
+        job: Evaluation that the ids belong to.
+        ids: Ids of images of its data set.
 
     Raises:
-        LabelError: on a mask whose labels are no classes of the data set.
+        LabelError: On a mask whose labels are no classes of the data set.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(job.threads)
@@ -147,16 +169,16 @@ def run_job(
     """Compute what a run lacks, keep it part by part, and return all its rows in the data set's order.
 
     Args:
-        job: what to do.
-        run: its store.
-        executor: where; None: here.
-        at_once: calls that the executor works at once.
-        chunk: images a call.
-        progress: called with new rows.
+        job: Evaluation that is carried out.
+        run: Run in which the rows are kept.
+        executor: Executor that does the work; None works in this process.
+        at_once: Number of calls that the executor works on at once.
+        chunk: Number of images a call.
+        progress: Function that is called with new rows.
 
     Raises:
-        LabelError: on masks whose labels are no classes; all such ids are listed.
-        RunError: if rows cannot be kept, or disagree.
+        LabelError: On masks whose labels are no classes; all such ids are listed.
+        RunError: If rows cannot be kept, or disagree.
     """
     executor, ids = executor or InProcess(), job.open().ids
     fresh: list[Row] = []

@@ -20,7 +20,13 @@ _LAYOUTS = {"voc": "VOCdevkit/VOC2012", "context": "VOCdevkit/VOC2010", "object"
 
 @dataclass(frozen=True)
 class Finding:
-    """what was looked at; state: "ready", "missing" or "wrong"; detail: what was found, and what to do."""
+    """What one look at a model or a data set found.
+
+    Args:
+        what: Name of what was looked at.
+        state: State that it is in: "ready", "missing" or "wrong".
+        detail: Sentence on what was found, and what to do.
+    """
 
     what: str
     state: str
@@ -40,7 +46,12 @@ def _hub(what: str, source: str, file: str) -> Finding:
 
 
 def check_models(profile: Profile, beside: Sequence[str] = ("captioner", "clip")) -> list[Finding]:
-    """The diffusion model of a profile and, of BLIP and CLIP, those named, by their files; no weight is read."""
+    """Look at the diffusion model of a profile and, of BLIP and CLIP, at those named, by their files; no weight is read.
+
+    Args:
+        profile: Profile whose models are looked at.
+        beside: Models beside the diffusion model that are looked at: "captioner", "clip".
+    """
     found = [_diffusion(profile)]
     for field in beside:
         what, pocket = {"captioner": ("captioner (BLIP)", "blip"), "clip": ("CLIP", "clip")}[field]
@@ -71,13 +82,13 @@ def _diffusion(profile: Profile) -> Finding:
 
 
 def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: int = 50) -> Iterator[Finding]:
-    """A data set's splits: list and counts, order of labels, and so many images and masks of each, spread over the split.
+    """Look at a data set's splits: list and counts, order of labels, and so many images and masks of each, spread over the split.
 
     Args:
-        name: of ``diffseg_lib.data.READERS``.
-        root: of the tree.
-        splits: to look at.
-        images: of each split that are read; 0 is all.
+        name: Name of the data set, of ``diffseg_lib.data.READERS``.
+        root: Folder of the tree.
+        splits: Splits to look at.
+        images: Number of images of each split that are read, about; 0 is all.
     """
     for split in splits:
         what = f"{name}, {split}"
@@ -117,15 +128,15 @@ def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str]
     """A profile whose files are all there, with the data's folders in it: everything that is missing is told in one message, before anything loads.
 
     Args:
-        profile: as of :func:`~diffseg_lib.profiles.load_profile`.
-        beside: "captioner", "clip", if they will be needed.
-        datasets: that will be read.
-        data_root: their folder; "" is the profile's, or else the pocket world's tree, which is written when asked for.
-        split: of them that will be read.
+        profile: Profile, as :func:`~diffseg_lib.profiles.load_profile` takes it.
+        beside: Models beside the diffusion model that will be needed: "captioner", "clip".
+        datasets: Names of the data sets that will be read.
+        data_root: Folder of the data sets; "" is the profile's, or else the pocket world's tree, which is written when asked for.
+        split: Split that will be read.
 
     Raises:
-        ValueError: on an unknown profile.
-        FileNotFoundError: if anything is missing; it says how to get each.
+        ValueError: On an unknown profile.
+        FileNotFoundError: If anything is missing; the message says how to get each.
     """
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     looked = check_models(found, beside)
@@ -138,13 +149,13 @@ def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str]
 
 
 def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50) -> list[Finding]:
-    """Models of a profile, and data sets under a folder.
+    """Look at the models of a profile, and at data sets under a folder.
 
     Args:
-        profile: whose models.
-        root: a folder with ``VOCdevkit``, ``annotations`` or ``coco`` in it; "" looks at no data.
-        names: of the data sets; none: those whose folders are there.
-        images: as of :func:`check_data`.
+        profile: Profile whose models are looked at.
+        root: Folder with ``VOCdevkit``, ``annotations`` or ``coco`` in it; "" looks at no data.
+        names: Names of the data sets; without any, those whose folders are there.
+        images: Number of images of each split that are read, as :func:`check_data` takes it.
     """
     found = check_models(profile)
     if str(root):

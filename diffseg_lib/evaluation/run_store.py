@@ -30,9 +30,21 @@ FORMAT = 1  # of the parts
 class Row:
     """One image of a run.
 
-    status: "ok" or "error" (then error_type and error say why, and counted is None); height, width: px;
-    valid_pixels: not void; present: classes in the ground truth; asked: classes asked for, and why, by name; notes: what was
-    done to the picture; unet_calls; seconds; counted: its sparse integer counts.
+    Args:
+        id: Id of the image.
+        status: Either "ok" or "error".
+        error_type: Type of the error; "" where there is none.
+        error: Message of the error; "" where there is none.
+        height: Height of the image, px.
+        width: Width of the image, px.
+        valid_pixels: Number of pixels that are not void.
+        present: Names of the classes in the ground truth.
+        asked: Names of the classes asked for.
+        why: Names of the classes asked for to the reasons why a filter kept them.
+        notes: Sentences on what was done to the picture.
+        unet_calls: Number of UNet evaluations, one a prompt and noise draw.
+        seconds: Seconds that the image took.
+        counted: Sparse integer counts of the image; None in an error row.
     """
 
     id: str
@@ -60,7 +72,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder. Open it by :func:`open_run`."""
+    """A run's folder. Open it by :func:`open_run`.
+
+    Args:
+        folder: Folder of the run.
+        facts: Facts that the run is known by, as its manifest holds them.
+    """
 
     folder: Path
     facts: Mapping[str, Any]
@@ -72,8 +89,11 @@ class Run:
     def add(self, rows: Sequence[Row]) -> None:
         """Keep rows as one more part.
 
+        Args:
+            rows: Rows to keep; without any, no part is written.
+
         Raises:
-            RunError: if they cannot be written; what was kept before is untouched.
+            RunError: If they cannot be written; what was kept before is untouched.
         """
         if rows:
             table = _table(rows)
@@ -81,13 +101,13 @@ class Run:
                 _parquet().write_table(table, file)
 
     def rows(self, known: dict[Path, list[Row]] | None = None) -> dict[str, Row]:
-        """All rows by id. Of an image tried again after an error the good row stands.
+        """All rows by id. Of an image that was tried again after an error, the good row stands.
 
         Args:
-            known: parts that were read before, and are not read again; new ones are added to it.
+            known: Parts that were read before, and are not read again; new ones are added to it.
 
         Raises:
-            RunError: if a part is damaged, or two good rows of an image disagree.
+            RunError: If a part is damaged, or two good rows of an image disagree.
         """
         known = {} if known is None else known
         found: dict[str, Row] = {}
@@ -119,11 +139,11 @@ def open_run(parent: str | Path, facts: Mapping[str, Any]) -> Run:
     """The folder of the run that `facts` describe, made if it is not there.
 
     Args:
-        parent: of all runs.
-        facts: all that its rows depend on; plain values.
+        parent: Folder of all runs.
+        facts: Facts by which the run is known, plain values.
 
     Raises:
-        RunError: if the folder cannot be made or written, or holds another run.
+        RunError: If the folder cannot be made or written, or holds another run.
     """
     facts = to_plain(dict(facts) | {"format": FORMAT})
     folder = Path(parent) / fingerprint(facts)

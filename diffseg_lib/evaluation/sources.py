@@ -15,17 +15,17 @@ def open_dataset(name: str, root: str | Path = "", split: str = "val", limit: in
     """Open a split of a data set.
 
     Args:
-        name: "voc", "context" or "object".
-        root: the folder that holds ``VOCdevkit`` (or that folder, or the year's inside it); for "object" the
-            one that holds ``annotations``, or ``coco/annotations``. "" is the pocket world's tree, written to the cache when first asked for.
-        split: "train", "val", "trainaug" (VOC) and so on.
-        limit: only the first so many images; 0 is all (of the pocket world, 500).
-        order: of Context's labels, "alphabetical" or "original", where the tree does not tell.
+        name: Name of the data set: "voc", "context" or "object".
+        root: Folder that holds ``VOCdevkit`` (or that folder, or the year's inside it); for "object" the one that holds ``annotations``, or
+            ``coco/annotations``. Without one (""), it is the pocket world's tree, written to the cache when first asked for.
+        split: Split, by the name of its list: "train", "val", "trainaug" (VOC) and so on.
+        limit: Number of images, the first of the list; 0 is all (of the pocket world, 500).
+        order: Order of Context's labels, "alphabetical" or "original", where the tree does not tell.
 
     Raises:
-        ValueError: on an unknown name.
-        DataError: on a tree that is not in the layout, or a list that is missing, empty or has repeats; it says
-            what was expected. A list shorter than the published split is told in the notes.
+        ValueError: On an unknown name, or a negative `limit`.
+        DataError: On a tree that is not in the layout, or a list that is missing, empty or has repeats; the message says what was expected. A list shorter than
+            the published split is told in the notes.
     """
     if name not in READERS:
         raise ValueError(f"unknown data set {name!r}: expected {', '.join(READERS)}")

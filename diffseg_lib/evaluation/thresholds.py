@@ -10,18 +10,18 @@ def fixed_threshold(given: str, profile: Profile, dataset: str, labels: str, met
     """The background threshold of an evaluation, and where it is from: a number, or what was chosen before.
 
     Args:
-        given: A number from 0 to 1, or "" for the one that the committed larger run fixed on the train split for this data set,
-            method and labels, or else (for diffsegmenter) the profile's.
-        profile: Of the evaluation.
-        dataset: Of the evaluation: "voc", "context" or "object".
-        labels: Of the evaluation: "image", "filter", "all" or a file.
-        method: Of the evaluation.
+        given: Number from 0 to 1, or "" for the one that the committed larger run fixed on the train split for this data set, method and labels, or else (for
+            diffsegmenter) the profile's.
+        profile: Profile of the evaluation.
+        dataset: Data set of the evaluation: "voc", "context" or "object".
+        labels: Labels of the evaluation: "image", "filter", "all" or a file.
+        method: Name of the method that is evaluated.
 
     Returns:
         The threshold, in [0, 1], and a phrase that says where it is from.
 
     Raises:
-        ValueError: If it is no such number, or nothing was chosen before.
+        ValueError: If `given` is no such number, or nothing was chosen before.
     """
     if given:
         try:

@@ -13,10 +13,10 @@ CONNECT = 30  # seconds that a scheduler may take to answer
 
 
 class InProcess(Executor):
-    """Does the work when it is submitted, in this process."""
+    """An executor that does the work when it is submitted, in this process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """The work, done."""
+        """Do the work at once and return a future that is done: with the result, or with the exception that was raised."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -32,14 +32,14 @@ def cores() -> int:
 
 @contextmanager
 def open_executor(workers: int = 0, scheduler: str = "") -> Iterator[tuple[Executor, int]]:
-    """An executor and how many calls it can work at once.
+    """Open an executor, and say how many calls it can work on at once.
 
     Args:
-        workers: of a Dask cluster on this machine, a process of one task each; 0: no cluster, this process.
-        scheduler: address of a Dask scheduler that is running already, e.g. "tcp://host:8786".
+        workers: Number of workers of a Dask cluster on this machine, a process of one task each; 0 opens no cluster and works in this process.
+        scheduler: Address of a Dask scheduler that is running already, e.g. "tcp://host:8786".
 
     Raises:
-        ValueError: on both, or where Dask is not installed or the scheduler does not answer.
+        ValueError: If both are given or `workers` is negative, or where Dask is not installed or the scheduler does not answer.
     """
     if workers < 0 or (workers and scheduler):
         raise ValueError(f"workers {workers}, scheduler {scheduler!r}: expected a number of workers, or an address, or neither")
@@ -62,13 +62,13 @@ def open_executor(workers: int = 0, scheduler: str = "") -> Iterator[tuple[Execu
 
 
 def finished(executor: Executor, call: Callable[..., Any], chunks: Iterable[tuple[Any, ...]], window: int) -> Iterator[tuple[tuple[Any, ...], Future[Any]]]:
-    """Chunks with their futures, as they are done; no more than `window` are under way at a time.
+    """Yield chunks with their futures as they are done; no more than `window` are under way at a time.
 
     Args:
-        executor: does the work.
-        call: of a chunk's values.
-        chunks: arguments of each call, taken only when there is room.
-        window: calls under way.
+        executor: Executor that does the work.
+        call: Function that is called with a chunk's values.
+        chunks: Arguments of each call; they are taken only when there is room.
+        window: Number of calls that may be under way at a time.
     """
     waiting: dict[Future[Any], tuple[Any, ...]] = {}
     left = iter(chunks)

@@ -21,14 +21,14 @@ class RunError(OSError):
 
 @contextmanager
 def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file that appears whole or not at all, and is on the disk when the block ends.
+    """Open a file that appears whole or not at all, and is on the disk when the block ends.
 
-    It is written under a name of its own beside its place, flushed and renamed, so that several processes may write the same
-    file. After an error nothing is left, and what was there before is untouched.
+    It is written under a name of its own beside its place, flushed and renamed, so that several processes may write the same file. After an error nothing is
+    left, and what was there before is untouched.
 
     Args:
-        path: Its place; the folder must exist.
-        mode: "wb", or "w" for text in UTF-8 with plain line ends.
+        path: Place of the file; its folder must exist.
+        mode: Mode in which it is opened: "wb", or "w" for text in UTF-8 with plain line ends.
 
     Raises:
         OSError: If it cannot be written.
@@ -67,12 +67,12 @@ def write_text(path: str | Path, text: str) -> Path:
 def to_plain(value: Any, where: str = "") -> Any:
     """A value as JSON can hold it.
 
-    NumPy's numbers and arrays become plain numbers and lists, dataclasses and mappings objects with string keys, sequences and
-    sets lists (sets sorted), paths strings.
+    NumPy's numbers and arrays become plain numbers and lists, dataclasses and mappings objects with string keys, sequences and sets lists (sets sorted), paths
+    strings.
 
     Args:
-        value: What is to be kept.
-        where: The path of keys that leads to it, for errors.
+        value: Value that is to be kept.
+        where: Path of keys that leads to the value; it is named in errors.
 
     Raises:
         ValueError: On NaN or infinity; the path of keys is named.

@@ -26,7 +26,12 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
 
 @cache
 def weights_hash(folder: str | Path, kinds: tuple[str, ...] = (".safetensors", ".json")) -> str:
-    """A short hash of the weights and settings in a folder, by content; the hub id itself if it is none."""
+    """A short hash of the weights and settings in a folder, by content; what is no folder, such as a hub id, is returned as it is.
+
+    Args:
+        folder: Folder of a model, or a hub id.
+        kinds: Endings of the files that are hashed.
+    """
     root = Path(folder)
     if not root.is_dir():
         return str(folder)
@@ -40,7 +45,7 @@ def weights_hash(folder: str | Path, kinds: tuple[str, ...] = (".safetensors", "
 
 @lru_cache(maxsize=1)
 def source_hash() -> str:
-    """Of the library's own source: rows of two versions of it are never one run."""
+    """A short hash of the library's own source, so that rows of two versions of it never count as one run."""
     digest, here = hashlib.sha256(), Path(__file__).parent.parent
     for path in sorted(here.rglob("*.py")):
         digest.update(path.relative_to(here).as_posix().encode() + path.read_bytes())

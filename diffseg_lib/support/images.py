@@ -38,7 +38,12 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Photo:
-    """pixels: H W 3, uint8 RGB; notes: what was done to get there."""
+    """A picture's pixels, and how they were brought to RGB.
+
+    Args:
+        pixels: Pixels of the picture, H W 3, uint8 RGB.
+        notes: Sentences on what was done to get there.
+    """
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
@@ -65,10 +70,13 @@ def voc_colours(count: int = 256) -> np.ndarray:
 
 
 def load_photo(path: str | Path) -> Photo:
-    """Read a user's photo by its content: turned by EXIF once, brought to RGB, and said so.
+    """Read a user's photo by its content: it is turned by EXIF once and brought to RGB, and the notes say so.
+
+    Args:
+        path: Path of the photo, a JPEG, PNG or other picture.
 
     Raises:
-        ImageError: if there is no such file, it is no image, it is cut short, or it is too large.
+        ImageError: If there is no such file, it is no image, it is cut short, or it has more than :data:`LARGEST` pixels.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,10 +121,16 @@ def to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
 
 
 def working_size(height: int, width: int, short_side: int, multiple: int) -> tuple[int, int]:
-    """Height and width the model works at: the short side near `short_side`, both multiples of `multiple`.
+    """Height and width that the model works at: the short side near `short_side`, both multiples of `multiple`.
+
+    Args:
+        height: Height of the picture, px.
+        width: Width of the picture, px.
+        short_side: Length that the short side is to have, px.
+        multiple: Number that both sides are rounded to multiples of, px.
 
     Raises:
-        ImageError: on a strip more than :data:`LONGEST` times as long as it is wide.
+        ImageError: On a strip more than :data:`LONGEST` times as long as it is wide.
 
     >>> working_size(375, 500, 512, 64)
     (512, 704)
@@ -156,10 +170,13 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  
 
 
 def pictures_in(paths: Sequence[Path]) -> list[Path]:
-    """Files as they are given; a folder is its pictures, by name.
+    """Files as they are given; a folder is replaced by its pictures, sorted by name.
+
+    Args:
+        paths: Files and folders.
 
     Raises:
-        ImageError: on a folder without pictures.
+        ImageError: On a folder without pictures.
     """
     found: list[Path] = []
     for path in paths:
@@ -171,11 +188,14 @@ def pictures_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def coco_segments(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Labels as COCO's annotations: a segment a class that was found, its mask as compressed runs, box x y width height, area in px.
+    """Labels as COCO's annotations: one segment for each class that was found.
 
     Args:
-        labels: H W, 0 background, i the i-th class.
-        classes: names.
+        labels: Labels, H W; 0 is the background, i the i-th class.
+        classes: Names of the classes, in the order of the labels.
+
+    Returns:
+        Dictionaries with the mask as compressed runs, the box (x, y, width, height, px) and the area in px.
     """
     from pycocotools import mask as runs
 

@@ -73,10 +73,10 @@ def _targets(source: str, package: tuple[str, ...], known: Mapping[str, Path]) -
 
 
 def imports_of(package: Path) -> dict[str, set[str]]:
-    """For every module of a package the modules of it that it imports, by name.
+    """For every module of a package, the modules of the package that it imports, by name.
 
     Args:
-        package: Its folder.
+        package: Folder of the package.
     """
     known = module_files(package)
     return {

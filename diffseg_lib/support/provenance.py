@@ -19,12 +19,12 @@ LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 
 
 def provenance(profile: Any, seed: int, device: str = "cpu") -> str:
-    """One line: which model, which weights, where, which versions, which seed.
+    """One line that says which model, which weights, where, which versions and which seed.
 
     Args:
-        profile: a :class:`diffseg_lib.profiles.Profile`.
-        seed: of the chapter.
-        device: it runs on.
+        profile: A :class:`diffseg_lib.profiles.Profile`.
+        seed: Seed of the chapter.
+        device: Device that the chapter runs on.
     """
     libraries = ", ".join(f"{name} {version(name).split('+')[0]}" for name in LIBRARIES)
     return f"profile {profile.name} (weights {weights_hash(profile.source)}), {device}, seed {seed}; diffseg_lib {__version__}, {libraries}"
@@ -41,16 +41,16 @@ def _commit() -> str | None:
 def write_results(
     chapter: str, *, parameters: Mapping[str, Any], metrics: Mapping[str, Any], seed: int, started: float, device: str = "cpu", out: str | Path = ""
 ) -> Path:
-    """Write a chapter's JSON, atomically; returns its path.
+    """Write a chapter's JSON in one step; returns its path.
 
     Args:
-        chapter: its file's stem.
-        parameters: what it was run with.
-        metrics: name to a number, or to a mapping with ``value``, ``ci95`` and ``images``.
-        seed: of the chapter.
-        started: ``time.perf_counter()`` at its start.
-        device: it ran on.
-        out: folder; by default ``build/results/<profile>``.
+        chapter: Stem of the chapter's file.
+        parameters: Parameters that the chapter was run with.
+        metrics: Names to numbers, or to mappings with ``value``, ``ci95`` and ``images``.
+        seed: Seed of the chapter.
+        started: Value of ``time.perf_counter()`` at the chapter's start, in seconds.
+        device: Device that the chapter ran on.
+        out: Folder of the file; by default ``build/results/<profile>``.
     """
     folder = Path(out) if out else build_dir() / "results" / Path(str(parameters.get("profile", "pocket"))).name
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +68,8 @@ def committed_json(study: str, profile: str = "pocket") -> dict[str, Any] | None
     """The kept larger run of a study, with its command, commit, seconds and versions; None where there is none.
 
     Args:
-        study: Its name: the file's stem.
-        profile: Whose results; of a path, its last part.
+        study: Name of the study: the stem of its file.
+        profile: Profile whose results are meant; of a path, its last part counts.
     """
     path = data_dir() / "results" / Path(profile).name / f"{study}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
