@@ -26,7 +26,7 @@ from ...prompts import fill_template
 from ...support.images import to_numpy
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
-from .fitting import Schedule, fit, load_average
+from .fitting import Schedule, autocast, fit, load_average
 from .layerdrop import LayerDrop
 from .pictures import Pictures, classes_named, load_pictures
 
@@ -172,8 +172,9 @@ def load_vae(runs: Path, start: Path | None = None) -> nn.Module:
     model = architectures.vae().eval()
     if start is not None and not (runs / "vae").exists():
         start_from(start, "vae", model)
-    else:
-        load_average(runs / "vae", model)
+        model.register_to_config(scaling_factor=json.loads((start / "diffusion" / "vae" / "config.json").read_text())["scaling_factor"])
+        return model
+    load_average(runs / "vae", model)
     if (runs / "decoder" / "state.safetensors").exists():
         load_average(runs / "decoder", model)
     images = _tensor(load_pictures("train", VOCABULARY_PICTURES, 128))[:SCALE_PICTURES]
@@ -191,7 +192,7 @@ def latents_of(runs: Path, pictures: Pictures, name: str, device: str, start: Pa
         model, side = load_vae(runs, start).to(device), pictures.images.shape[1] // 4
         partial = path.with_suffix(".partial")
         array = open_memmap(partial, "w+", np.float16, (len(pictures), 4, side, side))
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        with torch.no_grad(), autocast(device):
             for row in range(0, len(pictures), 64):
                 batch = to_range(torch.from_numpy(np.array(pictures.images[row : row + 64]))).to(device)
                 array[row : row + 64] = to_numpy(model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor)
