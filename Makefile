@@ -27,12 +27,13 @@ lint: $(READY)
 	$(PY) -m mypy
 
 unit: $(READY)
-	$(PY) -m pytest -m "not site and not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile -m "not site and not slow"
 
 notebooks: $(READY)
 	$(PY) -m diffseg_lib.book check
-	HF_HUB_OFFLINE=1 $(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks
-	$(PY) -m pytest -m slow tests/test_chapters.py
+	@$(PY) -m diffseg_lib.book run
+	@$(PY) -m diffseg_lib.book compare
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto -m slow tests/test_chapters.py
 	$(PY) -m diffseg_lib.book run $(OTHERS) --profile tests/other_parameters.yaml --out build/other --force
 
 site: $(READY)

@@ -106,18 +106,17 @@ def family_of(config: Mapping[str, Any]) -> Family:
 @contextmanager
 def quietly() -> Iterator[None]:
     """No bars of progress and no advice from the model libraries to each other; both print in every notebook."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")  # in a notebook without widgets
-        warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
-        from transformers.utils import logging
+    from transformers.utils import logging
 
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
             yield
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def offload(models: Sequence[Any], device: str) -> None:

@@ -36,11 +36,11 @@ def load_pretrained(model: str, processor: str, source: str | Path, pocket: str,
     Raises:
         FileNotFoundError: if the files are not on this machine.
     """
+    import transformers
+
     place, where = split_revision(str(models_dir() / pocket if str(source) == "pocket" else source))
     try:
         with quietly():
-            import transformers
-
             loaded = getattr(transformers, model).from_pretrained(place, dtype=torch.float32, use_safetensors=True, **where, **options)
             prepared = getattr(transformers, processor).from_pretrained(place, **where)
     except (OSError, ValueError) as error:

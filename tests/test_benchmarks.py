@@ -10,7 +10,7 @@ import torch
 from benchmarks import families, gpu, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
-from benchmarks.goals import committed_result, goals, hours, vae_gigaflops
+from benchmarks.goals import DATASETS, committed_result, goals, hours, vae_gigaflops
 from benchmarks.measure import interleaved_timings, peak_of, ratios, summary
 from benchmarks.models import inputs, unet_config
 from benchmarks.released import released_maps
@@ -115,6 +115,27 @@ def test_the_committed_run_has_every_table_and_says_how_it_was_made():
     assert {"time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released", "device", "dtype", "repeats", "command", "commit", "versions"} <= set(facts)
     assert set(facts["time_ratio"]) == {"1", "4", "20"} and set(facts["gpu"]) == set(gpu.TABLES) and not facts["quick"]
     assert all(row["difference"] < 1e-4 for row in facts["full"]["released"].values())
+
+
+def test_tables_hold_what_was_measured():
+    from benchmarks import tables
+
+    facts = committed_result()
+    judged = goals(facts)
+    assert len(tables.goals_table(judged)) == len(judged) and set(tables.goals_table(judged)[""]) <= set(tables.SAID.values())
+    assert tables.sources(facts).count("\n") == len({(how["command"], how["commit"]) for how in facts["measured"].values()})
+    full = facts["full"]
+    assert "ours" in tables.memory_table(full["memory"]).index
+    assert list(tables.sizes_table(full["sizes"])["ratio"]) == [row["ratio"]["median"] for row in full["sizes"].values()]
+    assert list(tables.images_table(facts["pocket"]["images"]).index)[0] == "1 images"
+    assert list(tables.released_table(full["released"])["times faster"]) == [row["speedup"]["median"] for row in full["released"].values()]
+    assert tables.families_table({"gone": "not run: no memory"} | full["families"]).loc["parameters", "gone"] == "not run: no memory"
+    assert list(tables.sharing_table(facts["sharing"]["rows"]).index) == ["own", "shared"]
+    assert len(tables.precision_table(full["precision"], facts["gpu"])) == len(full["precision"]) + len(facts["gpu"])
+    numbers = tables.numbers(facts, judged)
+    assert numbers["speed_one"] == f"{facts['time_ratio']['1']['median']:.2f}" and numbers["speed_met"].endswith(f"of {len(judged)}")
+    costs = tables.cost_table(1.0, 312.0, {"one": 1, "two": 2}, shares=(0.1,))
+    assert list(costs.loc["one, 10% of peak"]) != list(costs.loc["two, 10% of peak"]) and list(costs.columns) == list(DATASETS)
 
 
 def test_costs_follow_from_counts():

@@ -6,6 +6,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -268,6 +269,11 @@ def test_every_command_is_reached_and_the_first_page_names_it():
     assert all(f"{int(code)}  " in page for code in Exit)
 
 
+def test_the_readme_tells_the_exit_codes():
+    told = " ".join((ROOT / "README.md").read_text().split()).partition("Exit codes: ")[2].partition(". Ctrl-C")[0]
+    assert {int(number) for number in re.findall(r"(?:^|, )(\d+) ", told)} == {int(code) for code in Exit}
+
+
 def test_shared_options_are_declared_in_one_place():
     again = []
     for path in sorted((ROOT / "diffseg_lib").rglob("*.py")):
@@ -304,6 +310,11 @@ def test_several_negative_and_yaml_values_are_read():
     assert o.p == [["seed", "-3"], ["threshold", "-.5"]] and o.y == "classes: [house, fish]"
     for name in ("--sure", "--min-confidence"):
         assert make_parser().parse_args(["pseudo", name, "0.6", "--out", "o"]).min_confidence == 0.6
+
+
+def test_help_and_completion_load_no_model_library():
+    start = "import sys; from diffseg_lib.cli.main import make_parser; make_parser(); print([m for m in ('torch', 'pandas', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_the_shell_completes_commands_and_options(tmp_path):
@@ -462,7 +473,8 @@ LONG = 60.0  # seconds that none of these may take, on a machine that does other
 
 def interrupted(command: list[str], ready, cwd: Path = ROOT, sent: int = signal.SIGINT) -> tuple[int, str, float]:
     """Start a command, send it a signal once it is ready; its exit code, its standard error, and the seconds from signal to end."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd) as process:
+    heard = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"  # though we may be deaf to it
+    with subprocess.Popen([sys.executable, "-c", heard, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd) as process:
         try:
             started = time.monotonic()
             while not ready():

@@ -111,7 +111,7 @@ def test_the_metadata_asks_for_all_that_the_library_imports():
         comes_along = name == "myst_nb"  # with jupyter-book
         assert sources & (needed | extras) or comes_along, f"{module} imports {name}, which pyproject.toml does not name"
     for name, module in imported(ROOT / "diffseg_lib").items():  # a photo is segmented without any extra
-        folder = {path.name for path in (ROOT / "diffseg_lib" / "book").glob("*.py")} | {"crf.py", "executors.py"}
+        folder = {path.name for path in (ROOT / "diffseg_lib" / "book").rglob("*.py")} | {"crf.py", "executors.py"}
         assert {canonicalize_name(one) for one in where[name]} & needed or module in folder, f"{module} imports {name} from an extra"
 
 

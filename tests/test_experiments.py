@@ -255,3 +255,57 @@ def test_the_recipe_study_measures_every_row(segmenter):
     assert set(found.rows) >= {OURS, RELEASED, *SWITCHES} and found.images == 2
     assert all(SWEPT[0] <= row.swept.threshold <= SWEPT[1] and row.swept.value <= row.oracle + 1e-9 for row in found.rows.values())
     assert found.effects[f"last_token_minus_{OURS}"].value == 0  # the pocket world's classes are one token each
+
+
+def test_every_number_that_prose_cites_is_given():
+    import nbformat
+
+    from diffseg_lib.book.run import notebooks_dir
+    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, pseudo, qualitative, recipes
+
+    given = {
+        "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
+        "11_qualitative": qualitative.numbers(committed_result("qualitative", "pocket", QualitativeResult).result),
+        "12_claims": claims.numbers(claims.ledger()),
+        "15_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
+        "16_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),
+        "17_network": network.numbers(committed_result("network", "pocket", NetworkResult).result),
+        "18_editing": edits.numbers(committed_result("edits", "pocket", EditResult).result),
+        "09_benchmark": benchmark.numbers({name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}, "filter"),
+    }
+    for chapter, numbers in given.items():
+        cells = nbformat.read(notebooks_dir() / f"{chapter}.ipynb", 4).cells
+        cited = {name for cell in cells if cell.cell_type == "markdown" for name in re.findall(r"{glue:text}`(\w+)`", cell.source)}
+        assert cited and cited <= set(numbers), chapter
+        assert all(isinstance(text, str) and text for text in numbers.values()), chapter
+
+
+def test_numbers_and_tables_say_what_the_results_hold():
+    from diffseg_lib.experiments import ablation, benchmark, edits, network, pseudo, qualitative, recipes
+    from diffseg_lib.experiments.claims import quoted_table
+
+    run = committed_result("ablation", "pocket", AblationResult).result
+    numbers = ablation.numbers(run)
+    assert numbers["ablation_finest"] == format_effect(run.effects["completion_by_finest"]) == "+23 (+22 to +25)"
+    assert numbers["ablation_plus_verdict"] == "not reproduced" and numbers["ablation_seeds"] == "3"
+    assert quoted_table(run.effects, ablation.PAPER).loc["++ on plain", "paper on VOC train, quoted"] == "+4.14"
+    results = {name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}
+    shown = benchmark.benchmark_table(results, "filter", ["diffsegmenter", "groupvit"])
+    assert list(shown.index) == ["diffsegmenter", "upper bound: true words", "filter: precision, recall"] and list(shown.columns) == list(results)
+    assert benchmark.numbers({"voc": results["voc"]}, "filter")["benchmark_object_elbo"] == "not run"
+    assert results["voc"].by_choice("diffsegmenter")["wrong2"].label == "true words and 2 wrong"
+    assert results["voc"].by_method("image")["elbo"].label == "elbo" and results["voc"].row("elbo", "all") is None
+    run = committed_result("recipes", "pocket", RecipeResult).result
+    assert recipes.moving(run) == ["photograph", "photography", "plural", "paper_weights"]
+    assert recipes.recipe_table(run.rows).loc["no ++", "whose choice"] == recipes.SWITCHES["no_emphasis"].source
+    run = committed_result("pseudo", "pocket", PseudoResult).result
+    assert list(pseudo.mask_table(run.rows).loc["t = 100"]) == [format_value(one) for one in (run.rows["one"], run.rows["one"].edges, run.rows["one"].inside)]
+    assert pseudo.crf_table({"chosen": run.crf}).loc["chosen", "from"] == "chosen on train images"
+    run = committed_result("network", "pocket", NetworkResult).result
+    assert list(network.masks_table(run.masks).index) == ["our pseudo-labels", "dense CLIP's pseudo-labels"]
+    assert network.network_table(run.rows).loc["drawn masks", "mIoU, %"] == f"{run.rows['drawn'].value:.1f}"
+    run = committed_result("edits", "pocket", EditResult).result
+    shown = edits.edit_table(run.rows)
+    assert shown.loc["Prompt-to-Prompt", "SSIM outside, x 100"] == f"{100 * run.rows['plain'].ssim.value:.1f}" and shown.shape == (7, 4)
+    run = committed_result("qualitative", "pocket", QualitativeResult).result
+    assert qualitative.effects_table({"here": run, "large": None}).shape == (len(run.effects), 2)

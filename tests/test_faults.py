@@ -234,7 +234,7 @@ def test_memory_that_runs_out_twice_is_an_error_row(tree, tmp_path, monkeypatch)
     def nothing_left(*arguments):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(DiffSegmenter, "_attend_lean", nothing_left)
+    monkeypatch.setattr(DiffSegmenter, "_attend_optimized", nothing_left)
     code, found = evaluate(tree, tmp_path / "out")
     assert code == 1 and len(found["errors"]) == COUNT and all("allocate memory" in text for text in found["errors"].values())
 

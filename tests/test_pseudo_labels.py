@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused():
         refine(image, scores, PRESETS["irn"])
     with pytest.raises(ValueError, match="above 0"):
         probabilities(scores, 0.0)
-    with pytest.raises(ValueError, match="sure 2"):
+    with pytest.raises(ValueError, match="min_confidence 2"):
         Pseudo(0.5, min_confidence=2)
 
 
@@ -140,7 +140,7 @@ def test_masks_are_written_as_voc_writes_them(tree, tmp_path):
     assert again.ids == dataset.ids and (again.load(dataset.ids[0]).image == dataset.load(dataset.ids[0]).image).all()
     assert (again.load(dataset.ids[0]).truth == np.asarray(Image.open(out / MASKS / f"{dataset.ids[0]}.png"))).all()
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["pseudo"] == {"threshold": 0.4, "crf": None, "sure": 0.65} and manifest["data"] == dataset.fingerprint()
+    assert manifest["pseudo"] == {"threshold": 0.4, "crf": None, "min_confidence": 0.65} and manifest["data"] == dataset.fingerprint()
 
 
 def test_a_run_that_was_stopped_goes_on_and_other_settings_are_refused(tree, tmp_path):

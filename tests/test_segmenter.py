@@ -242,7 +242,7 @@ def test_out_of_memory_halves_the_classes_of_a_call_once(segmenter, picture, mon
         return inner(self, latents, noise, timestep, embeddings, *rest)
 
     expected = segmenter.segment(picture, ["house", "fish", "red fish"])
-    monkeypatch.setattr(type(segmenter), "_attend_lean", limited)
+    monkeypatch.setattr(type(segmenter), "_attend_optimized", limited)
     most = 2
     found = segmenter.segment(picture, ["house", "fish", "red fish"])
     assert calls == [3, 2, 1] and "2 at a time" in found.notes[-1]

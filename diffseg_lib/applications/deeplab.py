@@ -40,12 +40,24 @@ NETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """How a network is trained; the defaults are the paper's for ResNet-101.
 
-    net: of :data:`NETS`. iterations: updates. batch: crops an update. crop: px a side. lr: of the backbone; the head's is ten
-    times that; both fall as (1 - i / iterations)^power. scales: the least and the greatest by which a picture is resized before
-    it is cropped. balanced: weigh each class by one over the root of its share of the pixels. rates: of the atrous
-    convolutions. seed: of weights, crops and order.
+    Args:
+        net: The network, of :data:`NETS`.
+        iterations: Updates in all.
+        batch: Crops in an update.
+        crop: Side of a crop, px.
+        lr: Learning rate of the backbone; the head's is ten times that, and both fall as (1 - i / iterations)^power.
+        momentum: Momentum of the gradient descent.
+        decay: Weight decay.
+        power: Exponent by which the learning rates fall.
+        scales: The least and the greatest factor by which a picture is resized before it is cropped.
+        balanced: Weigh each class by one over the root of its share of the pixels.
+        rates: Dilations of the atrous convolutions, px of the features.
+        seed: Seed of weights, crops and their order.
+
+    Raises:
+        ValueError: On another net, counts below 1, a learning rate of 0 or less, or scales out of order.
     """
 
     net: str = "101"
@@ -168,12 +180,12 @@ def train(
     ``accelerate launch -m diffseg_lib.deeplab train ...`` runs it on several cards, each with a batch of its own.
 
     Args:
-        dataset: pictures and masks.
-        recipe: how.
-        out: folder of checkpoints, ``curve.csv`` and, at the end, ``model.safetensors`` with ``model.json``.
-        initial: folder or hub id of a ResNet trained on ImageNet's labels, or "" for random weights.
-        every: updates between checkpoints.
-        progress: called with the number of updates done and the loss.
+        dataset: Pictures and masks.
+        recipe: How it is trained.
+        out: Folder of checkpoints, ``curve.csv`` and, at the end, ``model.safetensors`` with ``model.json``.
+        initial: Folder or hub id of a ResNet trained on ImageNet's labels; without it weights are random.
+        every: Updates between checkpoints.
+        progress: Called with the number of updates done and the loss.
 
     Returns:
         `out`.

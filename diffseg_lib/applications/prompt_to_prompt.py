@@ -46,10 +46,16 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class PromptToPrompt:
-    """How strongly the source holds the edit.
+    """How strongly the source holds the edit (Hertz et al. 2022).
 
-    cross: share of the steps, from the noisiest, in which cross-attention is the source's. own: the same of self-attention, in layers
-    at `stride` of the latents' side and coarser. guidance: weight of the target prompt against no words; 1 is none.
+    Args:
+        cross_replace_steps: Share of the steps, from the noisiest, in which cross-attention is the source's.
+        self_replace_steps: Share of the steps, from the noisiest, in which self-attention is the source's.
+        stride: Of the latents' side: self-attention is replaced in layers at this stride and coarser ones.
+        guidance: Weight of the target prompt against no words; 1 is none, 7.5 is usual for Stable Diffusion.
+
+    Raises:
+        ValueError: On shares outside 0 to 1.
     """
 
     cross_replace_steps: float = 0.8

@@ -30,8 +30,13 @@ MASKS, LISTS = Path("VOCdevkit/VOC2012/SegmentationClass"), Path("VOCdevkit/VOC2
 class Pseudo:
     """How scores become a mask.
 
-    threshold: the background's score, in (0, 1]; crf: the field that refines the probabilities, or None; sure: a pixel whose most
-    probable label is less probable is void, in [0, 1].
+    Args:
+        threshold: Score of the background, above 0 and up to 1.
+        crf: The dense CRF that refines the probabilities, or None.
+        min_confidence: Pixels whose most probable label is less probable than this become void (255), 0 to 1.
+
+    Raises:
+        ValueError: On numbers out of range.
     """
 
     threshold: float
@@ -40,7 +45,7 @@ class Pseudo:
 
     def __post_init__(self) -> None:
         if not (0 < self.threshold <= 1 and 0 <= self.min_confidence <= 1):
-            raise ValueError(f"threshold {self.threshold}, sure {self.min_confidence}: expected numbers above 0 and up to 1, and from 0 to 1")
+            raise ValueError(f"threshold {self.threshold}, min_confidence {self.min_confidence}: expected numbers above 0 and up to 1, and from 0 to 1")
 
     def mask(self, image: np.ndarray, scores: np.ndarray, labels: tuple[int, ...]) -> np.ndarray:
         """Labels of an image: H W, uint8, 0 background, 255 void.

@@ -146,6 +146,20 @@ class ElboMethod:
         return Prediction(to_numpy(resize(found.scores(self.temperature), image.shape[:2])), found.calls)
 
 
+def scores_of_draws(segmenter: DiffSegmenter, draws: Float[Tensor, "n c h w"], classes: Sequence[str], count: int) -> Float[np.ndarray, "k h w"]:
+    """Scores of the classes, in [0, 1], from the first draws of :func:`error_draws`, smoothed and scaled as :class:`ElboMethod` does.
+
+    Args:
+        segmenter: The model.
+        draws: Errors, a draw a row: those of the k classes, then that of no words.
+        classes: Names of the k classes.
+        count: The number of draws to use.
+    """
+    method = ElboMethod(segmenter)
+    mean = smooth(draws[:count].mean(0), method.sigma)
+    return to_numpy(Posterior(mean[:-1], mean[-1:], tuple(classes), 0).scores(method.temperature))
+
+
 def noise_sharing(segmenter: DiffSegmenter, image: np.ndarray, name: str, timestep: int, draws: int) -> tuple[float, float]:
     """Variance over draws of the error of the empty prompt minus that of a class, mean over pixels: (shared noise, independent noise).
 

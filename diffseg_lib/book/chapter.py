@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -71,6 +72,7 @@ def open_chapter(name: str, namespace: Mapping[str, Any], *models: str, datasets
     parameters: dict[str, Any] = {key: value for key, value in namespace.items() if key[0] != "_" and key not in hidden and isinstance(value, PLAIN)}
     started = time.perf_counter()
     plots.use_style()
+    warnings.filterwarnings("ignore", message="IProgress not found")  # bars of progress need widgets, and say so on their first import
     seed = int(parameters.get("seed", [*parameters.get("seeds", ()), 0][0]))
     options = {"data_root": parameters.get("data_root", ""), "split": parameters.get("split", "val")}
     profile = require(parameters.get("profile", "pocket"), *models, datasets=datasets, **options)

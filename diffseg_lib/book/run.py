@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import nbformat
 import yaml
 
 from ..support.errors import nearest
+from ..support.executors import cores
 from ..support.files import write_text
 from ..support.identity import fingerprint, weights_hash
 from ..support.paths import data_dir, models_dir, repository_root
@@ -162,11 +164,15 @@ def run_key(path: Path, parameters: Mapping[str, Any]) -> str:
     return fingerprint({"inputs": inputs_of(path), "parameters": parameters, "lock": lock.read_text() if lock.exists() else ""})
 
 
-def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path, timeout: float, tick: Callable[[], Any]) -> str:
+_running: set[subprocess.Popen[str]] = set()  # papermills of this process, which an interruption ends
+
+
+def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path, timeout: float, threads: int, tick: Callable[[], Any]) -> str:
     """Run papermill in a process of its own, which ends with this one; what went wrong, or "" if nothing did."""
     command = [sys.executable, "-m", f"{LIBRARY}.book.papermill", str(os.getpid()), str(path), str(partial), "--kernel", "python3", "--cwd", os.getcwd()]
     command += ["--log-output", "--no-progress-bar"] + (["-y", yaml.safe_dump(dict(parameters))] if parameters else [])
-    environment = os.environ | {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
     late = threading.Event()
 
     def stop() -> None:
@@ -175,6 +181,7 @@ def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path
 
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
+        _running.add(process)
         clock = threading.Timer(timeout, stop)
         clock.start()
         try:
@@ -187,6 +194,7 @@ def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path
             clock.cancel()
             process.kill()
             process.communicate()
+            _running.discard(process)
     if late.is_set():
         return f"not done after {timeout:g} s"
     if process.returncode == 0:
@@ -202,6 +210,7 @@ def run_notebook(
     *,
     force: bool = False,
     timeout: float = 1800,
+    threads: int = 0,
     tick: Callable[[], Any] = lambda: None,
 ) -> Outcome:
     """Execute one notebook into `out`, unless what is there is current; a change of prose alone executes nothing.
@@ -215,6 +224,7 @@ def run_notebook(
         out: folder of the result; its log goes to ``logs`` inside.
         force: execute what is current too.
         timeout: seconds for the whole notebook.
+        threads: Threads of the notebook's arithmetic; 0 leaves them as they are.
         tick: called after every cell.
     """
     target, partial, log = out / path.name, out / f"{path.name}.partial", out / "logs" / f"{path.stem}.log"
@@ -226,7 +236,7 @@ def run_notebook(
             return Outcome(path.stem, "skipped")
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    message = _execute(path, partial, parameters, log, timeout, tick)
+    message = _execute(path, partial, parameters, log, timeout, threads, tick)
     seconds = time.perf_counter() - start
     if message:
         return Outcome(path.stem, "failed", seconds, f"{message} (log: {log})")
@@ -246,26 +256,42 @@ def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
         write_text(path, text)
 
 
-def run(jobs: Sequence[tuple[Path, Mapping[str, Any]]], out: Path, *, force: bool = False, timeout: float = 1800) -> list[Outcome]:
-    """Execute notebooks one after the other, under one bar of progress that counts cells.
+def run(jobs: Sequence[tuple[Path, Mapping[str, Any]]], out: Path, *, force: bool = False, timeout: float = 1800, workers: int = 0) -> list[Outcome]:
+    """Execute notebooks, some at once, under one bar of progress that counts cells.
 
     Args:
-        jobs: notebooks with their parameters.
-        out: folder of the results.
-        force: execute what is current too.
-        timeout: seconds a notebook.
+        jobs: Notebooks with their parameters.
+        out: Folder of the results.
+        force: Execute what is current too.
+        timeout: Seconds a notebook.
+        workers: Notebooks at once, the cores shared among them; 0 is one a core.
     """
     from tqdm import tqdm
 
+    workers = min(workers or cores(), len(jobs)) or 1
     cells = {path: len(nbformat.read(path, 4).cells) for path, _ in jobs}
-    outcomes = []
-    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, disable=None) as bar:
-        for path, parameters in jobs:
-            bar.set_description(path.stem)
-            before = bar.n
-            outcomes.append(run_notebook(path, parameters, out, force=force, timeout=timeout, tick=bar.update))
-            bar.update(before + cells[path] - bar.n)
-    return outcomes
+    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, disable=None) as bar, ThreadPoolExecutor(workers) as pool:
+
+        def one(path: Path, parameters: Mapping[str, Any]) -> Outcome:
+            ticks = 0
+
+            def tick() -> None:
+                nonlocal ticks
+                ticks += 1
+                bar.update()
+
+            outcome = run_notebook(path, parameters, out, force=force, timeout=timeout, threads=max(1, cores() // workers), tick=tick)
+            bar.update(cells[path] - ticks)
+            return outcome
+
+        futures = [pool.submit(one, path, parameters) for path, parameters in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(_running):
+                process.kill()
+            raise
 
 
 def report(outcomes: Sequence[Outcome]) -> int:
@@ -278,15 +304,3 @@ def report(outcomes: Sequence[Outcome]) -> int:
     else:
         print(", ".join(f"{number} {state}" for state, number in count.items()))
     return count["failed"]
-
-
-# -- build ---------------------------------------------------------------------------------------
-
-
-# -- sweep ---------------------------------------------------------------------------------------
-
-
-# -- outputs in git ------------------------------------------------------------------------------
-
-
-# -- command line --------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ Names and types of parameters are checked before anything starts; of several cha
 """
 RUN_EXAMPLE = 'diffseg book run 00_quickstart -p image photo.jpg -y "classes: [house, fish]" --out mine'
 CHECK = "Tell which chapters break their contract or hold outputs that are no longer current."
+COMPARE = "Tell where executed chapters say something else than their kept outputs, in the cells that are tagged nbval-check-output."
 BUILD = "Make the site from executed chapters, every warning an error; nothing is executed a second time."
 REFRESH = "Run chapters with their defaults and keep the normalised outputs in notebooks/."
 SWEEP = """
@@ -36,6 +37,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     known = {
         "run": ("Run chapters.", declare_run),
         "check": ("Look whether the kept outputs are current.", declare_check),
+        "compare": ("Look whether executed chapters say what their kept outputs say.", declare_compare),
         "build": ("Make the site.", declare_build),
         "refresh": ("Run chapters and keep their outputs.", declare_refresh),
         "sweep": ("Run one chapter with many parameter sets.", declare_sweep),
@@ -57,6 +59,7 @@ def declare_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-y", metavar="YAML", help="Parameters as YAML, as in 'classes: [house, fish]'.")
     parser.add_argument("--online", action="store_true", help="Let models be downloaded.")
     share(parser, "--timeout", "--force")
+    parser.add_argument("--at-once", type=int, default=0, metavar="N", help="Chapters that run at once, the cores shared among them. 0 is one a core.")
     share(parser, "--out", default=build_dir() / "notebooks", help="The folder of the executed chapters.")
 
 
@@ -64,6 +67,13 @@ def declare_check(parser: argparse.ArgumentParser) -> None:
     """Give ``check`` its options."""
     page(parser, CHECK, "diffseg book check 05_completion", run=offline(check), kept="nothing was written")
     _chapters(parser)
+
+
+def declare_compare(parser: argparse.ArgumentParser) -> None:
+    """Give ``compare`` its options."""
+    page(parser, COMPARE, "diffseg book compare 05_completion", run=compare, kept="nothing was written")
+    _chapters(parser)
+    parser.add_argument("--notebooks-folder", type=Path, default=build_dir() / "notebooks", metavar="DIR", help="The folder of the executed chapters.")
 
 
 def declare_build(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +168,7 @@ def run(o: argparse.Namespace) -> int:
     """Run chapters; 1 if one failed."""
     from ..book import run as book
 
-    return Exit.SOME_FAILED if book.report(book.run(jobs_of(o), o.out, force=o.force, timeout=o.timeout)) else Exit.OK
+    return Exit.SOME_FAILED if book.report(book.run(jobs_of(o), o.out, force=o.force, timeout=o.timeout, workers=o.at_once)) else Exit.OK
 
 
 def check(o: argparse.Namespace) -> int:
@@ -168,6 +178,16 @@ def check(o: argparse.Namespace) -> int:
     paths = find(o.notebooks)
     found = [fault for path in paths for fault in faults(path)]
     print("\n".join(found) or f"{len(paths)} notebooks keep the contract and hold current outputs")
+    return Exit.SOME_FAILED if found else Exit.OK
+
+
+def compare(o: argparse.Namespace) -> int:
+    """Print what executed chapters say differently; 1 if anything."""
+    from ..book.compare import compare as compare_outputs
+
+    paths = find(o.notebooks)
+    found = compare_outputs(paths, o.notebooks_folder)
+    print("\n".join(found) or f"{len(paths)} chapters say what their kept outputs say")
     return Exit.SOME_FAILED if found else Exit.OK
 
 

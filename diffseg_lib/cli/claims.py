@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections import Counter
 from pathlib import Path
 
 from ..support.paths import data_dir
@@ -28,14 +27,12 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(o: argparse.Namespace) -> int:
     """Print the ledger."""
-    from ..experiments.claims import ledger, write_ledger
+    from ..experiments.claims import counts, ledger, measured_text, write_ledger
 
     rows = ledger(o.results, Path(o.profile).name)
     for row in rows:
-        measured = "-" if row.effect is None or row.ci95 is None else f"{row.effect:+.1f} ({row.ci95[0]:+.1f} to {row.ci95[1]:+.1f}) {row.metric}"
-        print(f"{row.verdict:15} {textwrap.shorten(row.claim, 78):78} {measured}")
-    counts = Counter(row.verdict for row in rows)
-    print(f"{len(rows)} claims, profile {o.profile}: {', '.join(f'{number} {verdict}' for verdict, number in counts.most_common())}")
+        print(f"{row.verdict:15} {textwrap.shorten(row.claim, 78):78} {measured_text(row) or '-'}")
+    print(f"{len(rows)} claims, profile {o.profile}: {', '.join(f'{number} {verdict}' for verdict, number in counts(rows).items())}")
     if o.write:
         print(write_ledger(rows, o.results))
     return Exit.OK

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ..support.files import atomic_write, write_json
 from .exits import Exit
-from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
+from .options import MODELS, PLACES, page, profile_of, segmenter_of, share, told
 from .results import versions
 
 ABOUT = """
@@ -27,6 +28,7 @@ diffseg edit data/pocket/samples/house-fish-umbrella.jpg --source "a photograph 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     page(parser, ABOUT, EXAMPLE, run=run, kept="nothing was written")
+    known = partial(told, "applications.prompt_to_prompt", "PromptToPrompt")
     parser.add_argument("photo", type=Path, metavar="PHOTO", help="The picture.")
     parser.add_argument("--source", required=True, metavar="PROMPT", help="A prompt that describes the photo.")
     parser.add_argument("--target", required=True, metavar="PROMPT", help="A prompt that describes what it is to become.")
@@ -42,7 +44,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.8,
         metavar="SHARE",
-        help="Share of the steps, from the noisiest, in which cross-attention is the source's.",
+        help=known("cross_replace_steps"),
     )
     parser.add_argument(
         "--self-replace-steps",
@@ -51,9 +53,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.4,
         metavar="SHARE",
-        help="Share of the steps, from the noisiest, in which self-attention is the source's.",
+        help=known("self_replace_steps"),
     )
-    parser.add_argument("--guidance", type=float, default=4.0, metavar="W", help="Weight of the target against no words; 7.5 for Stable Diffusion.")
+    parser.add_argument("--guidance", type=float, default=4.0, metavar="W", help=known("guidance"))
     share(parser, "--seed", *MODELS, *PLACES)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .exits import Exit
-from .options import check_device, page, share, subcommands
+from .options import check_device, page, share, subcommands, told
 from .pseudo import CRFS
 
 if TYPE_CHECKING:
@@ -48,14 +49,15 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
     share(parser, "--limit")
     parser.add_argument("--masks", default="", metavar="DIR", help="Pseudo-labels, as diffseg pseudo writes them. Without it, the masks that were drawn.")
     parser.add_argument("--net", choices=NETS, default="small", help="The network: a small one for the pocket world, or ResNet-101.")
-    parser.add_argument("--initial", default="", metavar="PATH", help="A ResNet trained on ImageNet's labels. Without it, random weights.")
-    parser.add_argument("--iterations", type=int, metavar="N", help="Updates. Without it, 5,000 for small and 20,000 for 101.")
-    parser.add_argument("--batch", type=int, metavar="N", help="Crops in an update. Without it, 8 for small and 10 for 101.")
-    parser.add_argument("--crop", type=int, metavar="PX", help="Side of a crop. Without it, 112 for small and 321 for 101.")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="Learning rate of the backbone; the head's is ten times that.")
-    share(parser, "--seed", default=None, help="Seed of weights, crops and their order. Without it, 0.")
-    parser.add_argument("--balanced", action="store_true", default=None, help="Weigh rare classes more.")
-    parser.add_argument("--every", type=int, default=500, metavar="N", help="Updates between checkpoints.")
+    known = partial(told, "applications.deeplab")
+    parser.add_argument("--initial", default="", metavar="PATH", help=known("train", "initial"))
+    parser.add_argument("--iterations", type=int, metavar="N", help=known("Recipe", "iterations", "Without it, 5,000 for small and 20,000 for 101."))
+    parser.add_argument("--batch", type=int, metavar="N", help=known("Recipe", "batch", "Without it, 8 for small and 10 for 101."))
+    parser.add_argument("--crop", type=int, metavar="PX", help=known("Recipe", "crop", "Without it, 112 for small and 321 for 101."))
+    parser.add_argument("--lr", type=float, metavar="RATE", help=known("Recipe", "lr"))
+    share(parser, "--seed", default=None, help=known("Recipe", "seed", "Without it, 0."))
+    parser.add_argument("--balanced", action="store_true", default=None, help=known("Recipe", "balanced"))
+    parser.add_argument("--every", type=int, default=500, metavar="N", help=known("train", "every"))
     share(parser, "--out", required=True)
 
 

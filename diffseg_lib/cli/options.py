@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 import textwrap
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +105,30 @@ def subcommands(parser: argparse.ArgumentParser, known: Mapping[str, tuple[str, 
     group = parser.add_subparsers(dest=dest, required=True, metavar="COMMAND", title="commands")
     for name, (told, declare) in known.items():
         declare(group.add_parser(name, help=told, formatter_class=Page))
+
+
+@cache
+def entries(module: str, owner: str) -> dict[str, str]:
+    """What a docstring of this library says of each argument or field, read off the source, so that nothing heavy is loaded.
+
+    Args:
+        module: Its name below the package, as in "applications.deeplab".
+        owner: A function or class of it.
+
+    >>> entries("cli.options", "entries")["owner"]
+    'A function or class of it.'
+    """
+    path = Path(__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    [node] = [one for one in tree.body if isinstance(one, ast.FunctionDef | ast.ClassDef) and one.name == owner]
+    section = re.search(r"^Args:\n((?: {4}.*\n?)+)", ast.get_docstring(node) or "", re.MULTILINE)
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section.group(1) if section else "", re.MULTILINE)
+    return {name: re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`|``([^`]*)``", r"\1\2", " ".join(text.split())) for name, text in found}
+
+
+def told(module: str, owner: str, name: str, more: str = "") -> str:
+    """The sentences on an argument or field, for a help page; `more` is added to them."""
+    return f"{entries(module, owner)[name]} {more}".strip()
 
 
 # -- what the options ask for ---------------------------------------------------------------------

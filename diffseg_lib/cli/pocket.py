@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 from ..support.paths import cache_dir, models_dir
 from .exits import Exit
-from .options import check_device, page, share, subcommands
+from .options import check_device, page, share, subcommands, told
 
 LAYOUTS = ("voc", "context", "object")  # of pocket.layouts.LAYOUTS, SPLITS of pocket.world's, MODELS of pocket.training.train's and
 SPLITS = ("train", "val", "test")  # MEASURES of pocket.training.measure's, which need not be loaded to say so
@@ -40,12 +41,13 @@ def declare_write(parser: argparse.ArgumentParser) -> None:
     """Give ``write`` its options."""
     about = "Write a tree of new scenes in the layout that a real data set has on disk: pictures, masks or annotations, lists, names of the classes."
     page(parser, about, WRITE_EXAMPLE, run=run_write, kept="scenes that are written are whole, but the split has no list yet")
-    parser.add_argument("--layout", choices=LAYOUTS, required=True, help="Whose layout.")
-    share(parser, "--split", choices=SPLITS, help="The split: no two of them share a scene.")
-    parser.add_argument("--n", type=int, default=200, metavar="N", help="Scenes.")
-    share(parser, "--seed", default=20261122, help="Seed of the world; the shipped models were trained on seed 0.")
-    parser.add_argument("--captions", action="store_true", help="Add a CSV of captions.")
-    share(parser, "--out", required=True, help="A new or empty folder, or one that this command wrote.")
+    known = partial(told, "pocket.layouts", "write_layout")
+    parser.add_argument("--layout", choices=LAYOUTS, required=True, help=known("layout"))
+    share(parser, "--split", choices=SPLITS, help=known("split"))
+    parser.add_argument("--n", type=int, default=200, metavar="N", help=known("n"))
+    share(parser, "--seed", default=20261122, help=known("seed"))
+    parser.add_argument("--captions", action="store_true", help=known("captions"))
+    share(parser, "--out", required=True, help=known("out"))
 
 
 def declare_train(parser: argparse.ArgumentParser) -> None:
@@ -55,15 +57,16 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
         "The judge alone is told what is in a scene. A run keeps its state every two minutes."
     )
     page(parser, about, TRAIN_EXAMPLE, run=run_train, kept="the training up to its last checkpoint is kept")
+    known = partial(told, "pocket.training.train", "train_model")
     parser.add_argument("model", choices=MODELS, help="The part: decoder follows vae, unet follows both; judge stands alone.")
-    parser.add_argument("--steps", type=int, metavar="N", help="Updates in all. Without it, the recipe's.")
-    parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help="End, annealed, after so long. 0 is no limit.")
-    parser.add_argument("--pictures", type=int, default=16_000, metavar="N", help="Training pictures of 128 px.")
+    parser.add_argument("--steps", type=int, metavar="N", help=known("steps"))
+    parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help=known("minutes"))
+    parser.add_argument("--pictures", type=int, default=16_000, metavar="N", help=known("pictures"))
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", metavar="DIR", help="The folder of the runs.")
-    parser.add_argument("--start", type=Path, metavar="MODELS", help="Begin a new run from shipped weights, as in data/pocket/models.")
-    parser.add_argument("--from-blip", action="store_true", help="Of clip: begin the vision tower from the run of blip.")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="Peak learning rate. Without it, the recipe's.")
-    parser.add_argument("--whole", action="store_true", help="Of unet: whole scenes only, none shrunk, to go on from trained weights.")
+    parser.add_argument("--start", type=Path, metavar="MODELS", help=known("start"))
+    parser.add_argument("--from-blip", action="store_true", help=known("from_blip"))
+    parser.add_argument("--lr", type=float, metavar="RATE", help=known("lr"))
+    parser.add_argument("--whole", action="store_true", help=known("whole"))
     share(parser, "--device", help="Where to train: cpu, cuda. Without it, a card if there is one.")
 
 

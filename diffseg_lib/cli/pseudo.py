@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 
 from .exits import Exit
-from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
+from .options import MODELS, PLACES, page, profile_of, segmenter_of, share, told
 
 CRFS = ("clip-es", "irn", "psa")  # of applications.crf.PRESETS, which need not be loaded to say so
 ABOUT = """
@@ -25,11 +25,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--split", default="train")
     share(parser, "--limit", "--profile", "--recipe")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[], metavar="T", help="Timesteps whose maps are averaged. Without it, the paper's four.")
-    share(parser, "--threshold", help="Score of the background, above 0 and up to 1. Without it, the profile's.")
+    share(parser, "--threshold", help=told("applications.pseudo_labels", "Pseudo", "threshold", "Without it, the profile's."))
     parser.add_argument("--crf", choices=CRFS, default="", help="Refine the masks by a dense CRF of these settings.")
-    parser.add_argument(
-        "--min-confidence", "--sure", type=float, default=0.0, metavar="P", help="Pixels whose label is less probable than this become void (255)."
-    )
+    parser.add_argument("--min-confidence", "--sure", type=float, default=0.0, metavar="P", help=told("applications.pseudo_labels", "Pseudo", "min_confidence"))
     share(parser, "--seed", *MODELS, *PLACES)
 
 

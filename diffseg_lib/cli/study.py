@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import READERS
-from ..experiments.measure import CommittedRun, Store, StudyResult
 from ..profiles import Profile
 from ..support.errors import nearest
 from ..support.files import write_json
@@ -24,6 +23,7 @@ from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
 
 if TYPE_CHECKING:
+    from ..experiments.measure import Store, StudyResult
     from ..segmenter import DiffSegmenter
 
 TRAIN_IMAGES = 800  # train images whose masks a network is trained on
@@ -119,6 +119,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
 
 def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, command: str) -> Path:
     """Run one study at the sizes asked for and write its JSON; returns the path."""
+    from ..experiments.measure import CommittedRun, Store
 
     started, profile = time.perf_counter(), segmenter.backbone.profile
     about = {"weights": weights_hash(profile.source, (".safetensors",)), "timesteps": segmenter.timesteps, "weights of sides": dict(segmenter.weights)}

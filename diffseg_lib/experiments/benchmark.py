@@ -23,7 +23,8 @@ from ..evaluation.metrics import count_scores, iou, miou
 from ..evaluation.sources import open_dataset
 from ..scoremaps import label
 from ..segmenter import DiffSegmenter
-from .claims import effect_verdict
+from ..support.images import to_numpy
+from .claims import effect_texts, effect_verdict, verdict
 from .measure import Counts, Effect, Measured, Row, Store, StudyResult, format_effect, format_value, measure
 
 OURS = "diffsegmenter"
@@ -120,13 +121,13 @@ class BenchmarkResult(StudyResult):
         return self.effects.get(f"over_{rival}/{choice}")
 
 
-def choices(dataset: Dataset, sample: Sample, vocabulary: CategoryFilter, wrong: Sequence[int] = WRONG, seed: int = 0) -> dict[str, list[int]]:
+def choices(dataset: Dataset, sample: Sample, category_filter: CategoryFilter, wrong: Sequence[int] = WRONG, seed: int = 0) -> dict[str, list[int]]:
     """Ways to choose the labels of one image: choice to labels, in label order.
 
     "image" takes those present, "all" every class, "filter" what caption and CLIP keep together, "caption" and "clip" what
     each keeps alone; "wrong1" and so on add absent classes to those present, "missing" drops one, both drawn by (seed, image).
     """
-    said = vocabulary.filter(sample.image)
+    said = category_filter.filter(sample.image)
     places = {name: i + 1 for i, name in enumerate(dataset.prompts)}
     present = sorted(dataset.names.index(name) for name in sample.classes)
     absent = [i for i in range(1, len(dataset.names)) if i not in present]
@@ -136,7 +137,7 @@ def choices(dataset: Dataset, sample: Sample, vocabulary: CategoryFilter, wrong:
         "image": present,
         "filter": [places[one.name] for one in said.kept],
         "caption": [places[one.name] for one in said.kept if one.word],
-        "clip": [places[one.name] for one in said.kept if said.relative_clip_scores[one.name] >= vocabulary.relative_clip_threshold],
+        "clip": [places[one.name] for one in said.kept if said.relative_clip_scores[one.name] >= category_filter.relative_clip_threshold],
         "all": list(range(1, len(dataset.names))),
         "missing": [label for i, label in enumerate(present) if i != left],
     }
@@ -144,12 +145,12 @@ def choices(dataset: Dataset, sample: Sample, vocabulary: CategoryFilter, wrong:
 
 
 def _count(
-    dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str], score: Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
+    dataset: Dataset, category_filter: CategoryFilter, wanted: Sequence[str], score: Callable[[np.ndarray, Sequence[str]], Mapping[str, np.ndarray]]
 ) -> Counts:
     """Score histograms by "method/choice": `score` is called once an image with the union of the wanted choices' words."""
     found: Counts = {}
     for sample in dataset:
-        asked = {choice: labels for choice, labels in choices(dataset, sample, vocabulary).items() if choice in wanted or not wanted}
+        asked = {choice: labels for choice, labels in choices(dataset, sample, category_filter).items() if choice in wanted or not wanted}
         union = sorted({label for labels in asked.values() for label in labels})
         everything = score(sample.image, [dataset.prompts[label - 1] for label in union])
         for choice, labels in asked.items():
@@ -159,14 +160,14 @@ def _count(
     return found
 
 
-def count_attention(segmenter: DiffSegmenter, dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str] = ()) -> Counts:
+def count_attention(segmenter: DiffSegmenter, dataset: Dataset, category_filter: CategoryFilter, wanted: Sequence[str] = ()) -> Counts:
     """Score histograms of the three attention methods for the choices `wanted` (none: all)."""
-    return _count(dataset, vocabulary, wanted, lambda image, words: {name: one.scores for name, one in attention_scores(segmenter, image, words).items()})
+    return _count(dataset, category_filter, wanted, lambda image, words: {name: one.scores for name, one in attention_scores(segmenter, image, words).items()})
 
 
-def count_method(name: str, method: Method, dataset: Dataset, vocabulary: CategoryFilter, wanted: Sequence[str]) -> Counts:
+def count_method(name: str, method: Method, dataset: Dataset, category_filter: CategoryFilter, wanted: Sequence[str]) -> Counts:
     """Score histograms of any method whose map of a class does not depend on the other classes asked for."""
-    return _count(dataset, vocabulary, wanted, lambda image, words: {name: method(image, words).scores})
+    return _count(dataset, category_filter, wanted, lambda image, words: {name: method(image, words).scores})
 
 
 def make_rivals(segmenter: DiffSegmenter, names: Sequence[str], choices: Sequence[str], groupvit: str = "") -> dict[str, tuple[Method, Sequence[str]]]:
@@ -174,23 +175,23 @@ def make_rivals(segmenter: DiffSegmenter, names: Sequence[str], choices: Sequenc
     return {name: (make_method(name, segmenter, groupvit if name == "groupvit" else ""), choices) for name in names}
 
 
-def label_image(segmenter: DiffSegmenter, vocabulary: CategoryFilter, dataset: Dataset, sample: Sample, choice: str, threshold: float) -> ImageLabels:
+def label_image(segmenter: DiffSegmenter, category_filter: CategoryFilter, dataset: Dataset, sample: Sample, choice: str, threshold: float) -> ImageLabels:
     """Label one image at a threshold of the background, with the words that the filter keeps ("filter") or those present ("image")."""
-    words = vocabulary.filter(sample.image).names if choice == "filter" else tuple(dataset.words(sample.classes))
+    words = category_filter.filter(sample.image).names if choice == "filter" else tuple(dataset.words(sample.classes))
     if not words:
         return ImageLabels((), np.zeros_like(sample.truth))
     places = np.array([0, *(dataset.prompts.index(word) + 1 for word in words)])
     scores = torch.from_numpy(segmenter.segment(sample.image, words).scores)
-    return ImageLabels(tuple(words), places[label(scores, threshold).numpy()])
+    return ImageLabels(tuple(words), places[to_numpy(label(scores, threshold))])
 
 
-def filter_quality(dataset: Dataset, vocabulary: CategoryFilter) -> dict[str, WordsQuality]:
+def filter_quality(dataset: Dataset, category_filter: CategoryFilter) -> dict[str, WordsQuality]:
     """The quality of the words of every choice."""
     asked: dict[str, list[list[int]]] = {}
     present: list[list[int]] = []
     for sample in dataset:
         present.append([dataset.names.index(name) for name in sample.classes])
-        for choice, labels in choices(dataset, sample, vocabulary).items():
+        for choice, labels in choices(dataset, sample, category_filter).items():
             asked.setdefault(choice, []).append(labels)
     total = len(dataset.names) - 1
     table = {}
@@ -201,9 +202,9 @@ def filter_quality(dataset: Dataset, vocabulary: CategoryFilter) -> dict[str, Wo
     return table
 
 
-def filter_curve(dataset: Dataset, vocabulary: CategoryFilter, relatives: Sequence[float]) -> dict[str, list[CurvePoint]]:
+def filter_curve(dataset: Dataset, category_filter: CategoryFilter, relatives: Sequence[float]) -> dict[str, list[CurvePoint]]:
     """Precision and recall of the words kept, over CLIP's relative threshold: by source, a point a threshold (one for the caption)."""
-    found = [(sample.classes, vocabulary.filter(sample.image)) for sample in dataset]
+    found = [(sample.classes, category_filter.filter(sample.image)) for sample in dataset]
     present = [dataset.words(classes) for classes, _ in found]
     said = [{one.name for one in filtered.kept if one.word} for _, filtered in found]
 
@@ -216,12 +217,12 @@ def filter_curve(dataset: Dataset, vocabulary: CategoryFilter, relatives: Sequen
         seen = [{name for name, value in filtered.relative_clip_scores.items() if value >= relative} for _, filtered in found]
         curve["CLIP"].append(point([list(one) for one in seen], relative))
         curve["union"].append(point([list(one | words) for one, words in zip(seen, said, strict=True)], relative))
-    return curve | {"caption": [point([list(words) for words in said], vocabulary.relative_clip_threshold)]}
+    return curve | {"caption": [point([list(words) for words in said], category_filter.relative_clip_threshold)]}
 
 
 def words_study(
     segmenter: DiffSegmenter,
-    vocabulary: CategoryFilter,
+    category_filter: CategoryFilter,
     dataset: str = "voc",
     root: str = "",
     split: str = "val",
@@ -235,7 +236,7 @@ def words_study(
 
     Args:
         segmenter: The model of the attention methods.
-        vocabulary: Chooses among the data set's prompt words.
+        category_filter: Chooses among the data set's prompt words.
         dataset: Name of the data set.
         root: Its folder; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
@@ -249,12 +250,12 @@ def words_study(
     opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
     parts: dict[str, Counts] = {}
     for part, one in opened.items():
-        key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": vocabulary.relative_clip_threshold}
-        parts[part] = dict(store.counts(key | {"choices": list(wanted)}, lambda o=one: count_attention(segmenter, o, vocabulary, wanted)))  # type: ignore[misc]
+        key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": category_filter.relative_clip_threshold}
+        parts[part] = dict(store.counts(key | {"choices": list(wanted)}, lambda o=one: count_attention(segmenter, o, category_filter, wanted)))  # type: ignore[misc]
         for name, (method, some) in (methods or {}).items():
             parts[part] |= store.counts(
                 key | {"method": name, "choices": list(some), "settings": repr(getattr(method, "settings", ""))},
-                lambda o=one, n=name, m=method, s=some: count_method(n, m, o, vocabulary, s),  # type: ignore[misc]
+                lambda o=one, n=name, m=method, s=some: count_method(n, m, o, category_filter, s),  # type: ignore[misc]
             )
     test, labels = opened["test"], {f"{name}/{choice}": f"{name}, {told}" for name in _methods(parts["test"]) for choice, told in LABELS.items()}
     measured = measure([parts["train"]], [parts["test"]], len(test.names), [segmenter.config.seed], labels)
@@ -263,7 +264,7 @@ def words_study(
     return BenchmarkResult(
         rows=measured.rows,
         effects=_effects(measured),
-        quality=filter_quality(test, vocabulary),
+        quality=filter_quality(test, category_filter),
         iou={name: None if np.isnan(v) else round(100 * float(v), 1) for name, v in zip(test.names, iou(matrices.sum(0)), strict=True)},
         confusion=tuple(tuple(row) for row in matrices.sum(0).tolist()),
         names=tuple(test.names),
@@ -330,4 +331,61 @@ def numbers(results: Mapping[str, BenchmarkResult], choice: str) -> dict[str, st
         "benchmark_images": ", ".join(f"{name} {one.images}" for name, one in results.items()),
         "benchmark_bound": "; ".join(f"{name} {cost}" for name, cost in costs.items()),
         **compared,
+    }
+
+
+def filter_table(category_filter: CategoryFilter, samples: Sequence[Sample]) -> Any:
+    """What is in some images, what BLIP says, and what the filter keeps and why, as a table (pandas), a line an image."""
+    import pandas as pd
+
+    lines = {}
+    for sample in samples:
+        found = category_filter.filter(sample.image)
+        kept = "; ".join(f"{one.name}: {one.why}" for one in found.kept)
+        lines[sample.id] = {"present": ", ".join(sample.classes), "caption": found.caption, "kept": kept}
+    return pd.DataFrame(lines).T
+
+
+def quality_table(quality: Mapping[str, WordsQuality]) -> Any:
+    """Precision, recall, number of words and savings by choice of words, as a table (pandas)."""
+    import pandas as pd
+
+    lines = {
+        name: {
+            "precision": f"{one.precision:.2f}",
+            "recall": f"{one.recall:.2f}",
+            "words an image": f"{one.labels:.1f}",
+            "UNet evaluations saved": f"{one.saved:.0%}",
+        }
+        for name, one in quality.items()
+    }
+    return pd.DataFrame(lines).T
+
+
+def words_numbers(result: BenchmarkResult) -> dict[str, str]:
+    """The numbers that the chapter on words cites, by name."""
+    effects, kept = result.effects, result.quality["filter"]
+    wrong = {n: effects.get(f"wrong{n}_minus_image") for n in WRONG}
+    completion = [(result.over("cross", choice), told) for choice, told in (("image", "the true words"), ("all", "all of them"))]
+    whole = all(one for one, _ in completion)
+    unions = [effects[f"filter_minus_{one}"] for one in ("caption", "clip")]
+    texts = effect_texts(
+        effects,
+        {
+            "words_bound": "filter_minus_image",
+            "words_all": "filter_minus_all",
+            "words_missing": "missing_minus_image",
+            "words_caption": "filter_minus_caption",
+            "words_clip": "filter_minus_clip",
+        },
+    )
+    return {
+        "words_images": str(result.images),
+        "words_precision": f"{kept.precision:.2f}",
+        "words_recall": f"{kept.recall:.2f}",
+        "words_saved": f"{100 * kept.saved:.0f} %",
+        "words_wrong": ", ".join(f"{n}: {format_effect(one)}" for n, one in wrong.items() if one),
+        "words_completion": ", ".join(f"{format_effect(one)} with {told}" for one, told in completion if one) if whole else "not run",
+        **texts,
+        "words_union": verdict([one.ci95 for one in unions]),
     }

@@ -260,14 +260,16 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
     return rows
 
 
+def measured_text(row: LedgerRow) -> str:
+    """The effect of a claim with its 95 % interval and what it is measured in; "" if it was not measured."""
+    if row.effect is None or row.ci95 is None:
+        return ""
+    return f"{row.effect:+.1f} ({row.ci95[0]:+.1f} to {row.ci95[1]:+.1f}) {row.metric}"
+
+
 def ledger_table(rows: Sequence[LedgerRow], profile: str) -> Any:
     """The ledger as a table (pandas), numbered from 1."""
     import pandas as pd
-
-    def measured(row: LedgerRow) -> str:
-        if row.effect is None or row.ci95 is None:
-            return ""
-        return f"{row.effect:+.1f} ({row.ci95[0]:+.1f} to {row.ci95[1]:+.1f}) {row.metric}"
 
     def real(row: LedgerRow) -> str:
         return row.real if isinstance(row.real, str) else "; ".join(f"{name}: {one.verdict}" for name, one in row.real.items())
@@ -277,7 +279,7 @@ def ledger_table(rows: Sequence[LedgerRow], profile: str) -> Any:
             "claim": row.claim,
             "where": row.where,
             "chapter": row.chapter,
-            f"{profile} effect, 95 %": measured(row),
+            f"{profile} effect, 95 %": measured_text(row),
             "images, seeds": f"{row.images}, {len(row.seeds)}" if row.images else "",
             f"verdict ({profile})": row.verdict,
             "paper, quoted": row.paper,
@@ -294,8 +296,8 @@ def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
 
 
 def counts(rows: Sequence[LedgerRow]) -> dict[str, int]:
-    """The number of claims by verdict."""
-    return dict(Counter(row.verdict for row in rows))
+    """The number of claims by verdict, the most frequent first."""
+    return dict(Counter(row.verdict for row in rows).most_common())
 
 
 def numbers(rows: Sequence[LedgerRow]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from ..evaluation.metrics import count_scores, iou
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from .measure import Counts, Measured, Row, Store, StudyResult, count_splits
+from .claims import effect_verdict
+from .measure import Counts, Measured, Row, Store, StudyResult, count_splits, format_effect
 
 ATTENTION = "attention"
 
@@ -147,3 +149,34 @@ def _by_class(measured: Measured, names: Sequence[str], most: str) -> dict[str, 
     """IoU of each class that occurs."""
     pairs = zip(names, iou(measured.confusions[most].sum(0)), iou(measured.confusions[ATTENTION].sum(0)), strict=True)
     return {name: ClassIoU(elbo=100 * float(a), attention=100 * float(b)) for name, a, b in pairs if not (np.isnan(a) or np.isnan(b))}
+
+
+def class_table(result: ElboResult) -> Any:
+    """IoU of each class by attention and by the ELBO baseline, and their difference, as a table (pandas), sorted by it."""
+    import pandas as pd
+
+    table = pd.DataFrame({name: {"attention": one.attention, "ELBO": one.elbo} for name, one in result.classes.items()}).T
+    table["attention minus ELBO"] = table["attention"] - table["ELBO"]
+    return table.sort_values("attention minus ELBO").round(1).T
+
+
+def numbers(result: ElboResult, sharing: float) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name.
+
+    Args:
+        result: The larger run, or the page's own.
+        sharing: The variance of the difference of errors with new noise over that with shared noise.
+    """
+    rows, calls, effects = result.rows, result.calls, result.effects
+    won = [name for name, one in result.classes.items() if one.elbo > one.attention]
+    judged = {"elbo_nothing": "elbo_over_nothing", "elbo_samples": "most_minus_least", "elbo_loses": "attention_minus_elbo"}
+    return {
+        "elbo_images": str(result.images),
+        "elbo_most": rows[result.most].label.removeprefix("ELBO, "),
+        "elbo_value": f"{rows[result.most].value:.0f}",
+        "elbo_attention": f"{rows[ATTENTION].value:.0f}",
+        **{name: f"{format_effect(effects[key])}, {effect_verdict(effects[key])}" for name, key in judged.items()},
+        "elbo_calls": f"{calls[result.most]:.0f} against {calls[ATTENTION]:.1f}",
+        "elbo_won": ", ".join(won) if won else "no class",
+        "elbo_sharing": f"about {sharing:.0f} times",
+    }

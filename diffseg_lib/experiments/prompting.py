@@ -11,7 +11,8 @@ import numpy as np
 from ..data import Dataset
 from ..segmenter import DiffSegmenter
 from .ablation import PROMPTS
-from .measure import Row, Store, StudyResult, count_maps, count_splits
+from .claims import effect_verdict
+from .measure import Row, Store, StudyResult, count_maps, count_splits, format_effect
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     **PROMPTS,
@@ -132,3 +133,42 @@ def _modified(segmenter: DiffSegmenter, dataset: Dataset) -> float:
         for prompt in segmenter.prompts(dataset.words(sample.classes), sample.image)
     ]
     return float(np.mean(found))
+
+
+def prompt_table(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[str], kinds: Sequence[str]) -> Any:
+    """The prompts of a picture by kind and class, with the tokens of the class and of its modifiers, as a table (pandas)."""
+    import pandas as pd
+
+    lines = {}
+    for kind in kinds:
+        one = segmenter.with_config(**KINDS[kind])
+        for prompt in one.prompts(words, image):
+            tokens = one.backbone.tokenizer.convert_ids_to_tokens(one.backbone.tokenizer(prompt.text).input_ids)
+            spans = {"class tokens": prompt.span, "modifiers": prompt.modifiers}
+            lines[LABELS[kind], prompt.name] = {"prompt": prompt.text} | {name: " ".join(tokens[i] for i in span) for name, span in spans.items()}
+    return pd.DataFrame(lines).T
+
+
+def numbers(result: PromptResult, live: PromptResult, exponent: float) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name.
+
+    Args:
+        result: The larger run, or the page's own.
+        live: The page's own run.
+        exponent: The largest number of "+" that the page tried.
+    """
+    effects, far = result.effects, f"{emphasis_key(exponent)}_minus_plain"
+    judged = {
+        "prompts_blip": "caption_minus_plain",
+        "prompts_adjectives": "adjectives_fused_minus_plain",
+        "prompts_fusing": "fused_minus_written",
+        "prompts_plus": "emphasis_minus_plain",
+        "prompts_both": "caption_emphasis_minus_plain",
+    }
+    return {
+        "prompts_images": str(result.images),
+        "prompts_modified": f"{100 * live.modified['caption']:.0f} % and {100 * live.modified['adjectives_fused']:.0f} %",
+        **{name: f"{format_effect(effects[key])}, {effect_verdict(effects[key])}" for name, key in judged.items()},
+        "prompts_far": format_effect(effects[far]) if far in effects else "not run",
+        "prompts_far_exponent": str(exponent),
+    }

@@ -107,7 +107,7 @@ def score_both(segmenter: DiffSegmenter, rival: DenseClip, image: np.ndarray, wo
 
 def label_maps(scores: Mapping[str, np.ndarray], rows: Mapping[str, Row]) -> dict[str, np.ndarray]:
     """Labels (H W) of one image by the method's and by the rival's scores at their thresholds, by the methods' names."""
-    return {METHODS[key]: label(torch.from_numpy(scores[key]), rows[key].threshold).numpy() for key in (OURS, RIVAL)}
+    return {METHODS[key]: to_numpy(label(torch.from_numpy(scores[key]), rows[key].threshold)) for key in (OURS, RIVAL)}
 
 
 @dataclass(frozen=True)

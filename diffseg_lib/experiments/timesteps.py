@@ -12,7 +12,8 @@ import torch
 from ..data import Sample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from .measure import Effect, Measured, Row, Store, StudyResult, count_maps, count_splits
+from .claims import effect_verdict
+from .measure import Effect, Measured, Row, Store, StudyResult, count_maps, count_splits, format_effect
 
 PAPER_TIMESTEPS = (1, 50, 100, 150)
 AVERAGE = "average"  # the row of their mean
@@ -169,3 +170,27 @@ def noise_study(
     measured = splits.measured()
     effects = {"most_minus_one": measured.effect(str(draws), "1", f"{draws} draws minus 1")}
     return NoiseResult(rows=measured.rows, effects=effects, timestep=timestep, images=len(splits.test), seeds=splits.seeds, dataset=dataset)
+
+
+def numbers(result: TimestepResult, averaged: NoiseResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name.
+
+    Args:
+        result: The larger run, or the page's own.
+        averaged: The page's own run on noise draws.
+    """
+    effects, draws = result.effects, len(averaged.rows)
+    hundred = {t: effects.get(f"t100_minus_t{t}") for t in (1, 50, 150, 500)}
+    average, to_hundred = effects["average_minus_best"], effects.get("average_minus_t100")
+    deviations = [f"{row.label} {row.sd:.1f}" for row in result.rows.values() if row.sd is not None]
+    return {
+        "timesteps_images": str(result.images),
+        "timesteps_seeds": str(len(result.seeds)),
+        "timesteps_best": result.rows[result.best_on_train].label,
+        "timesteps_table": ", ".join(f"t = {t}: {format_effect(one)}, {effect_verdict(one)}" for t, one in hundred.items() if one),
+        "timesteps_average": format_effect(average),
+        "timesteps_average_hundred": format_effect(to_hundred) if to_hundred else "not run",
+        "timesteps_average_verdict": effect_verdict(to_hundred),
+        "timesteps_sd": ", ".join(deviations) or "one seed only",
+        "timesteps_draws": f"{draws} draws against one: {format_effect(averaged.effects['most_minus_one'])}",
+    }

@@ -146,12 +146,12 @@ def write_layout(layout: str, split: str, n: int, seed: int, out: Path, captions
     """Write `n` scenes of a split as a data set.
 
     Args:
-        layout: "voc", "context" or "object".
-        split: "train", "val" or "test".
-        n: scenes, 1 or more.
-        seed: of the world; 0 is the world that the shipped models were trained on.
-        out: a new or empty folder, or one that this command wrote.
-        captions: also write ``captions_<split>.csv``: id, plain caption, a varied one.
+        layout: Whose layout: "voc", "context" or "object".
+        split: The split, "train", "val" or "test"; no two of them share a scene.
+        n: Scenes, 1 or more.
+        seed: Seed of the world; 0 is the world that the shipped models were trained on.
+        out: A new or empty folder, or one that this command wrote.
+        captions: Also write ``captions_<split>.csv``: id, plain caption, a varied one.
 
     Raises:
         ValueError: on an unknown layout or split, n < 1, a negative seed, or a folder of other content.

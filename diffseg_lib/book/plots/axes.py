@@ -41,7 +41,7 @@ def class_colour(label: int) -> tuple[float, float, float]:
     """The colour of a label, 0..1; 0 is the background. The palette starts again after its last colour.
 
     Raises:
-        ValueError: on a negative label.
+        ValueError: If the label is negative.
 
     >>> class_colour(0), class_colour(1) == class_colour(2)
     ((0.0, 0.0, 0.0), False)
@@ -66,7 +66,7 @@ def picture(ax: Axes, pixels: np.ndarray, title: str = "") -> Axes:
     """A picture: H W 3, uint8.
 
     Raises:
-        ValueError: on an array of another shape.
+        ValueError: If the array has another shape.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"picture of shape {pixels.shape}: expected H x W x 3")
@@ -78,14 +78,14 @@ def heat(ax: Axes, values: np.ndarray, title: str = "", over: np.ndarray | None 
     """A map h w as colours from its least to its greatest value, or half-transparent over a picture.
 
     Args:
-        ax: to draw on.
-        values: h w, any range.
-        title: above it.
-        over: H W 3, uint8, a picture to lie under the map; the map is stretched to its size.
-        limits: values of the darkest and the brightest colour; needed where maps are to be compared.
+        ax: The Axes to draw on.
+        values: The map, h w, of any range.
+        title: Stands above it.
+        over: A picture to lie under the map, H W 3, uint8; the map is stretched to its size.
+        limits: Values of the darkest and the brightest colour; needed where maps are to be compared.
 
     Raises:
-        ValueError: if `values` is no single map, or is not finite.
+        ValueError: If `values` is no single map, or is not finite.
     """
     if values.ndim != 2:
         raise ValueError(f"heat map of shape {values.shape}: expected one map h x w; index its class first")
@@ -112,15 +112,15 @@ def labels(ax: Axes, pixels: np.ndarray, found: np.ndarray, classes: Sequence[st
     """Labels H W over a picture, each class in its colour with an outline, and named.
 
     Args:
-        ax: to draw on.
-        pixels: H W 3, uint8.
-        found: H W; i is the i-th class, 0 and what lies above the number of classes (void) stay uncovered.
-        classes: names, in the order of the labels.
-        title: above it.
-        legend: name the colours below the picture.
+        ax: The Axes to draw on.
+        pixels: The picture, H W 3, uint8.
+        found: The labels, H W; i is the i-th class, 0 and what lies above the number of classes (void) stay uncovered.
+        classes: Names, in the order of the labels.
+        title: Stands above it.
+        legend: Name the colours below the picture.
 
     Raises:
-        ValueError: if labels and picture differ in size.
+        ValueError: If labels and picture differ in size.
     """
     if found.shape != pixels.shape[:2]:
         raise ValueError(f"labels of shape {found.shape} over a picture of shape {pixels.shape}: expected the same height and width")
@@ -140,7 +140,7 @@ def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[fl
     """Horizontal bars, first on top, with 95 % intervals as whiskers; `strong` names one to stand out.
 
     Raises:
-        ValueError: if a bar has no interval while others have.
+        ValueError: If a bar has no interval while others have.
     """
     without = [name for name in values if intervals is not None and name not in intervals]
     if without:
@@ -171,7 +171,7 @@ def curve(
     """A line with markers and, where given, its 95 % intervals as a band in the line's colour.
 
     Raises:
-        ValueError: if there is not one interval a point.
+        ValueError: If there is not one interval a point.
     """
     if intervals is not None and len(intervals) != len(x):
         raise ValueError(f"{len(intervals)} intervals for {len(x)} points: expected one (low, high) a point")
@@ -279,9 +279,9 @@ def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, 
     """A dot and its range for every case, a panel a group; the line at 1 is what they are compared with.
 
     Args:
-        axes: one a group.
-        groups: name to cases, each with ``median`` and ``range``.
-        xlabel: of every panel.
+        axes: One Axes a group.
+        groups: Name to cases, each with ``median`` and ``range``.
+        xlabel: Stands below every panel.
     """
     for ax, (name, cases) in zip(axes, groups.items(), strict=True):
         places = range(len(cases))
@@ -306,8 +306,8 @@ def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
     """One stacked bar a model, each stage's share of its time.
 
     Args:
-        ax: to draw on.
-        bars_of: name of a model to seconds by stage; what recording saves (below 0) is drawn as nothing.
+        ax: The Axes to draw on.
+        bars_of: Name of a model to seconds by stage; what recording saves (below 0) is drawn as nothing.
     """
     import seaborn as sns
 
@@ -355,10 +355,10 @@ def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Seque
     """A column a picture: labels by method (or the truth) over it, one under the other, the classes named under the last.
 
     Args:
-        axes: methods x pictures.
+        axes: Methods x pictures.
         pictures: H W 3, uint8 each.
         found: H W labels by method, one mapping a picture; i is the i-th of its classes.
-        classes: names, one list a picture.
+        classes: Names, one list a picture.
     """
     for column, pixels, maps, names in zip(axes.T, pictures, found, classes, strict=True):
         for ax, (method, values) in zip(column, maps.items(), strict=True):

@@ -8,7 +8,7 @@ model was trained on; what is chosen (timestep, weights, threshold) is chosen on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,17 @@ def clip_scores(clip: Any, processor: Any, images: np.ndarray) -> np.ndarray:
     prompts = [fill_template(name) for name in CLASS_NAMES]
     batch = processor(images=list(images), text=prompts, padding="max_length", return_tensors="pt")
     return to_numpy(clip(**batch).logits_per_image)
+
+
+def asked_ranks(scores: np.ndarray, wishes: Sequence[str]) -> list[int]:
+    """The rank, 1 the best, that each picture's asked class has among the scores of all classes.
+
+    Args:
+        scores: n x classes, as of :func:`clip_scores`.
+        wishes: What each picture was to show; each names one class.
+    """
+    asked = [CLASS_NAMES.index(name) for wish in wishes for name in classes_named(wish)]
+    return (1 + (scores > scores[np.arange(len(wishes)), asked][:, None]).sum(1)).tolist()
 
 
 def measure_clip(models: Path, n: int) -> dict[str, Any]:
@@ -300,6 +311,25 @@ def against_targets(measured: dict[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def targets_table(models: Path) -> Any:
+    """Figures of the shipped models with intervals, targets and verdicts, as a table (pandas)."""
+    import pandas as pd
+
+    measured = json.loads((models / "measurements.json").read_text())
+    rows = against_targets(measured)
+    bounds = [measured.get(row["measure"], {}).get("gain_ci95" if row["key"] == "gain" else "ci95") for row in rows]
+    table = pd.DataFrame(rows)
+    table.insert(4, "95 % interval", [f"{low:.2f} to {high:.2f}" if bound else "" for bound in bounds for low, high in [bound or (0, 0)]])
+    return table.drop(columns=["measure", "key"])
+
+
+def targets_text(table: Any) -> str:
+    """How many of a table's targets are met, and which are missed or not measured, in one phrase."""
+    named = {verdict: "; ".join(rows.what.str.strip()) for verdict, rows in table.groupby("verdict")}
+    met = int((table.verdict == "met").sum())
+    return ", ".join([f"{met} of {len(table)} are met", *(f"{verdict}: {named[verdict]}" for verdict in ("missed", "not measured") if verdict in named)])
 
 
 def sizes(folders: dict[str, Path]) -> dict[str, dict[str, str]]:
