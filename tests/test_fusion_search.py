@@ -14,6 +14,7 @@ from diffseg_lib.evaluation.fusion_search import (
     layer_separation,
     score,
     score_histograms,
+    separation,
     short_name,
     weight_grid,
 )
@@ -82,6 +83,10 @@ def test_separation_names_every_layer(segmenter, samples):
     assert len(found) == 10
     assert all(len(values) == sum(len(s.classes) for s in samples) for values in found.values())
     assert all(0 <= v <= 1 for values in found.values() for v in values)
+    both = separation(segmenter, samples, VOC_NAMES, 200)
+    assert both.layers == found and sorted(both.strides) == [1, 2, 4, 8]
+    alone = [layer for layer in found if layer.startswith("mid")]
+    assert len(alone) == 1 and both.strides[8] == found[alone[0]], "the middle is the only layer at its side"
     assert short_name("mid_block.attentions.0.transformer_blocks.0.attn2") == "mid"
 
 

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import diffseg_lib
 from diffseg_lib.pocket import world
-from diffseg_lib.pocket.training import pictures
+from diffseg_lib.pocket.training import architectures, pictures
+from diffseg_lib.pocket.training.layerdrop import LayerDrop
 
 ROOT = Path(diffseg_lib.__file__).parent
 ALLOWED = {"CAPTIONS_EACH", "CLASSES", "CLASS_NAMES", "COLOURS", "GROUNDS", "GROUND_NAMES", "SIZE", "SPLITS", "WORLD_SEED", "compose", "describe", "paint"}
@@ -154,3 +156,114 @@ def test_classes_named_by_a_caption_are_those_of_the_scene():
         scene = world.compose("val", i)
         for draw in (None, 0, 1, 2):
             assert pictures.classes_named(world.describe(scene, draw)) == set(scene.classes)
+
+
+# -- layers that fall silent ----------------------------------------------------------------------
+
+
+class Block(torch.nn.Module):
+    """Adds what two layers say, one of self- and one of cross-attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn1, self.attn2 = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn1(x)
+        return x + self.attn2(x)
+
+
+def tower(blocks: int) -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(*(Block() for _ in range(blocks))).double()
+
+
+def hooks_of(network: torch.nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("layers", "keep"), [(1, 0.5), (2, 0.1), (10, 0.5), (10, 0.0)])
+def test_at_least_one_layer_stays_for_every_sample(layers, keep):
+    drop = LayerDrop(tower(layers), keep=keep)
+    kept = drop.draw(4000, seeded())
+    assert kept.shape == (4000, layers) and set(kept.unique().tolist()) <= {0.0, 1.0}
+    assert kept.sum(1).min() >= 1
+    if keep == 0:
+        alone = kept[kept.sum(1) == 1]
+        assert alone.mean(0).allclose(torch.tensor(1 / layers), atol=0.03), "which one is spared is left to chance"
+
+
+def test_the_share_of_samples_that_lose_layers_and_the_chance_of_each_to_stay():
+    kept = LayerDrop(tower(10)).draw(20_000, seeded())
+    losing = kept.mean(1) < 1
+    assert losing.float().mean().item() == pytest.approx(0.65, abs=0.015)
+    assert kept[losing].mean(0).tolist() == pytest.approx([0.5] * 10, abs=0.02)
+
+
+def test_a_draw_is_a_function_of_the_generator():
+    drop = LayerDrop(tower(6))
+    first = drop.draw(16, seeded(7))
+    assert torch.equal(first, drop.draw(16, seeded(7))) and not torch.equal(first, drop.draw(16, seeded(8)))
+
+
+def test_a_layer_that_is_dropped_adds_nothing_for_that_sample_alone():
+    network, x = tower(2), torch.randn(3, 5, 4, generator=seeded()).double()
+    with LayerDrop(network) as drop:
+        drop.draw(3, seeded())
+        drop.kept = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+        got = network(x)
+    whole = network(x)
+    assert torch.equal(got[0], whole[0]) and not torch.allclose(got[1], whole[1])
+    for row, silent in ((1, 0), (2, 1)):
+        deaf = tower(2)
+        torch.nn.init.zeros_(deaf[silent].attn2.weight)
+        torch.nn.init.zeros_(deaf[silent].attn2.bias)
+        assert torch.allclose(got[row], deaf(x)[row])
+
+
+def test_nothing_is_dropped_when_off():
+    network, x = tower(4), torch.randn(8, 5, 4, generator=seeded()).double()
+    whole = network(x)
+    with LayerDrop(network) as drop:
+        assert torch.equal(network(x), whole), "before the first draw"
+        drop.draw(8, seeded())
+        assert not torch.allclose(network(x), whole)
+        assert torch.equal(network.eval()(x), whole), "in evaluation"
+        network.train()
+        drop.off()
+        assert torch.equal(network(x), whole), "after off()"
+
+
+def test_hooks_are_gone_after_the_block_however_it_ends():
+    network, x = tower(4), torch.randn(8, 5, 4, generator=seeded()).double()
+    whole = network(x)
+    with LayerDrop(network) as drop:
+        assert hooks_of(network) == 4
+        drop.draw(8, seeded())
+    assert hooks_of(network) == 0 and torch.equal(network(x), whole)
+    with pytest.raises(FloatingPointError), LayerDrop(network):
+        raise FloatingPointError
+    assert hooks_of(network) == 0
+
+
+def test_the_unet_has_ten_layers_to_drop_and_its_weights_fit_any_number_of_heads():
+    few, many = architectures.unet((1, 2, 2, 2)), architectures.unet()
+    assert len(LayerDrop(many).layers) == 10
+    many.load_state_dict(few.state_dict())
+    assert [b.attentions[0].transformer_blocks[0].attn2.heads for b in many.down_blocks[:3]] == [4, 8, 8]
+    noisy, words = torch.randn(2, 4, 8, 8, generator=seeded()), torch.randn(2, 5, architectures.TEXT_WIDTH, generator=seeded())
+    with torch.no_grad(), LayerDrop(many.train()) as drop:
+        whole = many(noisy, 10, words).sample
+        drop.kept = torch.ones(2, 10)
+        drop.kept[1, 1:] = 0
+        got = many(noisy, 10, words).sample
+    assert torch.equal(got[0], whole[0]) and not torch.allclose(got[1], whole[1])
+
+
+def test_a_network_without_cross_attention_is_refused():
+    with pytest.raises(ValueError, match="attn2"):
+        LayerDrop(torch.nn.Linear(2, 2))

@@ -14,9 +14,9 @@ from .options import check_device, page, share, subcommands, told
 
 LAYOUTS = ("voc", "context", "object")  # of pocket.layouts.LAYOUTS, SPLITS of pocket.world's, MODELS of pocket.training.train's and
 SPLITS = ("train", "val", "test")  # MEASURES of pocket.training.measure's, which need not be loaded to say so
-MODELS = ("vae", "decoder", "unet", "clip", "blip")
-MEASURES = ("vae", "clip", "blip", "diffusion", "choose", "grounding")
-SHIPPED = ("diffusion", "clip", "blip")
+MODELS = ("vae", "decoder", "unet", "clip", "blip", "judge")
+MEASURES = ("vae", "clip", "blip", "diffusion", "choose", "grounding", "separation", "judge", "drawings")
+SHIPPED = ("diffusion", "clip", "blip", "judge")
 WRITE_EXAMPLE = "diffseg pocket write --layout voc --split val --n 200 --out my-voc"
 TRAIN_EXAMPLE = "diffseg pocket train unet --minutes 90"
 MEASURE_EXAMPLE = "diffseg pocket measure grounding --n 300"
@@ -53,11 +53,12 @@ def declare_write(parser: argparse.ArgumentParser) -> None:
 def declare_train(parser: argparse.ArgumentParser) -> None:
     """Give ``train`` its options."""
     about = (
-        "Train a part of the pocket models from nothing on rendered scenes and their captions; no label map is read. A run keeps its state every two minutes."
+        "Train a part of the pocket models from nothing on rendered scenes and their captions; no label map is read. "
+        "The judge alone is told what is in a scene. A run keeps its state every two minutes."
     )
     page(parser, about, TRAIN_EXAMPLE, run=run_train, kept="the training up to its last checkpoint is kept")
     known = partial(told, "pocket.training.train", "train_model")
-    parser.add_argument("model", choices=MODELS, help="The part: decoder follows vae, unet follows both.")
+    parser.add_argument("model", choices=MODELS, help="The part: decoder follows vae, unet follows both; judge stands alone.")
     parser.add_argument("--steps", type=int, metavar="N", help=known("steps"))
     parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help=known("minutes"))
     parser.add_argument("--pictures", type=int, default=16_000, metavar="N", help=known("pictures"))
@@ -71,10 +72,13 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
 
 def declare_measure(parser: argparse.ArgumentParser) -> None:
     """Give ``measure`` its options."""
-    about = "Measure a model on test scenes, or choose its timestep, weights and threshold on train scenes, and note the figures in measurements.json."
+    about = (
+        "Measure a model on test scenes (separation: on val scenes), or choose its timestep, weights and threshold on train scenes, "
+        "and note the figures in measurements.json."
+    )
     page(parser, about, MEASURE_EXAMPLE, run=run_measure, kept="nothing was written")
     parser.add_argument("name", choices=MEASURES, help="What to measure.")
-    parser.add_argument("--n", type=int, metavar="N", help="Pictures or samples. Without it, 300; 200 generated ones; 120 to choose on.")
+    parser.add_argument("--n", type=int, metavar="N", help="Pictures or samples. Without it, 300; 200 generated ones; 120 to choose on; 60 for separation.")
     parser.add_argument("--models", type=Path, default=models_dir(), metavar="DIR", help="The folder of the models.")
 
 
@@ -90,7 +94,8 @@ def declare_ship(parser: argparse.ArgumentParser) -> None:
         parser, "Write the averaged weights of the runs as from_pretrained reads them: float16 safetensors, with the curves beside.", SHIP_EXAMPLE, run=run_ship
     )
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", metavar="DIR", help="The folder of the runs.")
-    parser.add_argument("--models", nargs="+", choices=SHIPPED, default=list(SHIPPED), help="Which models.")
+    parser.add_argument("--models", nargs="+", choices=SHIPPED, default=["diffusion", "clip", "blip"], help="Which models.")
+    parser.add_argument("--start", type=Path, metavar="MODELS", help="Shipped models, for the autoencoder that a run of unet began from.")
     share(parser, "--out", default=Path("data/pocket/models"), help="The folder that receives diffusion/, clip/ and blip/.")
 
 
@@ -119,7 +124,7 @@ def run_measure(o: argparse.Namespace) -> int:
     """Measure, print the figures and note them."""
     from ..pocket.training.measure import MEASURES, record
 
-    count = o.n or {"diffusion": 200, "choose": 120}.get(o.name, 300)
+    count = o.n or {"diffusion": 200, "choose": 120, "separation": 60, "drawings": 200}.get(o.name, 300)
     started = time.perf_counter()
     figures = MEASURES[o.name](o.models, count)
     record(o.models, o.name, figures, f"python -m diffseg_lib pocket measure {o.name} --n {count}", time.perf_counter() - started)
@@ -140,6 +145,6 @@ def run_ship(o: argparse.Namespace) -> int:
     """Write the trained weights."""
     from ..pocket.training.train import ship
 
-    ship(o.runs, o.out, o.models)
+    ship(o.runs, o.out, o.models, o.start)
     print(o.out)
     return Exit.OK

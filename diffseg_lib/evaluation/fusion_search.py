@@ -29,10 +29,12 @@ class Sampled(Protocol):
     def image(self) -> np.ndarray:
         """Picture, H W 3, uint8."""
         ...
+
     @property
     def truth(self) -> np.ndarray:
         """Labels, H W, 0 the background and 255 void."""
         ...
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes present, without the background."""
@@ -184,8 +186,23 @@ def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int
     return best
 
 
-def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, words: Words = list) -> dict[str, list[float]]:
-    """How well each cross-attention layer tells a class's pixels from the rest: area under the ROC curve.
+@dataclass(frozen=True)
+class Separation:
+    """How well cross-attention tells a class's pixels from the rest: areas under the ROC curve, one for each (image, class).
+
+    1 is perfect, 0.5 chance; below it the map points away from the object. Void pixels are left out.
+
+    Attributes:
+        layers: By the name of the layer.
+        strides: Of the mean map over the layers of a side, by the divisor of the latent's side.
+    """
+
+    layers: dict[str, list[float]]
+    strides: dict[int, list[float]]
+
+
+def separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, words: Words = list) -> Separation:
+    """Measure every cross-attention layer, and the mean of each side's, in one call of the UNet an image.
 
     Args:
         segmenter: Segmenter whose configuration rules prompts and seed.
@@ -193,23 +210,32 @@ def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names
         names: All class names, background first; a class's label is its place.
         timestep: Timestep of the noise.
         words: Function from classes to the words to prompt with.
-
-    Returns:
-        Layer name to one value for each (image, class): 1 is perfect, 0.5 chance, below it the layer points away from the object. Void pixels are left out.
     """
-    found: dict[str, list[float]] = {}
+    layers: dict[str, list[float]] = {}
+    strides: dict[int, list[float]] = {}
     for sample in samples:
         latents = segmenter.encode(sample.image)
         embeddings, token_weights = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, token_weights)
-        seen = sample.truth != VOID
         for layer, maps in recording.cross.items():
-            full = to_numpy(resize(maps.float(), sample.truth.shape))
-            for name, values in zip(sample.classes, full, strict=True):
-                inside = (sample.truth == names.index(name))[seen]
-                if inside.any() and not inside.all():
-                    found.setdefault(layer, []).append(float(roc_auc_score(inside, values[seen])))
+            layers.setdefault(layer, []).extend(_areas(maps, sample, names))
+        for stride, maps in recording.by_resolution().items():
+            strides.setdefault(stride, []).extend(_areas(maps, sample, names))
+    return Separation(layers, strides)
+
+
+def _areas(maps: Tensor, sample: Sampled, names: Sequence[str]) -> list[float]:
+    seen, found = sample.truth != VOID, []
+    for name, values in zip(sample.classes, to_numpy(resize(maps.float(), sample.truth.shape)), strict=True):
+        inside = (sample.truth == names.index(name))[seen]
+        if inside.any() and not inside.all():
+            found.append(float(roc_auc_score(inside, values[seen])))
     return found
+
+
+def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, words: Words = list) -> dict[str, list[float]]:
+    """The :func:`separation` by layer alone: layer name to one area for each (image, class)."""
+    return separation(segmenter, samples, names, timestep, words).layers
 
 
 def short_name(layer: str) -> str:

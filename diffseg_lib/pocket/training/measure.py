@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...evaluation.fusion_search import choose_weights, collect, gain, score, score_histograms
+from ...evaluation.fusion_search import choose_weights, collect, gain, score, score_histograms, separation, short_name
 from ...evaluation.metrics import best_threshold, iou, mean_interval
 from ...prompts import fill_template
 from ...segmenter import DiffSegmenter
 from ...support.images import to_numpy
 from ..scenes import VOC_NAMES, voc_samples
-from ..world import CLASS_NAMES, WORLD_SEED, compose, paint
+from ..world import CLASS_NAMES, WORLD_SEED, compose, describe, paint
+from .judge import Truth, load_judge, see, truth_of
 from .pictures import classes_named
 
 
@@ -147,6 +148,47 @@ def measure_diffusion(models: Path, n: int, steps: int = 25, guidance: float = 4
     }
 
 
+def _agreement(seen: Truth, asked: Truth) -> dict[str, Any]:
+    """Shares in which what was seen is what was asked for: of the classes, of the classes seen that have the colours asked for, of the counts."""
+    found, colours_right = seen.present & asked.present, (seen.colours == asked.colours).all(-1)
+    counted, all_there = seen.count == asked.count, (found == asked.present).all(1)
+    return {
+        "recall": float(found.sum() / asked.present.sum()),
+        "precision": float(found.sum() / max(1, seen.present.sum())),
+        "colours_right": float(colours_right[found].mean()) if found.any() else 0.0,
+        "count_right": float(counted.mean()),
+        "count_right_ci95": mean_interval(counted.astype(float)),
+        "all_classes_there": float(all_there.mean()),
+        "all_classes_there_ci95": mean_interval(all_there.astype(float)),
+    }
+
+
+def measure_judge(models: Path, n: int) -> dict[str, Any]:
+    """How often the judge is right about `n` test pictures: which classes there are, in which colours, how many things."""
+    judge = load_judge(models)
+    seen = Truth.stack([see(judge, images) for _, images in _test_pictures(n)])
+    return _agreement(seen, Truth.stack([truth_of(compose("test", i)) for i in range(n)])) | {"images": n}
+
+
+@torch.no_grad()
+def measure_drawings(models: Path, n: int, steps: int = 25, guidance: float = 4.0, seed: int = 0) -> dict[str, Any]:
+    """What the judge sees in drawings of the plain captions of `n` test scenes, against what the captions ask for."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(models / "diffusion", torch_dtype=torch.float32, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    judge, scenes = load_judge(models), [compose("test", i) for i in range(n)]
+    seen = []
+    for start in range(0, n, 20):
+        rows = range(start, min(n, start + 20))
+        seeds = [torch.Generator().manual_seed(seed * 100_003 + i) for i in rows]
+        prompts = [describe(scenes[i]) for i in rows]
+        made = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=seeds, output_type="np").images
+        seen.append(see(judge, (made * 255).round().astype(np.uint8)))
+    figures = _agreement(Truth.stack(seen), Truth.stack([truth_of(scene) for scene in scenes]))
+    return figures | {"samples": n, "steps": steps, "guidance": guidance, "seed": seed}
+
+
 TIMESTEPS = (50, 100, 150, 200, 300, 400)
 
 
@@ -202,7 +244,40 @@ def measure_grounding(models: Path, n: int) -> dict[str, Any]:
     }
 
 
-MEASURES = {"vae": measure_vae, "clip": measure_clip, "blip": measure_blip, "diffusion": measure_diffusion, "choose": choose, "grounding": measure_grounding}
+AUC_TIMESTEP = 100  # one for all models, so that their figures can be compared
+
+
+def measure_separation(models: Path, n: int, timestep: int = AUC_TIMESTEP) -> dict[str, Any]:
+    """How well the maps tell the pixels of a class from the rest, by stride and by layer, on `n` val scenes, true classes given.
+
+    Each figure is a mean over (scene, class) of the area under the ROC curve, in percent: 50 is chance, and below it a map
+    points away from the object. The map of a stride is the mean over its layers, as it is fused.
+    """
+    segmenter = DiffSegmenter.from_profile(models / "diffusion")
+    found = separation(segmenter, voc_samples("val", n), VOC_NAMES, timestep)
+
+    def percent(values: list[float]) -> dict[str, Any]:
+        return {"auc": 100 * float(np.mean(values)), "ci95": [100 * end for end in mean_interval(values)]}
+
+    return {
+        "strides": {str(d): percent(values) for d, values in found.strides.items()},
+        "layers": {short_name(layer): percent(values) for layer, values in found.layers.items()},
+        "timestep": timestep,
+        "images": n,
+    }
+
+
+MEASURES = {
+    "vae": measure_vae,
+    "clip": measure_clip,
+    "blip": measure_blip,
+    "diffusion": measure_diffusion,
+    "choose": choose,
+    "grounding": measure_grounding,
+    "separation": measure_separation,
+    "judge": measure_judge,
+    "drawings": measure_drawings,
+}
 
 
 TARGETS: tuple[tuple[str, str, str, float], ...] = (

@@ -1,7 +1,8 @@
-"""Train the pocket models: ``diffseg pocket train vae|decoder|clip|unet|blip``, then ``diffseg pocket ship``.
+"""Train the pocket models: ``diffseg pocket train vae|decoder|clip|unet|blip|judge``, then ``diffseg pocket ship``.
 
 Everything is learnt from rendered pictures and their captions (:mod:`diffseg_lib.pocket.training.pictures`);
-no label map is ever within reach. A run resumes where it stopped: give the same command again.
+no label map is ever within reach. (The judge, which only measures, is told what a scene was composed of.)
+A run resumes where it stopped: give the same command again.
 ``ship`` turns the runs' averaged weights into folders that ``from_pretrained`` loads.
 """
 
@@ -26,7 +27,8 @@ from ...prompts import fill_template
 from ...support.images import to_numpy
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
-from .fitting import Schedule, fit, load_average
+from .fitting import Schedule, autocast, fit, load_average
+from .judge import Judge, save_judge, train_judge
 from .layerdrop import LayerDrop
 from .pictures import Pictures, classes_named, load_pictures
 
@@ -172,8 +174,9 @@ def load_vae(runs: Path, start: Path | None = None) -> nn.Module:
     model = architectures.vae().eval()
     if start is not None and not (runs / "vae").exists():
         start_from(start, "vae", model)
-    else:
-        load_average(runs / "vae", model)
+        model.register_to_config(scaling_factor=json.loads((start / "diffusion" / "vae" / "config.json").read_text())["scaling_factor"])
+        return model
+    load_average(runs / "vae", model)
     if (runs / "decoder" / "state.safetensors").exists():
         load_average(runs / "decoder", model)
     images = _tensor(load_pictures("train", VOCABULARY_PICTURES, 128))[:SCALE_PICTURES]
@@ -191,7 +194,7 @@ def latents_of(runs: Path, pictures: Pictures, name: str, device: str, start: Pa
         model, side = load_vae(runs, start).to(device), pictures.images.shape[1] // 4
         partial = path.with_suffix(".partial")
         array = open_memmap(partial, "w+", np.float16, (len(pictures), 4, side, side))
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        with torch.no_grad(), autocast(device):
             for row in range(0, len(pictures), 64):
                 batch = to_range(torch.from_numpy(np.array(pictures.images[row : row + 64]))).to(device)
                 array[row : row + 64] = to_numpy(model.encode(batch).latent_dist.mean.float() * model.config.scaling_factor)
@@ -255,6 +258,7 @@ def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage
         drop.draw(stage.batch, generator)
         return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
 
+    data(stages[0].size, stages[0].pictures)  # before the clock starts, or the warm-up would be over by the first update
     with LayerDrop(model.unet) as drop:
         fit(model, loss, schedule, folder, device=device)
 
@@ -400,13 +404,14 @@ def _card_facts(runs: Path, name: str) -> dict[str, str]:
         return dict(file.metadata())
 
 
-def ship(runs: Path, out: Path, models: list[str]) -> None:
+def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) -> None:
     """Write the runs' averaged weights as `from_pretrained` folders, float16 safetensors.
 
     Args:
         runs: folder of the training runs.
-        out: receives diffusion/, clip/ and blip/.
-        models: which of "diffusion", "clip", "blip".
+        out: receives diffusion/, clip/, blip/ and judge/.
+        models: which of "diffusion", "clip", "blip", "judge".
+        start: shipped models, whose autoencoder is taken where none was trained.
     """
     from diffusers import StableDiffusionPipeline
     from transformers import BlipImageProcessorPil, BlipProcessor, CLIPImageProcessorPil, CLIPProcessor
@@ -419,7 +424,7 @@ def ship(runs: Path, out: Path, models: list[str]) -> None:
         denoiser = Denoiser(tokenizer)
         load_average(runs / "unet", denoiser)
         pipeline = StableDiffusionPipeline(
-            vae=load_vae(runs),
+            vae=load_vae(runs, start),
             text_encoder=denoiser.text,
             tokenizer=tokenizer,
             unet=denoiser.unet,
@@ -449,6 +454,11 @@ def ship(runs: Path, out: Path, models: list[str]) -> None:
         size = {"height": architectures.PICTURE, "width": architectures.PICTURE}
         BlipProcessor(BlipImageProcessorPil(size=size, **normalise), words).save_pretrained(out / "blip")
         facts["blip"] = _card_facts(runs, "blip")
+    if "judge" in models:
+        judge = Judge()
+        load_average(runs / "judge", judge)
+        save_judge(judge, out)
+        facts["judge"] = _card_facts(runs, "judge")
     for name, fact in facts.items():
         curve = (runs / name / "curve.csv").read_text()
         (out / "curves").mkdir(parents=True, exist_ok=True)
@@ -472,7 +482,7 @@ def train_model(
     """Train one part of the pocket models by its recipe, going on where a run in the same folder was stopped.
 
     Args:
-        model: "vae", "decoder" (which follows it), "unet" (which follows both), "clip" or "blip".
+        model: "vae", "decoder" (which follows it), "unet" (which follows both), "clip", "blip" or "judge".
         runs: The folder of the runs; this one's is ``runs / model``.
         steps: Updates in all; None takes the recipe's.
         minutes: End, annealed, after so long; 0 is no limit.
@@ -493,11 +503,14 @@ def train_model(
         train_decoder(folder, Schedule(steps or 2400, minutes, lr=lr or 1.5e-3, anneal="linear", ema=0.995), device, pictures)
     elif model == "unet":
         stages = [Stage(1.0, 128, pictures, 16)] if whole else UNET_STAGES
-        train_unet(folder, Schedule(steps or 16_000, minutes, lr=lr or 1e-3, ema=0.999), device, stages, start)
+        warmup = 0.1 if start else 0.02  # the optimiser's moments are empty: a rate that is high at once would spoil trained weights
+        train_unet(folder, Schedule(steps or 16_000, minutes, lr=lr or 1e-3, warmup=warmup, ema=0.999), device, stages, start)
     elif model == "clip":
         stages, blip = (CLIP_STAGES[-1:], runs / "blip") if from_blip else (CLIP_STAGES, None)
         train_clip(folder, Schedule(steps or 4000, minutes, lr=lr or 1e-3, ema=0.998, weight_decay=0.05), device, stages, start, blip)
     elif model == "blip":
         train_blip(folder, Schedule(steps or 4000, minutes, lr=lr or 1e-3, ema=0.998), device, pictures, start)
+    elif model == "judge":
+        train_judge(folder, Schedule(steps or 4000, minutes, lr=lr or 2e-3, ema=0.995, weight_decay=0.05), device, pictures)
     else:
-        raise ValueError(f"model {model!r}: expected vae, decoder, unet, clip or blip")
+        raise ValueError(f"model {model!r}: expected vae, decoder, unet, clip, blip or judge")
