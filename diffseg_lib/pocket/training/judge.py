@@ -56,7 +56,7 @@ def truth_of(scene: Scene) -> Truth:
     colours = np.zeros((1, len(CLASS_NAMES), len(COLOUR_NAMES)), bool)
     for placed in scene.objects:
         colours[0, placed.kind, COLOUR_NAMES.index(placed.colour)] = True
-    return Truth(colours.any(-1), colours, np.array([len(scene.objects)]))
+    return Truth(np.asarray(colours.any(-1)), colours, np.array([len(scene.objects)]))
 
 
 class Verdict(NamedTuple):
