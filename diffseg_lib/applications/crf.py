@@ -19,11 +19,17 @@ LEAST = 1e-6  # probability of a label that the scores rule out
 class Crf:
     """Settings of the field.
 
-    iterations: of mean-field inference. smooth_xy (px), smooth_weight: of the Gaussian kernel on positions, which removes specks.
-    colour_xy (px), colour_rgb (of 0..255), colour_weight: of the bilateral kernel, which follows edges. source: of the numbers.
+    Args:
+        iterations: The number of iterations of mean-field inference.
+        smooth_xy: Width of the Gaussian kernel on positions, which removes specks, px.
+        smooth_weight: Weight of that kernel; 0 leaves it out.
+        colour_xy: Width of the bilateral kernel, which follows edges, in positions, px.
+        colour_rgb: Width of the bilateral kernel in colours, of 0 to 255.
+        colour_weight: Weight of the bilateral kernel; 0 leaves it out.
+        source: Where the numbers come from, for people.
 
     Raises:
-        ValueError: on a width of 0 or less, or a negative weight or number of iterations.
+        ValueError: On a width of 0 or less, or a negative weight or number of iterations.
     """
 
     iterations: int = 10
@@ -50,7 +56,7 @@ def preset(name: str) -> Crf:
     """Settings by name.
 
     Raises:
-        ValueError: on a name that is none of :data:`PRESETS`.
+        ValueError: On a name that is none of :data:`PRESETS`.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown CRF {name!r}: expected {', '.join(PRESETS)}")
@@ -76,13 +82,13 @@ def refine(image: UInt8[np.ndarray, "H W 3"], given: Float[np.ndarray, "c H W"],
     """The field's posterior, the mean-field approximation of exp(-E), E the sum of -log of what is `given` and of both kernels over all pairs of pixels.
 
     Args:
-        image: colours.
-        given: probabilities of the labels, which sum to one at every pixel.
-        crf: settings.
+        image: The picture whose colours the field follows, H W 3, uint8.
+        given: Probabilities of the labels, c H W, which sum to one at every pixel.
+        crf: Settings of the field.
 
     Raises:
-        ValueError: if sizes differ, or these are no probabilities.
-        ModuleNotFoundError: if pydensecrf is not installed.
+        ValueError: If sizes differ, or these are no probabilities.
+        ModuleNotFoundError: If pydensecrf is not installed.
     """
     from pydensecrf.densecrf import DenseCRF2D
 

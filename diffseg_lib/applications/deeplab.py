@@ -88,12 +88,12 @@ POCKET = Recipe("small", iterations=5000, batch=8, crop=112, lr=0.003, scales=(0
 
 
 class DeepLabV2(nn.Module):
-    """Logits of the classes at an eighth of the picture's sides.
+    """DeepLabV2's logits of the classes, at an eighth of the picture's sides.
 
     Args:
-        classes: with the background.
-        config: settings of ``transformers.ResNetConfig``.
-        rates: of the atrous convolutions.
+        classes: The number of classes, the background included.
+        config: Settings of ``transformers.ResNetConfig``.
+        rates: Dilations of the atrous convolutions, px of the features.
     """
 
     def __init__(self, classes: int, config: Mapping[str, Any], rates: Sequence[int] = RATES) -> None:
@@ -110,6 +110,7 @@ class DeepLabV2(nn.Module):
             nn.init.zeros_(branch.bias)
 
     def forward(self, pixels: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Logits of normalised pictures, the sum over the atrous convolutions: h and w are an eighth of H and W."""
         features = self.backbone(pixels).last_hidden_state
         return torch.stack([branch(features) for branch in self.head]).sum(0)
 
@@ -133,13 +134,13 @@ def augment(image: np.ndarray, mask: np.ndarray, recipe: Recipe, rng: np.random.
     """A picture and its mask resized, flipped and cropped at random; what lies outside the picture is its mean colour, and void.
 
     Args:
-        image: H W 3, uint8.
-        mask: H W, labels or 255.
-        recipe: its crop and scales.
-        rng: draws.
+        image: The picture, H W 3, uint8.
+        mask: The mask, H W, labels or 255 for void.
+        recipe: The recipe whose crop and scales are used.
+        rng: The generator that scale, flip and place are drawn from.
 
     Returns:
-        crop crop 3 and crop crop.
+        The crop of the picture, crop crop 3, uint8, and that of the mask, crop crop, uint8.
     """
     scale, size = rng.uniform(*recipe.scales), recipe.crop
     h, w = (max(1, round(side * scale)) for side in mask.shape)
@@ -188,10 +189,10 @@ def train(
         progress: Called with the number of updates done and the loss.
 
     Returns:
-        `out`.
+        The folder `out`.
 
     Raises:
-        RunError: if `out` is of another recipe, data set or masks.
+        RunError: If `out` is of another recipe, data set or masks.
     """
     from accelerate import Accelerator
     from safetensors.torch import save_model
@@ -297,7 +298,7 @@ def load(folder: str | Path, device: str = "cpu") -> tuple[DeepLabV2, dict[str, 
     """A trained network and its facts (``model.json``).
 
     Raises:
-        FileNotFoundError: if its training is not done.
+        FileNotFoundError: If its training is not done.
     """
     from safetensors.torch import load_model
 
@@ -315,11 +316,11 @@ def predict(network: DeepLabV2, image: np.ndarray, scales: Sequence[float] = (1.
     """Probabilities of the classes, the mean over scales and flips, refined by a field if one is given.
 
     Args:
-        network: trained.
-        image: H W 3, uint8.
-        scales: by which the picture is resized.
-        flip: read it mirrored as well.
-        crf: settings of a dense CRF.
+        network: A trained network.
+        image: The picture, H W 3, uint8.
+        scales: Factors by which the picture is resized.
+        flip: Whether the picture is read mirrored as well.
+        crf: Settings of a dense CRF, or None.
     """
     h, w = image.shape[:2]
     pixels = normalise_image(image)[None].to(next(network.parameters()).device)

@@ -13,14 +13,14 @@ from ..support.images import to_numpy
 
 
 def denoising_error(backbone: Backbone, latents: Tensor, caption: str, timestep: int, seeds: Sequence[int]) -> float:
-    """||eps - eps_theta(z_t, t, c)||^2 a latent value, Eq. (3) without a weight, mean over noise seeds.
+    """The error ||eps - eps_theta(z_t, t, c)||^2 a latent value, Eq. (3) without a weight, mean over noise seeds.
 
     Args:
-        backbone: the model.
-        latents: 1 c h w.
-        caption: the condition c; "" is no words.
-        timestep: t.
-        seeds: of the noise; the same seeds for two captions compare them on the same noise.
+        backbone: The model.
+        latents: Latents of the picture, 1 c h w.
+        caption: The condition c; "" is no words.
+        timestep: The timestep t of the noise, 0 to 999.
+        seeds: Seeds of the noise; the same seeds for two captions compare them on the same noise.
     """
     noise = torch.cat([torch.randn(latents.shape, generator=torch.Generator().manual_seed(s)) for s in seeds]).to(latents)
     embedding = backbone.encode_prompts([caption]).expand(len(seeds), -1, -1)
@@ -37,7 +37,7 @@ def one_step(backbone: Backbone, latents: Tensor, caption: str, timestep: int, s
 
 
 def to_uint8(pictures: Tensor) -> np.ndarray:
-    """b 3 H W in [-1, 1] to b H W 3, uint8."""
+    """Turn pictures b 3 H W in [-1, 1] into b H W 3, uint8."""
     return to_numpy(((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
 
 
@@ -45,12 +45,12 @@ def generate(backbone: Backbone, captions: Sequence[str], seed: int, steps: int 
     """Draw a picture for each caption by DDIM with classifier-free guidance: b H W 3, uint8.
 
     Args:
-        backbone: the model.
-        captions: one a picture.
-        seed: of the first noise.
-        steps: of the sampler.
-        guidance: weight of the caption; 1 is none.
-        side: of the latents; 0 is the model's own.
+        backbone: The model.
+        captions: The captions, one a picture.
+        seed: Seed of the first noise.
+        steps: The number of steps of the sampler.
+        guidance: Weight of the caption against no words; 1 is no guidance.
+        side: Side of the latents, in their pixels; 0 is the model's own.
     """
     from diffusers import DDIMScheduler
 

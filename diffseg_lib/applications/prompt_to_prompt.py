@@ -34,8 +34,11 @@ from .generation import to_uint8
 class Trajectory:
     """A picture on its way to noise under a prompt.
 
-    pixels: the picture, H W 3, uint8. prompt: that describes it. timesteps: 0 and those of the steps, ascending.
-    latents: at each of them, 1 c h w; the first are the picture's own.
+    Args:
+        pixels: The picture, H W 3, uint8.
+        prompt: The prompt that describes it.
+        timesteps: The timesteps, ascending: 0 and those of the steps.
+        latents: The latents at each of them, 1 c h w; the first are the picture's own.
     """
 
     pixels: np.ndarray
@@ -51,7 +54,7 @@ class PromptToPrompt:
     Args:
         cross_replace_steps: Share of the steps, from the noisiest, in which cross-attention is the source's.
         self_replace_steps: Share of the steps, from the noisiest, in which self-attention is the source's.
-        stride: Of the latents' side: self-attention is replaced in layers at this stride and coarser ones.
+        stride: Stride, relative to the latents, from which self-attention is replaced: in layers at this stride and coarser ones.
         guidance: Weight of the target prompt against no words; 1 is none, 7.5 is usual for Stable Diffusion.
 
     Raises:
@@ -74,8 +77,11 @@ class PromptToPrompt:
 class Gate:
     """A mask outside which nothing may change.
 
-    mask: H W of the picture, true where the edit may change it. attention: hold the output of every attention layer outside it to
-    the source's. latents: put the source's latents outside it after every step. pixels: put the picture's own pixels outside it.
+    Args:
+        mask: The mask, H W of the picture, true where the edit may change it.
+        attention: Whether the output of every attention layer outside it is held to the source's.
+        latents: Whether the source's latents are put outside it after every step.
+        pixels: Whether the picture's own pixels are put outside it.
     """
 
     mask: np.ndarray
@@ -88,8 +94,12 @@ class Gate:
 class LocalBlend:
     """Prompt-to-Prompt's own limit: where the cross-attention of some words, the mean over steps so far, is high (its Sec. 3.2).
 
-    source, target: the words, in either prompt. threshold: of the maps divided by their maximum. start: share of the steps before
-    the first blend. stride: relative to the latents, of the layers that are read (4 is 16 x 16 in Stable Diffusion at 512 px).
+    Args:
+        source: The words in the source's prompt.
+        target: The words in the target's prompt.
+        threshold: Threshold of the maps divided by their maximum, 0 to 1.
+        start: Share of the steps before the first blend, 0 to 1.
+        stride: Stride, relative to the latents, of the layers that are read; 4 is 16 x 16 in Stable Diffusion at 512 px.
     """
 
     source: str
@@ -101,7 +111,12 @@ class LocalBlend:
 
 @dataclass(frozen=True)
 class Edited:
-    """picture: H W 3, uint8. allowed: where its latents could change in the last step, h w, 0 or 1; None where nothing limited them."""
+    """An edited picture, and where it could change.
+
+    Args:
+        picture: The picture after the edit, H W 3, uint8.
+        allowed: Where its latents could change in the last step, h w, 0 or 1; None where nothing limited them.
+    """
 
     picture: np.ndarray
     allowed: np.ndarray | None = None
@@ -111,7 +126,7 @@ def token_indices(text: str, word: str, tokenizer: Any) -> list[int]:
     """Tokens of a word, or of some words in a row, wherever they stand in a text.
 
     Raises:
-        ValueError: if they do not.
+        ValueError: If the text does not have these words.
     """
     found = [match.span() for match in re.finditer(rf"\b{re.escape(word)}\b", text, re.IGNORECASE)]
     if not found:
@@ -127,11 +142,11 @@ def align(source: str, target: str, tokenizer: Any) -> tuple[Float[Tensor, "l l"
     several tokens; added words have none to take over.
 
     Returns:
-        Mapper: source tokens to target tokens, so that M_source @ mapper is attention to the target's tokens; its columns of added
-        words are zero. Taken: 1 for tokens that take attention over, 0 for added ones.
+        The mapper and what is taken. The mapper leads from source tokens to target tokens, l l, so that M_source @ mapper is attention to
+        the target's tokens; its columns of added words are zero. The other, l, is 1 for tokens that take attention over, 0 for added ones.
 
     Raises:
-        ValueError: if a prompt has more tokens than the model reads.
+        ValueError: If a prompt has more tokens than the model reads.
     """
     length = tokenizer.model_max_length
     for text in (source, target):
@@ -177,14 +192,14 @@ def ddim_invert(segmenter: DiffSegmenter, pixels: np.ndarray, prompt: str, steps
     further rounds, at the z_k that came out.
 
     Args:
-        segmenter: whose backbone is used.
-        pixels: H W 3, uint8.
-        prompt: that describes them.
-        steps: to noise.
-        rounds: of each step.
+        segmenter: The segmenter whose backbone is used.
+        pixels: The picture, H W 3, uint8.
+        prompt: The prompt that describes it.
+        steps: The number of steps to noise.
+        rounds: The number of rounds of each step, 1 or more.
 
     Raises:
-        ValueError: on fewer than one step or round, or more steps than the model has.
+        ValueError: On fewer than one step or round, or more steps than the model has.
     """
     backbone = segmenter.backbone
     if not 1 <= steps < len(backbone.alphas_cumprod) or rounds < 1:
@@ -222,16 +237,16 @@ def edit(
     attention is handed to the target's tokens by :func:`align`.
 
     Args:
-        backbone: the model of the inversion.
-        source: the picture, inverted.
-        target: the prompt of the edited picture.
-        settings: how strongly the source holds.
-        weights: words of the target prompt, and the factors of their attention (re-weighting; 1 changes nothing).
-        gate: a mask outside which nothing may change. Without any true pixel the picture comes back; true everywhere it limits nothing.
+        backbone: The model of the inversion.
+        source: The picture, inverted.
+        target: The prompt of the edited picture.
+        settings: How strongly the source holds.
+        weights: Words of the target prompt, and the factors of their attention (re-weighting; 1 changes nothing).
+        gate: A mask outside which nothing may change. Without any true pixel the picture comes back; true everywhere it limits nothing.
         blend: Prompt-to-Prompt's own limit.
 
     Raises:
-        ValueError: on a mask of another size, a word that is not in its prompt, a gate and a blend at once, or a model whose attention
+        ValueError: On a mask of another size, a word that is not in its prompt, a gate and a blend at once, or a model whose attention
             is not diffusers' own.
     """
     control = _control(backbone, source, target, settings, weights or {}, gate, blend)
@@ -258,7 +273,21 @@ def edit(
 
 @dataclass
 class AttentionControl:
-    """What the layers of one edit share; sums: of the maps that a local blend reads, source and target, over layers and steps."""
+    """What the layers of one edit share.
+
+    Args:
+        settings: How strongly the source holds.
+        mapper: The mapper of :func:`align`, l l.
+        taken: What is taken, as of :func:`align`, l.
+        weights: Factors of the attention to the target's tokens, l.
+        size: Height and width of the latents.
+        gate: A mask outside which nothing may change, or None.
+        blend: Prompt-to-Prompt's own limit, or None.
+        token_weights: The tokens of the blend's words, 1 for each and else 0, source and target, 2 l; None without a blend.
+        done: The share of the steps that is done, 0 to 1.
+        sums: Sums over layers and steps of the maps that a local blend reads, source and target, 2 h w; None before the first.
+        masks: The gate's masks by a layer's height and width, as they were resized.
+    """
 
     settings: PromptToPrompt
     mapper: Tensor
@@ -291,6 +320,7 @@ class AttentionControl:
         return (maps / maps.amax((1, 2), keepdim=True) > self.blend.threshold).any(0).to(self.mapper)
 
     def read(self, maps: Tensor) -> None:
+        """Add the maps of one layer, source and target, 2 h w, to the sums that a local blend reads."""
         self.sums = maps if self.sums is None else self.sums + maps
 
 

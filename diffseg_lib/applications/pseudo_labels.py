@@ -51,9 +51,9 @@ class Pseudo:
         """Labels of an image: H W, uint8, 0 background, 255 void.
 
         Args:
-            image: H W 3, uint8.
-            scores: k H W in [0, 1].
-            labels: of the k score maps.
+            image: The picture, H W 3, uint8.
+            scores: Scores of the k classes, k H W in [0, 1].
+            labels: Labels of the k score maps.
         """
         given = probabilities(scores, self.threshold)
         found = given if self.crf is None else refine(image, given, self.crf)
@@ -65,11 +65,11 @@ def with_masks(dataset: Dataset, folder: str | Path) -> Dataset:
     """The same pictures, with the masks of another folder for the truth: those that are there.
 
     Args:
-        dataset: whose pictures.
-        folder: that :func:`write_masks` wrote.
+        dataset: The data set whose pictures are kept.
+        folder: The folder that :func:`write_masks` wrote.
 
     Raises:
-        FileNotFoundError: if it holds no masks.
+        FileNotFoundError: If it holds no masks.
     """
     masks = Path(folder) / MASKS
     there = {path.stem for path in masks.glob("*.png")}
@@ -88,18 +88,18 @@ def write_masks(
     """Write the mask of every image that has none yet; the classes present are given (image-level labels).
 
     Args:
-        dataset: its truth is read for the names of the classes present, and for nothing else.
-        method: of the scores.
-        pseudo: how they become masks.
-        out: folder.
-        about: further facts of the manifest: models, seed.
-        progress: called with every image's id and its error ("" where there is none).
+        dataset: The data set; its truth is read for the names of the classes present, and for nothing else.
+        method: The method whose scores become masks.
+        pseudo: How scores become masks.
+        out: The folder to write into.
+        about: Further facts of the manifest, e.g. models and seed.
+        progress: Called with every image's id and its error ("" where there is none).
 
     Returns:
-        Errors by image id: those that cannot be read or segmented have no mask and are not listed.
+        Errors by image id; images that cannot be read or segmented have no mask and are not listed.
 
     Raises:
-        RunError: if the folder holds masks by other settings, or cannot be written.
+        RunError: If the folder holds masks by other settings, or cannot be written.
     """
     top = Path(out)
     facts = {"dataset": dataset.name, "split": dataset.split, "data": dataset.fingerprint(), "names": list(dataset.names), "pseudo": asdict(pseudo)}

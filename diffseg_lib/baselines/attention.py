@@ -16,9 +16,9 @@ from .base import Prediction
 def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Sequence[str]) -> dict[str, Prediction]:
     """The three maps that one pass gives, each min-maxed by class at the image's size.
 
-    - diffsegmenter: completed maps, Eq. (7), Wang et al. 2023;
-    - cross: fused cross-attention alone, Eq. (5);
-    - daam: the plain sum over layers and heads (Tang et al. 2023), at the same timestep.
+    - "diffsegmenter": The completed maps, Eq. (7), Wang et al. 2023.
+    - "cross": The fused cross-attention alone, Eq. (5).
+    - "daam": The plain sum over layers and heads (Tang et al. 2023), at the same timestep.
     """
     found = segmenter.segment(image, classes, return_intermediates=True)
     if (kept := found.intermediates) is None:
@@ -31,12 +31,18 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
 
 @dataclass(frozen=True)
 class Attention:
-    """One of the maps of :func:`attention_scores` as a method."""
+    """One of the maps of :func:`attention_scores` as a method.
+
+    Args:
+        segmenter: The diffusion model that the maps are read from.
+        kind: The name of the map: "diffsegmenter", "cross" or "daam", as of :func:`attention_scores`.
+    """
 
     segmenter: DiffSegmenter
     kind: str = "diffsegmenter"
 
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
+        """Scores of an image (H W 3, uint8), min-maxed by class; UNet evaluations are one a class and timestep."""
         if self.kind == "diffsegmenter":  # reads fewer layers than the other maps do
             found = self.segmenter.segment(image, classes)
             return Prediction(found.scores, len(classes) * len(self.segmenter.timesteps), found.notes)

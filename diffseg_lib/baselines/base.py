@@ -11,7 +11,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Prediction:
-    """scores: k H W in [0, 1], float32; calls: UNet evaluations, one a prompt and noise draw (0: none); notes: of the picture."""
+    """What a method answers for one image.
+
+    Args:
+        scores: Scores of the k classes, k H W in [0, 1], float32.
+        calls: The number of UNet evaluations, one a prompt and noise draw; 0 for a method that makes none.
+        notes: Notes on the picture, a sentence each.
+    """
 
     scores: np.ndarray
     calls: int = 0

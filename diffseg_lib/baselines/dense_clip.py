@@ -1,6 +1,6 @@
 """A discriminative baseline: CLIP's patches compared with words, after MaskCLIP.
 
-Both are trained by telling pictures and captions apart, and neither was shown a mask. They answer the same call
+CLIP is trained by telling pictures and captions apart, and was never shown a mask. It answers the same call
 as every method of :mod:`diffseg_lib.baselines.registry`, with scores min-maxed by class at the image's size.
 """
 
@@ -62,16 +62,19 @@ class DenseClip:
     the model's own, four shifts beat one, the residual beat the bare values (the layer with its attention did as
     well in mean IoU and worse in pixel AUC), and taking off the empty text's similarity beat both other contrasts in AUC.
 
-    clip: model, processor and the place of a class in a text. size: px of the short side, 0 for the model's own;
-    position embeddings are interpolated. shifts: the picture is read at so many sub-patch offsets a side (shifts^2
-    windows in one batch), for a grid that much finer, whose scores are the mean over all readings. layer: of the last
-    layer take the "value" path alone, that path on top of the "residual" stream, or the layer as it is, with its
-    "attention". contrast: "none" scores the cosine with the class's text; "empty" that minus the cosine with a text
-    that says nothing; "classes" the probability of the class among all those asked for and the empty text.
-    templates: texts averaged for a class; none is `clip`'s own.
+    Args:
+        clip: The model, its processor and the place of a class in a text.
+        size: The short side of the picture as the model sees it, px, with its position embeddings interpolated; 0 is the model's own.
+        shifts: The number of sub-patch offsets a side, 1 to the side of a patch. The picture is read at all shifts^2 of them in one batch,
+            for a grid that is `shifts` times finer, whose scores are the mean over all readings.
+        layer: What is taken of the last layer: the "value" path alone, that path on top of the "residual" stream, or the layer as it is,
+            with its "attention".
+        contrast: What a score is: with "none" the cosine with the class's text, with "empty" that minus the cosine with a text that says
+            nothing, with "classes" the probability of the class among all those asked for and the empty text.
+        templates: The texts that are averaged for a class, each with the place of the class in it; an empty tuple takes `clip`'s own.
 
     Raises:
-        ValueError: on a switch with another value.
+        ValueError: On a switch with another value.
     """
 
     clip: Clip
@@ -117,7 +120,7 @@ class DenseClip:
         """Scores on the grid of :meth:`features`, before min-max: by the contrast in [-1, 1], [-2, 2] or [0, 1].
 
         Raises:
-            ValueError: on no class.
+            ValueError: On an empty list of classes, or a string in its place.
         """
         if isinstance(classes, str) or not len(classes):
             raise ValueError(f"classes: expected a list of at least one name, got {classes!r}")

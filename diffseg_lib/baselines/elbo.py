@@ -27,8 +27,11 @@ from .base import Prediction
 class Posterior:
     """Denoising errors by class and pixel of the latents, and what follows from them.
 
-    errors: k h w, mean squared error of the noise, over channels and draws; background: 1 h w, that of the
-    empty prompt (None: none was asked for); classes: k names; calls: UNet evaluations.
+    Args:
+        errors: Mean squared error of the noise for each of the k classes, k h w, the mean over channels and draws.
+        background: The same error under the empty prompt, 1 h w; None if it was not asked for.
+        classes: Names of the k classes.
+        calls: The number of UNet evaluations.
     """
 
     errors: Float[Tensor, "k h w"]
@@ -37,7 +40,7 @@ class Posterior:
     calls: int
 
     def probabilities(self, temperature: float) -> Float[Tensor, "_ h w"]:
-        """p(c | pixel) = softmax(-error / temperature), the background's map last if there is one; they sum to one.
+        """The posterior p(c | pixel) = softmax(-error / temperature), the background's map last if there is one; the maps sum to one.
 
         The ELBO's own temperature would be 1 / (weights of the loss x channels x steps); errors of single pixels are
         far too noisy for it, so it is a free number.
@@ -94,16 +97,16 @@ def elbo_posterior(
     """Errors of every class on one image, the mean over timesteps and noise draws, shared by all classes.
 
     Args:
-        segmenter: the model, the template of its prompts, its seed and class batch; no "++" is applied.
-        image: H W 3, uint8.
-        classes: names.
-        timesteps: t; each is as many UNet evaluations a class as there are samples.
-        samples: noise draws a timestep; draw i is the same for every class and timestep.
-        sigma: of the smoothing, pixels of the latents.
-        background: "prompt" asks the empty prompt too; "threshold" does not.
+        segmenter: The model, the template of its prompts, its seed and its class batch; no "++" is applied.
+        image: The picture, H W 3, uint8.
+        classes: Names of the classes.
+        timesteps: Timesteps t of the noise, 0 to 999; each is as many UNet evaluations a class as there are samples.
+        samples: The number of noise draws a timestep; draw i is the same for every class and timestep.
+        sigma: Width of the Gaussian that smooths the errors, pixels of the latents; 0 smooths nothing.
+        background: Whether the empty prompt is asked too: "prompt" does, "threshold" does not.
 
     Raises:
-        ValueError: on no timesteps, no samples, a negative sigma or another background rule.
+        ValueError: On no timesteps, no samples, a negative sigma or another background rule.
     """
     if not timesteps or samples < 1 or sigma < 0:
         raise ValueError(f"timesteps {list(timesteps)}, samples {samples}, sigma {sigma}: expected at least one, at least 1 and 0 or more")
@@ -118,7 +121,7 @@ def elbo_posterior(
 def error_draws(
     segmenter: DiffSegmenter, image: np.ndarray, classes: Sequence[str], timesteps: Sequence[int], samples: int, background: str = "prompt"
 ) -> Float[Tensor, "s b h w"]:
-    """Every draw's errors by themselves: s = timesteps x samples, the draws of the first sample first; b classes, background last."""
+    """Every draw's errors by themselves: s = timesteps x samples, the draws of the first sample first; b is the classes, the background last."""
     latents = segmenter.encode(image)
     texts = [prompt.text for prompt in segmenter.prompts(classes, image)] + ([""] if background == "prompt" else [])
     embeddings = segmenter.backbone.encode_prompts(texts)
@@ -128,7 +131,17 @@ def error_draws(
 
 @dataclass(frozen=True)
 class ElboMethod:
-    """The baseline as a method: scores at the image's size. temperature, sigma, timesteps: chosen on the pocket train split."""
+    """The baseline as a method: scores at the image's size.
+
+    Timesteps, sigma and temperature were chosen on the pocket train split.
+
+    Args:
+        segmenter: The model.
+        timesteps: Timesteps t of the noise, 0 to 999.
+        samples: The number of noise draws a timestep.
+        sigma: Width of the Gaussian that smooths the errors, pixels of the latents.
+        temperature: The divisor of the errors in :meth:`Posterior.scores`.
+    """
 
     segmenter: DiffSegmenter
     timesteps: tuple[int, ...] = (300, 500, 700)
@@ -142,6 +155,7 @@ class ElboMethod:
         return self.timesteps, self.samples, self.sigma, self.temperature
 
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
+        """Scores of an image (H W 3, uint8) in [0, 1], and the number of UNet evaluations that they took."""
         found = elbo_posterior(self.segmenter, image, classes, self.timesteps, self.samples, self.sigma)
         return Prediction(to_numpy(resize(found.scores(self.temperature), image.shape[:2])), found.calls)
 
@@ -164,11 +178,11 @@ def noise_sharing(segmenter: DiffSegmenter, image: np.ndarray, name: str, timest
     """Variance over draws of the error of the empty prompt minus that of a class, mean over pixels: (shared noise, independent noise).
 
     Args:
-        segmenter: the model.
-        image: H W 3, uint8.
-        name: of the class.
-        timestep: of the noise.
-        draws: pairs of errors compared, 2 or more.
+        segmenter: The model.
+        image: The picture, H W 3, uint8.
+        name: Name of the class.
+        timestep: Timestep of the noise, 0 to 999.
+        draws: The number of pairs of errors that are compared, 2 or more.
     """
     errors = error_draws(segmenter, image, [name], [timestep], 2 * draws)  # draws 2 h w
     first, second = errors[:draws], errors[draws:]

@@ -22,7 +22,10 @@ from .dense_clip import TEMPLATE, _pixels
 class GroupVit:
     """GroupViT (Xu et al. 2022): a vision transformer that gathers patches into groups, and compares groups with words.
 
-    model: a ``GroupViTModel``; processor: its ``CLIPProcessor``; template: the place of a class in a text.
+    Args:
+        model: A ``GroupViTModel``.
+        processor: Its ``CLIPProcessor``.
+        template: A text with the place of a class in it.
     """
 
     model: Any
@@ -31,11 +34,11 @@ class GroupVit:
 
     @classmethod
     def from_path(cls, path: str | Path, *, device: str = "cpu", template: str = TEMPLATE) -> GroupVit:
-        """By folder or hub id on this machine, e.g. ``nvidia/groupvit-gcc-yfcc``; there is no pocket one.
+        """Load a model by folder or hub id on this machine, e.g. ``nvidia/groupvit-gcc-yfcc``; there is no pocket one.
 
         Raises:
-            FileNotFoundError: if the files are not on this machine.
-            ValueError: for "pocket".
+            FileNotFoundError: If the files are not on this machine.
+            ValueError: For "pocket".
         """
         if str(path) == "pocket":
             raise ValueError("there is no pocket GroupViT: expected a folder that save_pretrained wrote, or a hub id such as nvidia/groupvit-gcc-yfcc")
@@ -51,7 +54,7 @@ class GroupVit:
         """Scores of an image (H W 3, uint8), min-maxed by class; the model sees it squeezed to its own square.
 
         Raises:
-            ValueError: on no class.
+            ValueError: On an empty list of classes, or a string in its place.
         """
         if isinstance(classes, str) or not len(classes):
             raise ValueError(f"classes: expected a list of at least one name, got {classes!r}")

@@ -46,21 +46,22 @@ def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method
     """A method by its name.
 
     Args:
-        name: of :data:`METHODS`.
-        segmenter: the diffusion model, its profile naming the CLIP beside it.
-        source: of the rival's own model; "" takes the profile's.
+        name: The method's name, a key of :data:`METHODS`.
+        segmenter: The diffusion model, its profile naming the CLIP beside it.
+        source: Folder or hub id of the rival's own model; "" takes the profile's CLIP for "denseclip" and ``nvidia/groupvit-gcc-yfcc``
+            for "groupvit".
 
     Raises:
-        ValueError: on an unknown name.
+        ValueError: On an unknown name.
     """
     return METHODS[check_method(name)](segmenter, source)
 
 
 def check_method(name: str) -> str:
-    """The name itself.
+    """The name itself, if a method has it.
 
     Raises:
-        ValueError: if it is none of :data:`METHODS`.
+        ValueError: If it is none of :data:`METHODS`.
     """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}: expected {', '.join(METHODS)}; {nearest(name, list(METHODS))}")

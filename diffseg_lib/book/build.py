@@ -19,8 +19,12 @@ NOT_PAGES = ("README.md", "CHANGELOG.md")  # of the pages at the top: not of the
 def stage(notebooks: Path, target: Path) -> None:
     """Lay out what the site is built from: pages, pictures, executed notebooks, MathJax.
 
+    Args:
+        notebooks: The folder of executed notebooks.
+        target: The folder to lay it out in; what was there is deleted.
+
     Raises:
-        FileNotFoundError: if a notebook of the table of contents has not been run.
+        FileNotFoundError: If a notebook of the table of contents has not been run.
     """
     root = repository_root()
     shutil.rmtree(target, ignore_errors=True)
@@ -66,12 +70,12 @@ def build(notebooks: Path, site: Path, *, force: bool = False) -> Path:
     """Build the site, every warning an error; returns its first page.
 
     Args:
-        notebooks: folder of executed notebooks.
-        site: where the pages go; what they are made from is staged beside it.
-        force: build what is current too.
+        notebooks: The folder of executed notebooks.
+        site: The folder that the pages go to; what they are made from is staged beside it.
+        force: Whether to build what is current too.
 
     Raises:
-        RuntimeError: if jupyter-book fails; its warnings are in the message.
+        RuntimeError: If jupyter-book fails; its warnings are in the message.
     """
     staged, key, page = site.with_name(f"{site.name}-stage"), site.with_name(f"{site.name}.key"), site / "index.html"
     stage(notebooks, staged)

@@ -24,7 +24,12 @@ PLAIN = (str, int, float, bool, list, dict, tuple)  # types of a parameter
 class Chapter:
     """A chapter that is running: what it was asked for, and the models and data that it reads.
 
-    name: The file's stem. parameters: Those of its cell, by name. profile: With the data's folders in it. seed: Of the noise.
+    Args:
+        name: The stem of its file.
+        parameters: The parameters of its cell, by name.
+        profile: The profile, with the data's folders in it.
+        seed: Seed of the noise.
+        started: When it began, as ``time.perf_counter()`` told it, seconds.
     """
 
     name: str
@@ -39,7 +44,7 @@ class Chapter:
         return DiffSegmenter.from_profile(self.profile, seed=self.seed)
 
     def data(self, dataset: str, split: str, images: int = 0) -> Dataset:
-        """A split of a data set in the profile's folder; its first `images` images, 0 for all."""
+        """A split of a data set in the profile's folder: its first `images` images, 0 for all."""
         return open_dataset(dataset, self.profile.data_root(dataset), split, images)
 
     def close(self, metrics: Mapping[str, Any], **numbers: str) -> None:
@@ -59,9 +64,9 @@ def open_chapter(name: str, namespace: Mapping[str, Any], *models: str, datasets
     """Open a chapter: one style for its figures, everything that it needs checked at once, a line of provenance printed.
 
     Args:
-        name: Its file's stem.
+        name: The stem of its file.
         namespace: The notebook's ``globals()``; plain values in it are the parameters, since nothing else has run yet.
-        models: "captioner", "clip": models beside the diffusion model that will be needed.
+        models: Models beside the diffusion model that will be needed, "captioner" and "clip".
         datasets: Data sets that will be read, from ``data_root`` or the profile's folders.
 
     Raises:

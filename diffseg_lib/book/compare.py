@@ -46,7 +46,7 @@ def differences(kept: NotebookNode, executed: NotebookNode, rules: list[tuple[re
     Args:
         kept: The chapter as git keeps it.
         executed: The chapter as it was just executed.
-        rules: As of :func:`sanitizers`.
+        rules: What may differ, as :func:`sanitizers` gives it.
     """
     found = []
     for number, (before, now) in enumerate(zip(code_cells(kept), code_cells(executed), strict=True), start=1):

@@ -48,7 +48,7 @@ def code_only(source: str) -> str:
 
 
 def _imported(source: str, package: str) -> Iterator[tuple[str, str]]:
-    """(module, name or "") for every import in a source; relative ones resolved against `package`."""
+    """Pairs (module, name or "") for every import in a source; relative ones resolved against `package`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
@@ -75,8 +75,8 @@ def modules_used(source: str, root: Path) -> dict[str, Path]:
     """The library's modules that a source imports, and those that they import, by name.
 
     Args:
-        source: Python.
-        root: the folder that holds the library.
+        source: Python source.
+        root: The folder that holds the library.
     """
     late, found, waiting = _exported_late(root), {}, [(source, "")]
     while waiting:
@@ -109,7 +109,7 @@ def inputs_hash(notebook: NotebookNode, root: Path, weights: str) -> str:
     """A hash of all that a notebook's outputs depend on: its code, the library's code below it, the weights.
 
     Prose, comments and docstrings do not count, nor does a module that the notebook never imports.
-    The same on every Python version.
+    The hash is the same on every Python version.
     """
     digest = hashlib.sha256(weights.encode())
     digest.update(json.dumps([[c.source, sorted(_tags(c)), c.metadata.get("mystnb", {})] for c in code_cells(notebook)], sort_keys=True).encode())
@@ -140,8 +140,8 @@ def breaches(notebook: NotebookNode, size: int) -> list[str]:
     """What a committed notebook breaks of the contract of the chapters; an empty list if nothing.
 
     Args:
-        notebook: with its outputs.
-        size: of its file, bytes.
+        notebook: The notebook with its outputs.
+        size: Size of its file, bytes.
     """
     found = [f"{size:,} bytes: fewer than {LARGEST:,} are expected; make its pictures smaller"] if size >= LARGEST else []
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":

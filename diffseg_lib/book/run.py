@@ -34,7 +34,7 @@ from .notebooks import LIBRARY, code_cells, inputs_hash, with_prose
 
 
 def notebooks_dir() -> Path:
-    """The chapters."""
+    """The folder of the chapters."""
     return repository_root() / "notebooks"
 
 
@@ -65,7 +65,7 @@ def load_profile_file(name: str) -> dict[str, dict[str, Any]]:
     (:class:`~diffseg_lib.profiles.Profile`), and any other entry is a parameter, as papermill's ``-f`` takes it too.
 
     Raises:
-        ValueError: if there is no such file, or it is no such mapping.
+        ValueError: If there is no such file, it is no such mapping, or it names a notebook that does not exist.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else notebooks_dir() / "profiles" / f"{name}.yaml"
     if not path.exists():
@@ -115,13 +115,13 @@ def parameters_for(path: Path, profile: Mapping[str, Mapping[str, Any]], given: 
     """The parameters of one notebook that differ from its defaults, names and types checked before anything runs.
 
     Args:
-        path: the notebook.
-        profile: parameters by notebook; names under ``all`` go to the notebooks that have them.
-        given: name to value.
-        typed: name to text from the command line, read as the parameter's type asks.
+        path: The notebook.
+        profile: Parameters by notebook; names under ``all`` go to the notebooks that have them.
+        given: Values by parameter.
+        typed: Texts by parameter from the command line, read as the parameter's type asks.
 
     Raises:
-        ValueError: on a parameter that the notebook does not have (the nearest name is given) or
+        ValueError: On a parameter that the notebook does not have (the nearest name is given) or
             whose type is not the one it declares.
     """
     known = declared(path)
@@ -150,7 +150,14 @@ def _default(entry: Mapping[str, str]) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a notebook: state is "passed", "failed" or "skipped"."""
+    """What became of a notebook.
+
+    Args:
+        name: The stem of its file.
+        state: One of "passed", "failed" and "skipped".
+        seconds: The time that it took, seconds.
+        message: What went wrong; "" if nothing did.
+    """
 
     name: str
     state: str
@@ -219,13 +226,13 @@ def run_notebook(
     ``….ipynb.partial`` and a log, never something that looks finished.
 
     Args:
-        path: the notebook.
-        parameters: checked by :func:`parameters_for`.
-        out: folder of the result; its log goes to ``logs`` inside.
-        force: execute what is current too.
-        timeout: seconds for the whole notebook.
+        path: The notebook.
+        parameters: The parameters, checked by :func:`parameters_for`.
+        out: The folder of the result; its log goes to ``logs`` inside.
+        force: Whether to execute what is current too.
+        timeout: Time for the whole notebook, seconds.
         threads: Threads of the notebook's arithmetic; 0 leaves them as they are.
-        tick: called after every cell.
+        tick: Called after every cell.
     """
     target, partial, log = out / path.name, out / f"{path.name}.partial", out / "logs" / f"{path.stem}.log"
     key = run_key(path, parameters)
@@ -251,6 +258,7 @@ def _stamped(notebook: nbformat.NotebookNode, key: str) -> nbformat.NotebookNode
 
 
 def write_notebook(notebook: nbformat.NotebookNode, path: Path) -> None:
+    """Write a notebook as a file, unless the file has that very text."""
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
     if not path.exists() or path.read_text() != text:
         write_text(path, text)
@@ -261,10 +269,10 @@ def run(jobs: Sequence[tuple[Path, Mapping[str, Any]]], out: Path, *, force: boo
 
     Args:
         jobs: Notebooks with their parameters.
-        out: Folder of the results.
-        force: Execute what is current too.
-        timeout: Seconds a notebook.
-        workers: Notebooks at once, the cores shared among them; 0 is one a core.
+        out: The folder of the results.
+        force: Whether to execute what is current too.
+        timeout: Time for each notebook, seconds.
+        workers: The number of notebooks at once, the cores shared among them; 0 is one a core.
     """
     from tqdm import tqdm
 
@@ -295,7 +303,7 @@ def run(jobs: Sequence[tuple[Path, Mapping[str, Any]]], out: Path, *, force: boo
 
 
 def report(outcomes: Sequence[Outcome]) -> int:
-    """Print a table; the number of failures."""
+    """Print a table of outcomes; returns the number of failures."""
     for one in outcomes:
         print(f"{one.name:28} {one.state:8} {one.seconds:7.1f} s  {one.message}".rstrip())
     count = {state: sum(one.state == state for one in outcomes) for state in ("passed", "failed", "skipped")}

@@ -18,11 +18,11 @@ def points(grid: Any) -> list[dict[str, Any]]:
     """Every parameter set of a grid.
 
     Args:
-        grid: a mapping from a parameter to the list of its values, of which all combinations are taken (a value that is
+        grid: A mapping from a parameter to the list of its values, of which all combinations are taken (a value that is
             no list is the same for all); or a list of parameter sets.
 
     Raises:
-        ValueError: if it is neither, or has no point.
+        ValueError: If it is neither, has no point, or has a point twice.
 
     >>> points({"seed": [0, 1], "timestep": 100})
     [{'seed': 0, 'timestep': 100}, {'seed': 1, 'timestep': 100}]
@@ -78,19 +78,20 @@ def sweep(
     is written to ``sweep.csv``, after every one that is done.
 
     Args:
-        path: the notebook.
-        grid: as of :func:`~diffseg_lib.book.sweep.points`.
-        out: folder of the sweep.
-        workers, scheduler: as of :func:`~diffseg_lib.support.executors.open_executor`.
-        force: execute what is current too.
-        timeout: seconds a notebook.
-        tick: called after every set.
+        path: The notebook.
+        grid: The grid, as :func:`~diffseg_lib.book.sweep.points` takes it.
+        out: The folder of the sweep.
+        workers: The number of workers, as :func:`~diffseg_lib.support.executors.open_executor` takes it.
+        scheduler: Address of a scheduler, as :func:`~diffseg_lib.support.executors.open_executor` takes it.
+        force: Whether to execute what is current too.
+        timeout: Time for each notebook, seconds.
+        tick: Called after every set.
 
     Returns:
         A row a set: its parameters, ``state``, ``seconds``, ``message``, the numbers it measured, and its ``folder``.
 
     Raises:
-        ValueError: on a parameter that the notebook does not have, or of another type; before anything runs.
+        ValueError: On a parameter that the notebook does not have, or of another type; before anything runs.
     """
     jobs = []
     for given in points(grid):

@@ -85,6 +85,7 @@ class AblationResult(StudyResult):
     """The rows of Table 4 (keys of :data:`ROWS`) and paired differences (keys of :data:`EFFECTS`, and "fused_over_nothing").
 
     Args:
+        rows: Mean IoU by variant.
         weights: Weights of Eq. 5 by stride, "chosen" and the "paper"'s.
         timestep: The timestep of the noise, 0 to 999.
     """
@@ -133,7 +134,7 @@ def ablation_study(
     Args:
         segmenter: The model; its profile gives timestep and chosen weights, its seed is replaced by each of `seeds`.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.

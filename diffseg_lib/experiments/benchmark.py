@@ -62,7 +62,13 @@ class WordsQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """Precision and recall (0 to 1) of the words that are kept at a relative threshold of CLIP's scores (0 to 1)."""
+    """Precision and recall of the words that are kept at one threshold.
+
+    Args:
+        relative: The relative threshold of CLIP's scores, 0 to 1.
+        precision: The share of the words kept that are in their image, 0 to 1.
+        recall: The share of the classes in an image that are kept, 0 to 1.
+    """
 
     relative: float
     precision: float
@@ -71,7 +77,12 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class ImageLabels:
-    """The words that were asked of an image, and the label of each pixel: H W, the data set's classes from 1, 0 the background."""
+    """What one image was asked for, and how it was labelled.
+
+    Args:
+        words: The words that were asked for.
+        labels: The label of each pixel, H W: the data set's classes from 1, 0 the background.
+    """
 
     words: tuple[str, ...]
     labels: np.ndarray
@@ -86,6 +97,7 @@ class BenchmarkResult(StudyResult):
     (:meth:`over`). What was not measured is left out.
 
     Args:
+        rows: Mean IoU by method and choice.
         quality: Quality of the words by choice, keys of :data:`LABELS`.
         iou: IoU of each class with the filter's words, percent; None for a class that does not occur.
         confusion: Pixels with the filter's words: true class by label given.
@@ -238,7 +250,7 @@ def words_study(
         segmenter: The model of the attention methods.
         category_filter: Chooses among the data set's prompt words.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.
@@ -301,9 +313,9 @@ def benchmark_table(results: Mapping[str, BenchmarkResult], choice: str, methods
     """Mean IoU and oracle by method and data set, as a table (pandas); below, the method with the true words, and the filter's quality.
 
     Args:
-        results: Data set to its result.
+        results: Results by data set.
         choice: The choice of words, a key of :data:`LABELS`.
-        methods: From the top; one that was not measured is left out.
+        methods: The methods from the top; one that was not measured is left out.
     """
     import pandas as pd
 

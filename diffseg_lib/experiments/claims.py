@@ -181,7 +181,7 @@ class Judged:
 
     Args:
         effect: The effect; of several the weakest. None if it was not measured.
-        ci95: Its 95 % interval.
+        ci95: The 95 % interval of the effect, (low, high); None if it was not measured.
         seeds: Seeds of the noise.
         images: The number of images.
         verdict: The verdict on all effects together, see :func:`verdict`.
@@ -201,7 +201,17 @@ class LedgerRow:
     """A claim and its verdicts.
 
     Args:
-        claim: The claim, as of :class:`Claim`, like the next four.
+        claim: The claim, for people.
+        where: Section, table or figure of the paper.
+        chapter: The chapter that tests it.
+        metric: What the effects are measured in.
+        paper: The paper's own figure, quoted; "" if it gives none.
+        effect: The effect; of several the weakest. None if it was not measured.
+        ci95: The 95 % interval of the effect, (low, high); None if it was not measured.
+        seeds: Seeds of the noise.
+        images: The number of images.
+        verdict: The verdict on all effects together, see :func:`verdict`.
+        command: The command that measured them.
         real: What runs of other profiles say, by profile; "not run" where there is none.
     """
 

@@ -22,7 +22,7 @@ def memory_table(queries: Sequence[Tensor]) -> Any:
     """MiB a class of what could be kept of self-attention, as a table (pandas): here, and by count for Stable Diffusion 1.5 at 512 px.
 
     Args:
-        queries: Of the finest self-attention layers, b heads n d each, float32.
+        queries: Queries of the finest self-attention layers, b heads n d each, float32.
     """
     import pandas as pd
 

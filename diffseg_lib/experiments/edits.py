@@ -55,7 +55,13 @@ class Judgement:
 
 @dataclass(frozen=True, kw_only=True)
 class EditRow(Estimate):
-    """Means over edits of what :class:`Judgement` says of one; the row's own value is PSNR outside the thing, dB."""
+    """Means over edits of what :class:`Judgement` says of one; the row's own value is PSNR outside the thing, dB.
+
+    Args:
+        ssim: Structural similarity outside the thing, at most 1.
+        success: Share of the edits in which CLIP finds the new word likelier than the old, percent.
+        first: Share of the edits in which CLIP finds the new word likelier than all words, percent.
+    """
 
     ssim: Estimate
     success: Estimate
@@ -64,7 +70,13 @@ class EditRow(Estimate):
 
 @dataclass(frozen=True, kw_only=True)
 class BlendSettings:
-    """The local blend that was chosen: stride of its map to the picture, its threshold, and the step at which it starts, as a share."""
+    """The local blend that was chosen.
+
+    Args:
+        stride: Stride, relative to the latents, of the layers whose maps it reads.
+        threshold: Threshold of the maps divided by their maximum, 0 to 1.
+        start: Share of the steps before the first blend, 0 to 1.
+    """
 
     stride: int
     threshold: float
@@ -78,10 +90,11 @@ class EditResult(StudyResult):
     ``effects`` are "psnr_both_minus_plain" and so on: each of :data:`PARTS`, our masks against plain Prompt-to-Prompt and its blend.
 
     Args:
+        rows: Means over edits by what limits them.
         judge: How often the judge names the unedited thing, percent.
         iou: IoU of our masks with the true ones, percent, the mean over things.
-        settings: Prompt-to-Prompt's settings that were chosen.
-        blend: Its local blend's.
+        settings: The settings of Prompt-to-Prompt that were chosen.
+        blend: The settings of its local blend that were chosen.
         unit: Unit of the rows' values.
         steps: The number of steps of inversion and edit.
         tuning_images: The number of edits on which settings were chosen.
@@ -101,7 +114,18 @@ class EditResult(StudyResult):
 
 @dataclass(frozen=True)
 class Task:
-    """One swap: a picture, the prompt that describes it, the one that is asked for; the thing, what it is to become, its true mask, and ours."""
+    """One swap of a thing in a picture for another.
+
+    Args:
+        id: Id of the picture.
+        pixels: The picture, H W 3, uint8.
+        source: The prompt that describes it.
+        target: The prompt that is asked for.
+        word: The thing.
+        new: What the thing is to become.
+        inside: The true mask of the thing, H W, bool.
+        mask: Our mask of the thing, H W, bool.
+    """
 
     id: str
     pixels: np.ndarray
@@ -231,9 +255,9 @@ def edit_study(
 
     Args:
         segmenter: The model of the masks (with its threshold) and of the edits.
-        clip: The judge.
+        clip: The CLIP model that judges the edits.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured.
         tuning_images: The number of edits of train on which the settings of Prompt-to-Prompt and of its blend are chosen.
         images: The number of edits that are measured, one a picture.

@@ -23,7 +23,12 @@ ATTENTION = "attention"
 
 @dataclass(frozen=True, kw_only=True)
 class ClassIoU:
-    """IoU of one class, percent: by the ELBO baseline with all draws, and by attention."""
+    """IoU of one class.
+
+    Args:
+        elbo: IoU by the ELBO baseline with all draws, percent.
+        attention: IoU by attention, percent.
+    """
 
     elbo: float
     attention: float
@@ -37,6 +42,7 @@ class ElboResult(StudyResult):
     "elbo_over_nothing", "most_minus_least" draws, "attention_minus_elbo", and, where sigma 0 was tried, "smoothed_minus_raw".
 
     Args:
+        rows: Mean IoU by variant.
         calls: UNet evaluations an image, by row.
         classes: IoU by class, of those that occur.
         numbers: The numbers of draws.
@@ -104,7 +110,7 @@ def elbo_study(
     Args:
         segmenter: The model; its seed is that of the noise.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.

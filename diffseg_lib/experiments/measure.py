@@ -52,7 +52,7 @@ class Estimate:
     Args:
         label: What it is the figure of, for people; the key under which it stands is for code.
         value: The figure, percent or points unless the study says otherwise.
-        ci95: Its 95 % interval over images: low, high.
+        ci95: The 95 % interval of the figure over images: low, high.
         images: The number of images that it is a figure of.
     """
 
@@ -82,7 +82,7 @@ class Row(Estimate):
     Args:
         threshold: The background's score at which it is measured, fixed on the train split.
         oracle: The mean IoU at the threshold that is best on the measured split itself.
-        oracle_threshold: That threshold.
+        oracle_threshold: The threshold that is best on the measured split itself.
         by_seed: The mean IoU for each seed alone; empty where seeds are not told apart.
         sd: Standard deviation over seeds; None for one seed.
         seeds: Seeds of the noise.
@@ -232,12 +232,25 @@ def format_value(one: Estimate, digits: int = 1) -> str:
 
 
 def pooled_miou(confusions: np.ndarray, label: str = "") -> Estimate:
-    """Mean IoU of all pixels together, percent, its interval over images; confusions: images C C."""
+    """Mean IoU of all pixels together, percent, with its 95 % interval over images.
+
+    Args:
+        confusions: Confusion matrix of every image, images C C.
+        label: What it is the figure of, for people.
+    """
     return Estimate(label=label, value=float(miou(confusions.sum(0))), ci95=bootstrap_miou(confusions), images=len(confusions))
 
 
 def paired_miou(first: np.ndarray, second: np.ndarray, label: str = "", by_seed: Sequence[float] = (), seeds: Sequence[int] = ()) -> Effect:
-    """Mean IoU of the first minus that of the second, points, paired over images; confusions: images C C each."""
+    """Mean IoU of the first minus that of the second, points, paired over images.
+
+    Args:
+        first: Confusion matrix of every image, images C C.
+        second: Confusion matrices of the same images, images C C.
+        label: What it is the difference of, for people.
+        by_seed: The difference for each seed alone.
+        seeds: Seeds of the noise.
+    """
     value = float(miou(first.sum(0)) - miou(second.sum(0)))
     interval = bootstrap_difference(first, second)
     return Effect(label=label, value=value, ci95=interval, images=len(first), by_seed=tuple(by_seed), seeds=tuple(seeds))
@@ -258,12 +271,19 @@ def mean_effect(differences: Sequence[float] | np.ndarray, label: str = "", seed
 
 @dataclass(frozen=True)
 class Store:
-    """Parts of a study on disk, an ``.npz`` each; without a folder nothing is kept and everything computed."""
+    """Parts of a study on disk, an ``.npz`` each; without a folder nothing is kept and everything computed.
+
+    Args:
+        folder: The folder of the parts; None keeps nothing.
+        about: Facts that stand in the key of every part: hash of the weights, timesteps and fusion weights, as ``diffseg study`` gives them.
+        progress: Called with the key of a part, as JSON, before it is computed.
+        saved: Seconds that the parts that were read again once took.
+    """
 
     folder: Path | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)  # of every part's key: the weights, the library's version
+    about: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[str], None] = lambda text: None
-    saved: list[float] = field(default_factory=list, compare=False)  # seconds that the parts read again once took
+    saved: list[float] = field(default_factory=list, compare=False)
 
     def counts(self, key: Mapping[str, Any], compute: Callable[[], Counts]) -> Counts:
         """The counts of a part: read if they were kept under this very key, else computed and kept."""
@@ -302,7 +322,13 @@ def _read(path: Path) -> tuple[Counts, float]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Variants measured on the same images: their rows, and confusions summed over seeds (images C C) by variant."""
+    """Variants measured on the same images.
+
+    Args:
+        rows: Mean IoU by variant.
+        confusions: Confusions summed over seeds by variant, images C C.
+        seeds: Seeds of the noise.
+    """
 
     rows: dict[str, Row]
     confusions: dict[str, np.ndarray]
@@ -327,7 +353,7 @@ def measure(train: Sequence[Counts], test: Sequence[Counts], classes: int, seeds
 
     Args:
         train: Counts by variant, one mapping a seed; all seeds of a split see the same images.
-        test: The same of the split that is measured.
+        test: Counts by variant of the split that is measured, one mapping a seed.
         classes: The number of classes, the background included.
         seeds: Seeds of the noise.
         labels: Names of the variants for people; a variant's key where it has none.
@@ -374,7 +400,14 @@ def count_maps(dataset: Dataset, maps: Callable[[Sample, list[str]], Mapping[str
 
 @dataclass(frozen=True)
 class Splits:
-    """Train and test of a study, and what was counted on each, one mapping a seed."""
+    """Train and test of a study, and what was counted on each.
+
+    Args:
+        train: The train split.
+        test: The split that is measured.
+        counts: Counts of "train" and of "test", one mapping a seed.
+        seeds: Seeds of the noise.
+    """
 
     train: Dataset
     test: Dataset

@@ -141,7 +141,7 @@ def network_study(
         segmenter: The model of our masks, by the mean of four timesteps.
         out: Folder of masks and networks; what is there is not made again.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; masks of train are trained on.
         train_images: The number of images of train.
         images: The number of images of `split`.

@@ -41,6 +41,7 @@ class PromptResult(StudyResult):
     every row but "plain", and "fused_minus_written".
 
     Args:
+        rows: Mean IoU by kind of prompt.
         exponents: The numbers of "+" that were tried beside 0 ("plain") and 2 ("emphasis").
         modified: The share of prompts in which a modifier of the class was found, 0 to 1, by kind: "caption", "adjectives_fused".
     """
@@ -92,7 +93,7 @@ def prompt_study(
     Args:
         segmenter: The model; its profile gives timestep and weights.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.

@@ -42,7 +42,12 @@ def grid() -> list[Crf]:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRow(Estimate):
-    """Mean IoU of masks, percent: over the whole image, near the truth's edges (:data:`BAND` px to each side), and away from them."""
+    """Mean IoU of masks over the whole image, percent.
+
+    Args:
+        edges: Mean IoU near the truth's edges (:data:`BAND` px to each side), percent.
+        inside: Mean IoU away from them, percent.
+    """
 
     edges: Estimate
     inside: Estimate
@@ -50,7 +55,14 @@ class MaskRow(Estimate):
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The share of an object's pixels that got its label, percent, the mean over objects of one size, with its 95 % interval."""
+    """The share of an object's pixels that got its label, the mean over objects of one size.
+
+    Args:
+        label: The size of the objects, for people.
+        value: The share, percent.
+        ci95: The 95 % interval of the share: low, high.
+        objects: The number of objects.
+    """
 
     label: str
     value: float
@@ -60,7 +72,13 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class SurePoint:
-    """What is left when labels less probable than `sure` (0 to 1) are void: the share of pixels kept (0 to 1), and the mean IoU on them, percent."""
+    """What is left when less probable labels are void.
+
+    Args:
+        sure: The least probability of a label that is kept, 0 to 1.
+        kept: The share of pixels that is kept, 0 to 1.
+        miou: Mean IoU on those pixels, percent.
+    """
 
     sure: float
     kept: float
@@ -74,6 +92,7 @@ class PseudoResult(StudyResult):
     ``effects`` are "one_minus_four", "crf_chosen_minus_four" and so on, and the same near edges, "edges_one_minus_four" and so on.
 
     Args:
+        rows: Mean IoU by what was done.
         sizes: By row the share of an object that got its label, by the object's size, keys of :data:`SIZES`.
         sure: By row, for each of :data:`SURE`, what is left when less probable labels are void.
         changed: Ids of the measured images, from the most gained to the most lost by the chosen CRF.
@@ -97,7 +116,15 @@ class PseudoResult(StudyResult):
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """An image with its truth, the labels asked for, and the scores k H W by method."""
+    """An image with its truth and its scores.
+
+    Args:
+        id: Id of the image.
+        image: The picture, H W 3, uint8.
+        truth: The true labels, H W, 255 void.
+        labels: The k labels that were asked for.
+        scores: Scores by method, k H W in [0, 1].
+    """
 
     id: str
     image: np.ndarray
@@ -162,7 +189,7 @@ def pseudo_study(
     Args:
         segmenter: The model; its profile gives weights, its seed rules the noise.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split of all images.
         tuning_images: The number of its first images, on which threshold and CRF are fixed.
         images: The number of those after them, which are measured.

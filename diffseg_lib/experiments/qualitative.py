@@ -42,6 +42,7 @@ class QualitativeResult(StudyResult):
     :data:`PAIRS`, of mean IoU and of every measure ("recall_ours_minus_rival").
 
     Args:
+        rows: Mean IoU by method.
         measures: Every measure (keys of :data:`MEASURES`) by method, percent.
         precision: The precision at which maps are compared for completeness, 0 to 1.
         band: Pixels to each side of an edge that count as near it.
@@ -59,7 +60,12 @@ class QualitativeResult(StudyResult):
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of maps: its name, and what it says."""
+    """A measure of maps.
+
+    Args:
+        label: Its name, for people.
+        definition: What it says.
+    """
 
     label: str
     definition: str
@@ -112,7 +118,14 @@ def label_maps(scores: Mapping[str, np.ndarray], rows: Mapping[str, Row]) -> dic
 
 @dataclass(frozen=True)
 class ImageScores:
-    """One image under one method: counted whole and near edges; by map: area under the ROC curve, and recall at the precision."""
+    """One image under one method.
+
+    Args:
+        whole: Counts over the whole image.
+        edges: Counts near edges.
+        auc: Area under the ROC curve of each map, 0 to 1.
+        recall: Recall of each map at the precision :data:`PRECISION`, 0 to 1.
+    """
 
     whole: ScoreHistogram
     edges: ScoreHistogram
@@ -178,7 +191,7 @@ def qualitative_study(
     Args:
         segmenter: The diffusion model.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each method's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.

@@ -52,7 +52,12 @@ LABELS = {OURS: "ours"} | {name: one.label for name, one in SWITCHES.items()} | 
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
-    """The best mean IoU of the measured split itself (percent) over the released evaluator's thresholds (:data:`SWEPT`), and that threshold: an oracle's."""
+    """The best mean IoU of the measured split itself over the released evaluator's thresholds (:data:`SWEPT`): an oracle's.
+
+    Args:
+        value: The mean IoU, percent.
+        threshold: The threshold at which it is reached.
+    """
 
     value: float
     threshold: float
@@ -60,7 +65,11 @@ class Swept:
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeRow(Row):
-    """A row of the recipes' table; `swept` is what the released evaluator would print."""
+    """A row of the recipes' table.
+
+    Args:
+        swept: What the released evaluator would print.
+    """
 
     swept: Swept
 
@@ -72,6 +81,7 @@ class RecipeResult(StudyResult):
     ``effects`` are "photograph_minus_ours" and so on for every row but ours, and "released_minus_paper".
 
     Args:
+        rows: Mean IoU by variant.
         timestep: The timestep of the noise, 0 to 999.
     """
 
@@ -113,7 +123,7 @@ def recipe_study(
     Args:
         segmenter: The model; its profile gives timestep and weights.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.

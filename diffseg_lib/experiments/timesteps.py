@@ -28,8 +28,9 @@ class TimestepResult(StudyResult):
     what was not tried, and a difference of a row with itself, is left out.
 
     Args:
+        rows: Mean IoU by timestep.
         best_on_train: The row of the timestep that is best on train.
-        timesteps: Those that were tried, 0 to 999.
+        timesteps: The timesteps that were tried, 0 to 999.
         snr: The power of the picture over that of the noise at each of them.
     """
 
@@ -41,7 +42,12 @@ class TimestepResult(StudyResult):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseResult(StudyResult):
-    """Mean IoU of maps averaged over noise draws at one timestep: ``rows`` by the number of draws ("1", "2"), one effect, "most_minus_one"."""
+    """Mean IoU of maps averaged over noise draws at one timestep.
+
+    Args:
+        rows: Mean IoU by the number of draws, "1", "2" and so on; the one effect is "most_minus_one".
+        timestep: The timestep of all draws, 0 to 999.
+    """
 
     rows: Mapping[str, Row]
     timestep: int
@@ -57,7 +63,7 @@ def timestep_key(timestep: int) -> str:
 
 
 def signal_to_noise(alphas_cumprod: torch.Tensor) -> np.ndarray:
-    """alpha_bar_t / (1 - alpha_bar_t) for every t: what is left of the picture's power against the noise's, a ratio."""
+    """The ratio alpha_bar_t / (1 - alpha_bar_t) for every t: what is left of the picture's power against the noise's."""
     alpha_bar = to_numpy(alphas_cumprod.double())
     return alpha_bar / (1 - alpha_bar)
 
@@ -86,7 +92,7 @@ def timestep_study(
     Args:
         segmenter: The model; its seed is replaced by each of `seeds`.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.
@@ -152,7 +158,7 @@ def noise_study(
     Args:
         segmenter: The model; its seed is that of the first draw.
         dataset: Name of the data set.
-        root: Its folder; "" is the pocket world's.
+        root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; each row's threshold is fixed on train.
         train_images: The number of images of train.
         images: The number of images of `split`.

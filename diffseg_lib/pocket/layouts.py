@@ -154,7 +154,7 @@ def write_layout(layout: str, split: str, n: int, seed: int, out: Path, captions
         captions: Also write ``captions_<split>.csv``: id, plain caption, a varied one.
 
     Raises:
-        ValueError: on an unknown layout or split, n < 1, a negative seed, or a folder of other content.
+        ValueError: On an unknown layout or split, n < 1, a negative seed, or a folder of other content.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}: expected {', '.join(LAYOUTS)}")
@@ -184,7 +184,7 @@ def ensure_layout(layout: str, split: str, n: int, seed: int = WORLD_SEED) -> Pa
     It is written aside and renamed, so that it is there whole or not at all, also where several processes ask at once.
 
     Raises:
-        ValueError: as :func:`write_layout` does.
+        ValueError: As :func:`write_layout` does.
     """
     root = cache_dir() / "layouts" / f"{layout}-{split}-seed{seed}-{n}"
     if not root.is_dir():

@@ -41,16 +41,16 @@ def photo_or_scene(image: str = "", classes: Sequence[str] = (), index: int = 0)
     """The user's photo, or, where none is named, test scene `index` with its own classes.
 
     Args:
-        image: path of a photo, or "".
-        classes: what to look for; a photo needs them, a scene has its own.
-        index: of the scene.
+        image: Path of a photo, or "".
+        classes: The classes to look for; a photo needs them, a scene has its own.
+        index: Number of the test scene, from 0.
 
     Returns:
         A sample; a photo's truth is void everywhere.
 
     Raises:
-        ValueError: for a photo without classes.
-        ImageError: if the photo cannot be read.
+        ValueError: For a photo without classes.
+        ImageError: If the photo cannot be read.
     """
     if not image:
         scene = compose("test", index)

@@ -252,7 +252,15 @@ def _butterfly(main: Colour, accent: Colour) -> list[Part]:
 
 @dataclass(frozen=True)
 class ObjectClass:
-    """A class of object: its canonical name, plural, other names, and its parts back to front."""
+    """A class of object.
+
+    Args:
+        name: Its canonical name.
+        plural: The plural of its name.
+        synonyms: Other names, each with its plural.
+        parts: From the main and the accent colour to its parts, back to front.
+        turn: The largest rotation, degrees.
+    """
 
     name: str
     plural: str
@@ -348,7 +356,14 @@ def _wood(rng: np.random.Generator, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ground:
-    """A textured ground: its name, the phrases that place an object on it, and colours lost on it."""
+    """A textured ground.
+
+    Args:
+        name: Its name.
+        phrases: Phrases that place an object on it, the plain one first.
+        clashes: Names of the colours that are lost on it.
+        texture: From a generator and a side in px to a picture of it, side x side x 3.
+    """
 
     name: str
     phrases: tuple[str, ...]
@@ -375,7 +390,18 @@ _SKY, _HORIZON_UNDER = 2, (0, 1, 3, 5)  # grounds that may lie under a strip of 
 
 @dataclass(frozen=True)
 class Placed:
-    """One object of a scene. x, y: its centre, px; half: half its side, px; turn: degrees."""
+    """One object of a scene.
+
+    Args:
+        kind: Its class, an index into :data:`CLASSES`.
+        colour: Name of its main colour.
+        accent: Name of its second colour.
+        x: Place of its centre from the left, px.
+        y: Place of its centre from the top, px.
+        half: Half its side, px.
+        turn: Its rotation, degrees.
+        flip: Whether it is mirrored.
+    """
 
     kind: int
     colour: str
@@ -405,8 +431,14 @@ class Placed:
 class Scene:
     """What a scene holds; pictures, captions and label maps are functions of it.
 
-    ground: index of the ground; horizon: px of sky above it (0: none); light: a gradient over the
-    picture as (gain, slope across, slope down); noise: sensor noise, grey levels; seed: of texture.
+    Args:
+        size: Side of the scene, px.
+        ground: Index of the ground in :data:`GROUNDS`.
+        horizon: Height of the sky above the ground, px; 0 is none.
+        objects: The objects, back to front.
+        light: A gradient over the picture as (gain, slope across, slope down).
+        noise: Deviation of the sensor noise, grey levels.
+        seed: Seed of texture, noise and captions.
     """
 
     size: int
@@ -442,13 +474,13 @@ def compose(split: str, index: int, seed: int = WORLD_SEED, size: int = SIZE) ->
     """Compose scene `index` of a split.
 
     Args:
-        split: "train", "val" or "test"; splits share no scene.
-        index: 0, 1, ...; every index is a scene of its own.
-        seed: the world's seed; the shipped models were trained on seed 0, split "train".
-        size: px a side; 64 gives one or two objects at the scale they have in a scene of 128.
+        split: The split, "train", "val" or "test"; splits share no scene.
+        index: Number of the scene, from 0; every index is a scene of its own.
+        seed: Seed of the world; the shipped models were trained on seed 0, split "train".
+        size: Side of the scene, px; 64 gives one or two objects at the scale they have in a scene of 128.
 
     Raises:
-        ValueError: on an unknown split or a size that the models cannot take.
+        ValueError: On an unknown split, a negative index or seed, or a size that the models cannot take.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
@@ -538,6 +570,7 @@ def describe(scene: Scene, draw: int | None = None) -> str:
     """A caption of the scene, every object named.
 
     Args:
+        scene: The scene.
         draw: None for the plain caption (canonical names, colours, ground); a number for one of the
             grammar's many variants: colours, ground and opening dropped, synonyms, other orders.
 

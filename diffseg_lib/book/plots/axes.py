@@ -80,7 +80,7 @@ def heat(ax: Axes, values: np.ndarray, title: str = "", over: np.ndarray | None 
     Args:
         ax: The Axes to draw on.
         values: The map, h w, of any range.
-        title: Stands above it.
+        title: Title above the panel.
         over: A picture to lie under the map, H W 3, uint8; the map is stretched to its size.
         limits: Values of the darkest and the brightest colour; needed where maps are to be compared.
 
@@ -115,9 +115,9 @@ def labels(ax: Axes, pixels: np.ndarray, found: np.ndarray, classes: Sequence[st
         ax: The Axes to draw on.
         pixels: The picture, H W 3, uint8.
         found: The labels, H W; i is the i-th class, 0 and what lies above the number of classes (void) stay uncovered.
-        classes: Names, in the order of the labels.
-        title: Stands above it.
-        legend: Name the colours below the picture.
+        classes: Names of the classes, in the order of the labels.
+        title: Title above the panel.
+        legend: Whether the colours are named below the picture.
 
     Raises:
         ValueError: If labels and picture differ in size.
@@ -197,10 +197,10 @@ def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Any] | None], str
     """Rows of a study as bars with 95 % intervals, a panel a run.
 
     Args:
-        axes: One a run.
-        runs: Title to rows by key, each with ``label``, ``value`` and ``ci95`` as attributes; a run that is None says "not run".
+        axes: One Axes a run.
+        runs: Rows by key for each title, each row with ``label``, ``value`` and ``ci95`` as attributes; a run that is None says "not run".
         strong: The key of a row to stand out.
-        xlabel: Below every panel.
+        xlabel: Text below every panel.
     """
     for ax, (title, found) in zip(axes, runs.items(), strict=True):
         if found is None:
@@ -224,7 +224,7 @@ def verdicts(ax: Axes, claims: Sequence[Any]) -> Axes:
 
     Args:
         ax: The Axes to draw on.
-        claims: From the top; each has ``claim``, ``effect``, ``ci95`` and ``verdict`` as attributes.
+        claims: The claims from the top; each has ``claim``, ``effect``, ``ci95`` and ``verdict`` as attributes.
     """
     marks = dict(zip(VERDICT_COLOURS, "osD", strict=True))
     for kind, colour in VERDICT_COLOURS.items():
@@ -255,9 +255,9 @@ def forest(ax: Axes, runs: Mapping[str, Mapping[str, Any] | None], names: Sequen
 
     Args:
         ax: The Axes to draw on.
-        runs: Title to effects by key, each with ``label``, ``value`` and ``ci95`` as attributes; a run that is None is left out.
+        runs: Effects by key for each title, each effect with ``label``, ``value`` and ``ci95`` as attributes; a run that is None is left out.
         names: Keys of the effects, from the top.
-        xlabel: Below.
+        xlabel: Text below the axis.
     """
     shown = {title: found for title, found in runs.items() if found is not None}
     for i, (title, found) in enumerate(shown.items()):
@@ -280,8 +280,8 @@ def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, 
 
     Args:
         axes: One Axes a group.
-        groups: Name to cases, each with ``median`` and ``range``.
-        xlabel: Stands below every panel.
+        groups: Cases by the name of their group, each with ``median`` and ``range``.
+        xlabel: Text below every panel.
     """
     for ax, (name, cases) in zip(axes, groups.items(), strict=True):
         places = range(len(cases))
@@ -307,7 +307,7 @@ def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
 
     Args:
         ax: The Axes to draw on.
-        bars_of: Name of a model to seconds by stage; what recording saves (below 0) is drawn as nothing.
+        bars_of: Seconds by stage for each model's name; what recording saves (below 0) is drawn as nothing.
     """
     import seaborn as sns
 
@@ -335,10 +335,10 @@ def score_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], truths: Sequ
     """A column a picture: itself, then each method's score map of one word, from 0 to 1, with the outline of the truth.
 
     Args:
-        axes: (1 + methods) x pictures.
-        pictures: H W 3, uint8 each.
-        truths: H W, bool: where the word is; nowhere draws no outline.
-        scores: H W in [0, 1] by method, one mapping a picture.
+        axes: An array of Axes, (1 + methods) x pictures.
+        pictures: The pictures, H W 3, uint8 each.
+        truths: Where the word is, H W, bool each; nowhere draws no outline.
+        scores: Score maps by method, H W in [0, 1], one mapping a picture.
     """
     for column, pixels, truth, maps in zip(axes.T, pictures, truths, scores, strict=True):
         picture(column[0], pixels)
@@ -355,10 +355,10 @@ def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Seque
     """A column a picture: labels by method (or the truth) over it, one under the other, the classes named under the last.
 
     Args:
-        axes: Methods x pictures.
-        pictures: H W 3, uint8 each.
-        found: H W labels by method, one mapping a picture; i is the i-th of its classes.
-        classes: Names, one list a picture.
+        axes: An array of Axes, methods x pictures.
+        pictures: The pictures, H W 3, uint8 each.
+        found: Labels by method, H W, one mapping a picture; i is the i-th of its classes.
+        classes: Names of the classes, one list a picture.
     """
     for column, pixels, maps, names in zip(axes.T, pictures, found, classes, strict=True):
         for ax, (method, values) in zip(column, maps.items(), strict=True):

@@ -16,10 +16,10 @@ def map_gallery(pixels: np.ndarray, truth: np.ndarray, classes: Sequence[str], m
     """A picture over its true labels, and beside them heat maps of its first class, each at its own scale, with the true outline.
 
     Args:
-        pixels: H W 3, uint8.
-        truth: H W; i is the i-th of `classes`.
-        classes: Names.
-        maps: Title to a map H W.
+        pixels: The picture, H W 3, uint8.
+        truth: The true labels, H W; i is the i-th of `classes`.
+        classes: Names of the classes.
+        maps: Maps by title, H W each.
         columns: Panels beside each other, the picture's included.
     """
     figure, axes = grid(2, columns, (2.1 * columns, 4.8))
@@ -39,11 +39,11 @@ def label_columns(
     """A column a picture: itself, if it has a title, and below it label maps over it, each under its name.
 
     Args:
-        pictures: H W 3, uint8 each.
-        found: H W labels by name, one mapping a picture, all of the same length.
+        pictures: The pictures, H W 3, uint8 each.
+        found: Labels by name, H W, one mapping a picture, all of the same length.
         names: The classes in the order of their labels, the background left out.
-        titles: Of the pictures; none leaves the pictures out.
-        side: Of a panel, inches.
+        titles: Titles of the pictures; none leaves the pictures out.
+        side: Side of a panel, inches.
     """
     above = 1 if titles else 0
     figure, axes = grid(above + len(found[0]), len(pictures), (side * len(pictures), side * (above + len(found[0]))))
@@ -59,8 +59,8 @@ def truth_and_found(samples: Sequence[Any], found: Sequence[Any], names: Sequenc
     """A column a picture: its true labels above, with their classes, and the labels found below, with the words that were asked for.
 
     Args:
-        samples: Each with ``image``, ``truth`` and ``classes`` as attributes.
-        found: Each with ``labels`` (H W) and ``words`` as attributes.
+        samples: The samples, each with ``image``, ``truth`` and ``classes`` as attributes.
+        found: What was found in each, with ``labels`` (H W) and ``words`` as attributes.
         names: The classes in the order of their labels, the background left out.
     """
     figure, axes = grid(2, len(samples), (1.9 * len(samples), 4.6))
@@ -74,8 +74,8 @@ def score_columns(samples: Sequence[Any], scores: Sequence[Mapping[str, np.ndarr
     """A column a picture: itself, and each method's score map of its first class from 0 to 1, with the true outline.
 
     Args:
-        samples: Each with ``image``, ``truth`` (1 is the first class) and ``classes``.
-        scores: Method to a map H W, one mapping a picture.
+        samples: The samples, each with ``image``, ``truth`` (1 is the first class) and ``classes``.
+        scores: Score maps by method, H W, one mapping a picture.
     """
     figure, axes = grid(1 + len(scores[0]), len(samples), (2.1 * len(samples), 2.1 * (1 + len(scores[0]))))
     draw.score_gallery(axes, [one.image for one in samples], [one.truth == 1 for one in samples], scores)
@@ -96,8 +96,8 @@ def edit_rows(tasks: Sequence[Any], edits: Sequence[Mapping[str, np.ndarray]]) -
     """A row an edit: the picture before, the mask on it, and the pictures after.
 
     Args:
-        tasks: Each with ``pixels`` (H W 3, uint8), ``mask`` (H W, bool), ``word`` and ``new`` as attributes.
-        edits: Title to the picture after, one mapping a task.
+        tasks: The edits, each with ``pixels`` (H W 3, uint8), ``mask`` (H W, bool), ``word`` and ``new`` as attributes.
+        edits: Pictures after the edit by title, one mapping a task.
     """
     figure, axes = grid(len(tasks), 2 + len(edits[0]), (10, 2.1 * len(tasks)))
     for i, (row, task, drawn) in enumerate(zip(axes, tasks, edits, strict=True)):

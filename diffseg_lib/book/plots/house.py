@@ -48,7 +48,7 @@ def house(facts: Mapping[str, Any]) -> Figure:
     Arrows that follow from others are left out: of two ways to a wing only the longer one is drawn.
 
     Args:
-        facts: As of :func:`house_facts`.
+        facts: What is drawn, as :func:`house_facts` tells it.
     """
     import networkx
 

@@ -19,9 +19,9 @@ def study_rows(*lines: Mapping[str, Any], strong: str = "", size: Size = (9.5, 3
     """Mean IoU of a study's variants as bars with 95 % intervals, a panel a run.
 
     Args:
-        lines: A line of panels each: title to a result (its ``rows`` are drawn), to rows by key, or to None for a run that there is not.
+        lines: Lines of panels, each by title: a result (its ``rows`` are drawn), rows by key, or None for a run that there is not.
         strong: The key of a row to stand out.
-        size: Of the figure, inches.
+        size: Size of the figure, inches.
     """
     figure, axes = grid(len(lines), max(len(line) for line in lines), size)
     for panels, line in zip(axes, lines, strict=True):
@@ -33,9 +33,9 @@ def study_effects(runs: Mapping[str, Any], names: Sequence[str] = (), size: Size
     """Paired effects of a study about zero, with 95 % intervals, a mark a run.
 
     Args:
-        runs: Title to a result (its ``effects`` are drawn), or to None for a run that there is not.
+        runs: Results by title (their ``effects`` are drawn), or None for a run that there is not.
         names: Keys of the effects, from the top; none takes all of the first run's.
-        size: Of the figure, inches.
+        size: Size of the figure, inches.
     """
     figure, [[ax]] = grid(1, 1, size, layout=None)
     effects = {title: run and run.effects for title, run in runs.items()}
@@ -48,9 +48,9 @@ def class_report(names: Sequence[str], confusion: np.ndarray | Sequence[Sequence
 
     Args:
         names: The classes in the order of their labels.
-        confusion: Pixels, true class by label given: C C.
-        iou: Percent by class; None for a class that does not occur.
-        size: Of the figure, inches.
+        confusion: Pixels by true class and label given, C C.
+        iou: IoU by class, percent; None for a class that does not occur.
+        size: Size of the figure, inches.
     """
     matrix = np.asarray(confusion, float)
     occurs = matrix.sum(1) > 0
@@ -67,10 +67,10 @@ def measure_bars(measures: Mapping[str, Mapping[str, Any]], strong: str = "", co
     """Several measures of the same rows, a panel each, with 95 % intervals; rows are named in the first column alone.
 
     Args:
-        measures: What is below a panel to its rows by key, each with ``label``, ``value`` and ``ci95`` as attributes.
+        measures: Rows by key for the text below each panel, each row with ``label``, ``value`` and ``ci95`` as attributes.
         strong: The key of a row to stand out.
         columns: Panels beside each other.
-        size: Of the figure, inches.
+        size: Size of the figure, inches.
     """
     figure, axes = grid(-(-len(measures) // columns), columns, size)
     for ax, (unit, rows) in zip(axes.flat, measures.items(), strict=False):
@@ -100,7 +100,7 @@ def ratio_panels(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], referenc
     """Times against a reference: a panel a number of classes, a dot and its range a case.
 
     Args:
-        tables: Number of classes to cases, each with ``ratio``: ``median`` and ``range``.
+        tables: Cases by the number of classes, each with ``ratio``: ``median`` and ``range``.
         reference: The case that all are compared with, and that is not drawn.
     """
     figure, axes = grid(1, len(tables), (3.2 * len(tables) + 2.5, 2.9))
@@ -119,7 +119,7 @@ def recall_by_size(sizes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, 
     """The share of an object that is found, by its size, with 95 % intervals over objects.
 
     Args:
-        sizes: Row to size to the share: ``label`` (of the size), ``value``, ``ci95``, ``objects`` as attributes.
+        sizes: The share by row and size: ``label`` (of the size), ``value``, ``ci95``, ``objects`` as attributes.
         labels: The rows to draw, with their names.
     """
     figure, [[ax]] = grid(1, 1, (7, 2.8), layout=None)
@@ -139,8 +139,8 @@ def sure_curves(curves: Mapping[str, Sequence[Any]], most: float = 0.7) -> Figur
     """Mean IoU on the pixels that are kept, as the least probability of a label rises; the numbers at the points are those probabilities.
 
     Args:
-        curves: Label to points: ``sure``, ``kept`` (both 0 to 1), ``miou`` (percent) as attributes.
-        most: Points beyond are not drawn.
+        curves: Points by label: ``sure``, ``kept`` (both 0 to 1), ``miou`` (percent) as attributes.
+        most: The largest probability that is drawn, 0 to 1.
     """
     figure, [[ax]] = grid(1, 1, (5.5, 3), layout=None)
     for label, points in curves.items():
@@ -158,9 +158,9 @@ def losses_and_rows(curves: Mapping[str, Sequence[tuple[int, float]]], rows: Map
     """Loss curves of networks, beside their mean IoU as bars with 95 % intervals.
 
     Args:
-        curves: Row to (update, loss) points.
-        rows: Row to its mean IoU: ``label``, ``value``, ``ci95`` as attributes.
-        title: Above the bars.
+        curves: Points (update, loss) by row.
+        rows: Mean IoU by row: ``label``, ``value``, ``ci95`` as attributes.
+        title: Title above the bars.
         strong: The key of a row to stand out.
     """
     figure, axes = grid(1, 2, (9.5, 2.6), gridspec_kw={"width_ratios": [3, 2]})

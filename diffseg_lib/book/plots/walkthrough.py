@@ -16,9 +16,9 @@ def found_in(pixels: np.ndarray, scores: np.ndarray, labels: np.ndarray, names: 
     """A picture, the score map of each word (0 to 1), and the labels.
 
     Args:
-        pixels: H W 3, uint8.
-        scores: k H W in [0, 1].
-        labels: H W; i is the i-th name, 0 the background.
+        pixels: The picture, H W 3, uint8.
+        scores: Score maps of the k words, k H W in [0, 1].
+        labels: Labels found, H W; i is the i-th name, 0 the background.
         names: The k words.
     """
     count = len(names) + 2
@@ -34,10 +34,10 @@ def tiles(rows: Sequence[Sequence[np.ndarray]], size: Size, titles: Sequence[str
     """Pictures close together, a row after the other.
 
     Args:
-        rows: Rows of H W 3, uint8, or of H W heat maps.
-        size: Of the figure, inches.
-        titles: Of the columns; none leaves them out.
-        beside: Of the rows; none leaves them out.
+        rows: Rows of pictures, H W 3, uint8, or of heat maps, H W.
+        size: Size of the figure, inches.
+        titles: Titles of the columns; none leaves them out.
+        beside: Texts beside the rows; none leaves them out.
     """
     figure, axes = grid(len(rows), len(rows[0]), size, layout=None)
     for line, shown in zip(axes, rows, strict=True):
@@ -74,11 +74,11 @@ def curves(
     """Figures with 95 % intervals over a number, a line each.
 
     Args:
-        lines: Label to figures by the number; a figure has ``value`` and ``ci95``.
+        lines: Figures by the number for each label; a figure has ``value`` and ``ci95``.
         xlabel: What the number is.
         ylabel: What the figures are.
-        size: Of the figure, inches.
-        styles: Of the lines, as :func:`~diffseg_lib.book.plots.curve` takes them; none takes the defaults.
+        size: Size of the figure, inches.
+        styles: Styles of the lines, as :func:`~diffseg_lib.book.plots.curve` takes them; none takes the defaults.
         zero: Whether to draw a line at zero.
     """
     figure, [[ax]] = grid(1, 1, size, layout=None)
@@ -116,7 +116,7 @@ def cost_curve(runs: Mapping[str, Any], draws_of: Any, attention: str) -> Figure
     """Mean IoU of the ELBO baseline over UNet evaluations an image, and one attention call as a star, a colour a run.
 
     Args:
-        runs: Title to a result (``rows``, ``calls``, ``numbers``), or to None for a run that there is not.
+        runs: Results by title (``rows``, ``calls``, ``numbers``), or None for a run that there is not.
         draws_of: From a number of draws to its row's key.
         attention: The key of the attention call's row.
     """
@@ -153,13 +153,13 @@ def maps_by_word(
     """A row a word: the picture, then its maps, each at its own scale, with the object's outline; labels last, if they are given.
 
     Args:
-        pixels: H W 3, uint8.
-        truth: H W; i is the i-th word.
+        pixels: The picture, H W 3, uint8.
+        truth: The true labels, H W; i is the i-th word.
         words: The k words.
-        maps: Title to k maps, any height and width.
-        size: Of the figure, inches.
+        maps: Maps of the k words by title, of any height and width.
+        size: Size of the figure, inches.
         inside: Whether the title says "in" after the word.
-        labels: H W labels to show last, or None.
+        labels: Labels to show last, H W, or None.
     """
     figure, axes = grid(len(words), 1 + len(maps) + (labels is not None), size, layout=None)
     for k, (word, line) in enumerate(zip(words, axes, strict=True)):
@@ -206,10 +206,10 @@ def attention_rows(pixels: np.ndarray, truth: np.ndarray, matrix: np.ndarray, po
     """Where some pixels look: a picture with the pixels marked, and for each its row of a self-attention matrix, as a square root.
 
     Args:
-        pixels: H W 3, uint8.
-        truth: H W; 1 is the object that is outlined.
-        matrix: n n.
-        points: Rows and columns, pixels of the picture.
+        pixels: The picture, H W 3, uint8.
+        truth: The true labels, H W; 1 is the object that is outlined.
+        matrix: The self-attention matrix, n n.
+        points: Places of the pixels, row and column of the picture each.
         size: Height and width of the maps, h * w = n.
     """
     (h, w), (height, width) = size, truth.shape
@@ -227,7 +227,7 @@ def effects_and_exponents(runs: Mapping[str, Any], names: Sequence[str]) -> Figu
     """Paired effects of prompts about zero, beside the mean IoU over the number of "+", a colour a run.
 
     Args:
-        runs: Title to a result (``effects``, ``curve()``), or to None for a run that there is not.
+        runs: Results by title (``effects``, ``curve()``), or None for a run that there is not.
         names: Keys of the effects, from the top.
     """
     figure, [axes] = grid(1, 2, (10.5, 3), layout=None, gridspec_kw={"width_ratios": [3, 2], "wspace": 0.3})
@@ -245,7 +245,7 @@ def timestep_curves(runs: Mapping[str, Any], row_of: Any, average: str) -> Figur
     """Mean IoU over the timestep and over the signal-to-noise ratio, a colour a run; dotted, the row of the mean of timesteps.
 
     Args:
-        runs: Title to a result (``rows``, ``timesteps``, ``snr``), or to None for a run that there is not.
+        runs: Results by title (``rows``, ``timesteps``, ``snr``), or None for a run that there is not.
         row_of: From a timestep to its row's key.
         average: The key of the row of the mean.
     """
@@ -268,7 +268,7 @@ def precision_recall(curves_of: Mapping[str, Sequence[Any]], chosen: float) -> F
     """Precision over recall of the words kept, a line a source, a star where there is one point, a ring at the chosen threshold.
 
     Args:
-        curves_of: Source to points (``relative``, ``precision``, ``recall``).
+        curves_of: Points (``relative``, ``precision``, ``recall``) by source.
         chosen: The relative threshold that is ringed.
     """
     figure, [[ax]] = grid(1, 1, (4.6, 3), layout=None)

@@ -49,7 +49,7 @@ def bert_tokenizer(captions: Iterable[str]) -> BertTokenizer:
 
 
 def vae() -> AutoencoderKL:
-    """Pictures H W to latents H/4 W/4 of 4 channels, as Stable Diffusion's first stage but f = 4."""
+    """The autoencoder: pictures H W to latents H/4 W/4 of 4 channels, as Stable Diffusion's first stage but f = 4."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -90,7 +90,7 @@ def unet(heads: tuple[int, int, int, int] = HEADS) -> UNet2DConditionModel:
 
 
 def noise_schedule() -> DDIMScheduler:
-    """Stable Diffusion's: 1,000 steps, sqrt(beta) linear from .00085 to .012, epsilon prediction."""
+    """Stable Diffusion's noise schedule: 1,000 steps, sqrt(beta) linear from .00085 to .012, epsilon prediction."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(

@@ -24,9 +24,17 @@ from torch import Tensor, nn
 class Schedule:
     """How long and how fast to train. Training ends, annealed, when steps or minutes are used up.
 
-    steps: updates; minutes: wall-clock budget over all resumed parts (0: none); lr: peak learning
-    rate; warmup: share of training to reach it; floor: last learning rate as a share of the peak;
-    anneal: "linear" or "cosine"; ema: decay of the moving average; clip: largest gradient norm.
+    Args:
+        steps: The largest number of updates.
+        minutes: Wall-clock budget over all resumed parts, minutes; 0 is none.
+        lr: The peak learning rate.
+        warmup: Share of training in which the learning rate rises to its peak, 0 to 1.
+        floor: The last learning rate as a share of the peak.
+        anneal: How the learning rate falls, "linear" or "cosine".
+        ema: Decay of the moving average of the weights.
+        clip: The largest norm of the gradient.
+        weight_decay: Weight decay of AdamW.
+        seed: Seed of the batches, together with the step.
     """
 
     steps: int
@@ -91,7 +99,11 @@ def _load(path: Path, model: nn.Module, average: dict[str, Tensor], optimiser: t
 
 
 def load_average(folder: Path, model: nn.Module) -> dict[str, str]:
-    """Fill `model` with the moving average of the run in `folder`; returns the run's facts."""
+    """Fill `model` with the moving average of the run in `folder`; returns the run's facts.
+
+    Raises:
+        FileNotFoundError: If there is no training state in the folder.
+    """
     path = folder / "state.safetensors"
     if not path.exists():
         raise FileNotFoundError(f"no training state at {path}: train this model first, or give the folder of its run")
@@ -113,13 +125,16 @@ def fit(
     """Train `model` in place, going on from `folder` if a run was begun there; ends with its average.
 
     Args:
-        model: its parameters are what is trained and averaged.
-        loss: from (a generator seeded by the step, the share of training done) to a scalar.
-        schedule: see :class:`Schedule`.
-        folder: of ``state.safetensors`` and ``curve.csv``.
+        model: The model whose parameters are trained and averaged.
+        loss: From (a generator seeded by the step, the share of training done) to a scalar.
+        schedule: How long and how fast to train.
+        folder: The folder of ``state.safetensors`` and ``curve.csv``.
         device: "cpu" or "cuda"; the loss runs under :func:`autocast`.
-        save_seconds: time between checkpoints.
-        say: takes a line of progress.
+        save_seconds: Time between checkpoints, seconds.
+        say: Called with a line of progress now and then.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "state.safetensors"

@@ -72,7 +72,7 @@ def asked_ranks(scores: np.ndarray, wishes: Sequence[str]) -> list[int]:
     """The rank, 1 the best, that each picture's asked class has among the scores of all classes.
 
     Args:
-        scores: n x classes, as of :func:`clip_scores`.
+        scores: Scores of n pictures by class, n x classes, as of :func:`clip_scores`.
         wishes: What each picture was to show; each names one class.
     """
     asked = [CLASS_NAMES.index(name) for wish in wishes for name in classes_named(wish)]

@@ -23,12 +23,18 @@ CAPTIONS_EACH = 6  # caption variants kept for each picture
 
 @dataclass(frozen=True)
 class Pictures:
-    """images: n size size 3, uint8; captions: n lists of :data:`CAPTIONS_EACH` strings."""
+    """Pictures with their captions.
+
+    Args:
+        images: The pictures, n size size 3, uint8.
+        captions: A list of :data:`CAPTIONS_EACH` captions for each of the n pictures.
+    """
 
     images: np.ndarray
     captions: list[list[str]]
 
     def __len__(self) -> int:
+        """The number of pictures."""
         return len(self.images)
 
 
@@ -42,11 +48,11 @@ def load_pictures(split: str, n: int, size: int, seed: int = WORLD_SEED, workers
     """The first `n` pictures of a split with their captions, rendered once into the cache.
 
     Args:
-        split: "train", "val" or "test".
-        n: how many.
-        size: px a side.
-        seed: the world's seed.
-        workers: processes that render; all cores by default.
+        split: The split, "train", "val" or "test".
+        n: The number of pictures.
+        size: Side of a picture, px.
+        seed: Seed of the world.
+        workers: The number of processes that render; None is one a core.
     """
     folder = cache_dir() / "pictures" / f"{split}-seed{seed}-{size}px-{n}"
     images, captions = folder / "images.npy", folder / "captions.json"
