@@ -147,7 +147,7 @@ def test_all_sides_are_kept_on_request_and_grouped_by_side(backbone):
 def test_an_unknown_choice_of_self_attention_is_refused(backbone):
     with pytest.raises(ValueError, match="expected one of finest, all, matrix, none"), record_attention(backbone.unet, None, self_attention="most"):
         pass
-    with pytest.raises(ValueError, match="any of once, stem"), record_attention(backbone.unet, None, optimizations=("fast",)):
+    with pytest.raises(ValueError, match="any of reuse_probabilities, share_stem"), record_attention(backbone.unet, None, optimizations=("fast",)):
         pass
 
 
@@ -198,7 +198,8 @@ def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, optimizations, he
 def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(backbone, monkeypatch):
     awake = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
     monkeypatch.setattr("diffseg_lib.optimizations.PACKED_FROM", 1)
-    monkeypatch.setattr("diffseg_lib.attention.ROWS", 100)  # a last part that is not full
+    for module in ("attention", "optimizations"):
+        monkeypatch.setattr(f"diffseg_lib.{module}.ROWS", 100)  # a last part that is not full
     rested = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
     assert rested.packed is None and not torch.equal(rested.matrix, awake.matrix)
     maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))

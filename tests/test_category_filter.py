@@ -73,7 +73,7 @@ def test_the_union_gives_every_reason():
     assert why["fish"] == "CLIP scores 1.00 of the best class"
 
 
-@pytest.mark.parametrize("wrong", [{"similarity": 1.2}, {"relative": -0.1}, {"sources": "both"}])
+@pytest.mark.parametrize("wrong", [{"text_similarity_threshold": 1.2}, {"relative_clip_threshold": -0.1}, {"sources": "both"}])
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         kept("a house", **wrong)

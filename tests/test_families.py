@@ -79,7 +79,7 @@ def test_a_model_that_predicts_v_gives_back_the_noise_that_was_added(family_fold
 @pytest.mark.parametrize("size", [(16, 16), (16, 24)])
 def test_layers_of_every_side_are_recorded_and_lean_equals_plain(loaded, name, size):
     embeddings = loaded.encode_prompts(["a photograph of a house", "a photograph of a red fish"])
-    weights = torch.rand(2, loaded.tokens, generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(2, loaded.max_tokens, generator=torch.Generator().manual_seed(1))
     recordings = []
     for optimizations in ((), OPTIMIZATIONS):
         with record_attention(loaded.unet, weights, optimizations=optimizations) as recording:

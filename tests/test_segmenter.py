@@ -130,7 +130,7 @@ def test_every_switch_reaches_the_maps(segmenter, picture):
     changes = [
         {"template": "a photograph of {class}"},
         {"span": "last"},
-        {"plus": 0.0},
+        {"emphasis": 0.0},
         {"scale": "none"},
         {"final_norm": "before"},
         {"iterations": 0},
