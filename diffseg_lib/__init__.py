@@ -1,8 +1,7 @@
 """Training-free open-vocabulary segmentation with a frozen diffusion model.
 
-The method of "Diffusion Model is Secretly a Training-free Open Vocabulary Semantic Segmenter"
-(DiffSegmenter, Wang et al. 2023), small and exact, on Stable Diffusion or on the pocket models that
-come with the repository.
+The method of "Diffusion Model is Secretly a Training-free Open Vocabulary Semantic Segmenter" (DiffSegmenter, Wang et al. 2023), small and exact, on
+Stable Diffusion or on the pocket models that come with the repository.
 
 Shapes, as every docstring uses them:
 

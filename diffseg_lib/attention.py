@@ -1,9 +1,8 @@
 """Recording attention while a UNet runs, and leaving the UNet as it was.
 
-The plain recorder stands beside each attention layer's own processor: the layer's output is computed by that
-processor, unchanged, and the maps are computed next to it, only for the layers and tokens asked for. The optimized
-one takes both from the same probabilities, shares among the prompts what does not depend on words, and stops
-after the last layer that is read.
+The plain recorder stands beside each attention layer's own processor: the layer's output is computed by that processor, unchanged, and the maps are computed
+next to it, only for the layers and tokens asked for. The optimized one takes both from the same probabilities, shares among the prompts what does not depend on
+words, and stops after the last layer that is read.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ def attention_layers(unet: nn.Module) -> dict[str, Any]:
     """The attention layers of a UNet by name.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: If it has none.
     """
     layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
     if not layers:
@@ -208,22 +207,22 @@ def record_attention(
     """Record one call of `unet` made inside the ``with`` block.
 
     Args:
-        unet: a ``UNet2DConditionModel``; its processors are put back on leaving, whatever happens.
-        token_weights: for each prompt the weight of each token in the recorded map (1/m at each of a class's
-            m sub-tokens gives their mean); None records no cross-attention.
-        self_attention: keep queries and keys of the "finest" self-attention layers, of "all", or of "none"; or,
-            for the finest, the "matrix" of their probabilities.
-        heads: keep every head's cross map rather than their mean.
-        optimized: savings, of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": probabilities are computed once, for
-            the layer's output and for the recording. "share_stem": what comes before the first text is done once for all prompts
-            (where the latents are one row, expanded). "early_stop": the ``with`` block ends after the last layer that is read, so
-            the UNet's output is not to be had. "chunk_feed_forward": the finest feed-forward layers take a quarter of the pixels at a time.
-            "pack_matrix": a large matrix waits in 16 bits while the coarser layers run (an error of some 1e-5 of the maps' range).
-        resolutions: Strides relative to the latents whose cross maps are wanted; None: all.
-        first_only: keep self-attention of the first prompt alone.
+        unet: A ``UNet2DConditionModel``; its processors are put back on leaving, whatever happens.
+        token_weights: Weight of each token in the recorded map, b l, a row a prompt (1/m at each of a class's m sub-tokens gives their mean); None records no
+            cross-attention.
+        self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none"; or, for the
+            finest, the "matrix" of their probabilities.
+        heads: Whether every head's cross map is kept rather than their mean.
+        optimizations: Savings, any of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": Probabilities are computed once, for
+            the layer's output and for the recording. "share_stem": What comes before the first text is done once for all prompts (where the latents are one
+            row, expanded). "early_stop": The ``with`` block ends after the last layer that is read, so the UNet's output is not to be had.
+            "chunk_feed_forward": The finest feed-forward layers take a quarter of the pixels at a time. "pack_matrix": A large matrix waits in 16 bits while
+            the coarser layers run (an error of some 1e-5 of the maps' range).
+        resolutions: Strides relative to the latents whose cross maps are wanted; None takes all.
+        first_only: Whether self-attention is kept for the first prompt alone.
 
     Raises:
-        ValueError: if the model has no attention layers, or `token_weights` does not fit the prompts.
+        ValueError: On an unknown choice, if the model has no attention layers, or if `token_weights` does not fit the prompts.
     """
     if self_attention not in SELF_ATTENTION or not set(optimizations) <= set(OPTIMIZATIONS):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Backbones: what the method asks of a diffusion model, and how one is loaded.
+"""Backbones: what the method asks of a diffusion model.
 
-:class:`Backbone` is Stable Diffusion 1.x and 2.x; other families are subclasses of it, found in :data:`FAMILIES` by
-what the loaded UNet is, not by its name. Which model, and the numbers chosen for it, is a :class:`~diffseg_lib.profiles.Profile`.
+:class:`Backbone` is Stable Diffusion 1.x and 2.x; other families are subclasses of it, found in ``diffseg_lib.loading.FAMILIES`` by what the loaded UNet is,
+not by its name. Which model, and the numbers chosen for it, is a :class:`~diffseg_lib.profiles.Profile`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ EMBEDDING_CACHE_SIZE = 256  # embeddings: 60 MB of a Stable Diffusion in float32
 class Backbone:
     """A frozen latent diffusion model, and the four things the method asks of it: Stable Diffusion 1.x and 2.x.
 
-    prediction: what the UNet's output is, "epsilon" or "v_prediction" (Salimans and Ho 2022). runs_on: the device that models
-    visit while they work, where they otherwise wait in main memory ("": they stay where they are).
+    Args:
+        profile: Profile that the model was loaded by.
+        vae: Autoencoder between pictures and latents.
+        text_encoder: Encoder of the prompts' tokens.
+        tokenizer: Tokenizer of the prompts.
+        unet: Denoising UNet, whose attention is recorded.
+        alphas_cumprod: Cumulative products of the schedule, abar_t, one a timestep.
+        prediction: What the UNet's output is, "epsilon" or "v_prediction" (Salimans and Ho 2022).
+        runs_on: Device that models visit while they work, where they otherwise wait in main memory; with "" they stay where they are.
     """
 
     profile: Profile
@@ -39,10 +46,12 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
+        """Device that the UNet works on."""
         return torch.device(self.runs_on) if self.runs_on else next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the UNet's weights."""
         return next(self.unet.parameters()).dtype
 
     @property
@@ -52,27 +61,27 @@ class Backbone:
 
     @property
     def latent_factor(self) -> int:
-        """Pixels of the image a side of one latent pixel."""
+        """Number of pixels of the image to a side of one latent pixel."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def size(self) -> int:
-        """Pixels of an image's short side that the model works at."""
+        """Length of an image's short side that the model works at, px."""
         return self.profile.size or self.unet.config.sample_size * self.latent_factor
 
     @property
     def finest_stride(self) -> int:
-        """Divisor of the latents' side at which the UNet attends first: 1, or 2 for Stable Diffusion XL."""
+        """Stride, relative to the latents, at which the UNet first attends: 1, or 2 for Stable Diffusion XL."""
         return 2 ** next(i for i, kind in enumerate(self.unet.config.down_block_types) if "Attn" in kind)
 
     @property
     def multiple(self) -> int:
-        """Image sides must be multiples of this: the UNet halves the latents between its levels."""
+        """Number of pixels that image sides must be multiples of, since the UNet halves the latents between its levels."""
         return self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @torch.no_grad()
     def encode_image(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 c h w"]:
-        """z = E(x0): the posterior's mean, scaled. `image` in [-1, 1], sides multiples of `multiple`."""
+        """Latents z = E(x0), the posterior's mean, scaled. `image` lies in [-1, 1], its sides are multiples of :attr:`multiple`."""
         latents = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist.mean
         return (latents * self.vae.config.scaling_factor).to(self.dtype)
 
@@ -88,7 +97,7 @@ class Backbone:
         return self.text_encoder(ids.to(self.device)).last_hidden_state
 
     def cached_embedding(self, text: str) -> Float[Tensor, "1 l d"]:
-        """Token embeddings of one prompt, kept for the next time; encoded by itself, so that they depend on no other prompt."""
+        """Token embeddings of one prompt, kept for the next time; it is encoded by itself, so that they depend on no other prompt."""
         if text not in self._embedded:
             while len(self._embedded) >= EMBEDDING_CACHE_SIZE:
                 del self._embedded[next(iter(self._embedded))]
@@ -96,7 +105,7 @@ class Backbone:
         return self._embedded[text]
 
     def add_noise(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
-        """z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps."""
+        """Noisy latents z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps, at a timestep of the schedule (else a ``ValueError``)."""
         if not 0 <= timestep < len(self.alphas_cumprod):
             raise ValueError(f"timestep {timestep}: expected 0 to {len(self.alphas_cumprod) - 1}")
         alpha_bar = self.alphas_cumprod[timestep].to(latents)
@@ -109,7 +118,7 @@ class Backbone:
 
     @torch.no_grad()
     def predict_noise(self, noisy: Float[Tensor, "_ c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
-        """One UNet call, the conditional half only. One noisy latent serves every prompt of the batch.
+        """Predict the noise by one UNet call, the conditional half only. One noisy latent serves every prompt of the batch.
 
         A UNet that predicts v = sqrt(abar_t) eps - sqrt(1 - abar_t) z is asked for eps = sqrt(abar_t) v + sqrt(1 - abar_t) z_t.
         """

@@ -1,10 +1,10 @@
 """The category filter: which of many class names are worth a UNet evaluation on this picture.
 
-Two witnesses, and the union of what they name (Sec. 3.6, Wang et al. 2023): the nouns of a BLIP caption,
-matched with the class names by lemma, synonym or CLIP's text similarity; and CLIP's image-text scores.
+Two witnesses, and the union of what they name (Sec. 3.6, Wang et al. 2023): the nouns of a BLIP caption, matched with the class names by lemma, synonym or
+CLIP's text similarity; and CLIP's image-text scores.
 
-The paper keeps classes whose cosine is above .97. No raw cosine of CLIP is; the released label files are
-what a threshold *relative to the picture's best class* gives, and that is what is built here.
+The paper keeps classes whose cosine is above .97. No raw cosine of CLIP is; the released label files are what a threshold *relative to the picture's best
+class* gives, and that is what is built here.
 """
 
 from __future__ import annotations
@@ -55,19 +55,33 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
 class Captions(Protocol):
     """What the filter asks of a captioner; :class:`diffseg_lib.vision_language.Captioner` gives it."""
 
-    def caption(self, pictures: Sequence[np.ndarray]) -> list[str]: ...
+    def caption(self, pictures: Sequence[np.ndarray]) -> list[str]:
+        """One caption for each picture, H W 3, uint8."""
+        ...
 
 
 class ImageTextScorer(Protocol):
     """What the filter asks of a judge of images and words; :class:`diffseg_lib.vision_language.Clip` gives it."""
 
-    def similarities(self, pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray: ...
-    def texts(self, names: Sequence[str]) -> object: ...
+    def similarities(self, pictures: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
+        """Cosines of pictures with names, b k."""
+        ...
+
+    def texts(self, names: Sequence[str]) -> object:
+        """Unit embeddings of names, k d."""
+        ...
 
 
 @dataclass(frozen=True)
 class KeptClass:
-    """A class that passed: word of the caption that named it ("" for none), CLIP's score relative to the best, why."""
+    """A class that passed the filter.
+
+    Args:
+        name: Name of the class.
+        word: Word of the caption that named it; "" where none did.
+        relative_clip_score: CLIP's score relative to that of the best class, at most 1.
+        why: Reason for which it was kept.
+    """
 
     name: str
     word: str
@@ -77,7 +91,7 @@ class KeptClass:
 
 @dataclass(frozen=True)
 class FilterResult:
-    """What the filter found on one picture: its caption, the classes kept, every class's relative CLIP score."""
+    """What the filter found on one picture: its caption, the classes kept, and every class's CLIP score relative to the best."""
 
     caption: str
     kept: tuple[KeptClass, ...]
@@ -114,13 +128,18 @@ def nouns(caption: str, adjectives: Collection[str] = ADJECTIVES) -> list[str]:
 class CategoryFilter:
     """Class names to choose from, and the two models that choose.
 
-    names: classes, without the background. captioner, clip: models of :mod:`diffseg_lib.vision_language`. synonyms: other
-    words for a class. similarity: CLIP text cosine at which a caption's word means a class (.8, the released
-    code). relative: share of the best class's CLIP score at which a class is kept (.97, the paper's figure).
-    adjectives: words that are never a noun. sources: "union", "caption" or "clip".
+    Args:
+        names: Names of the classes, without the background.
+        captioner: BLIP, as :mod:`diffseg_lib.vision_language` has it.
+        clip: CLIP, as :mod:`diffseg_lib.vision_language` has it.
+        synonyms: Other words for a class.
+        text_similarity_threshold: CLIP text cosine at which a caption's word means a class, in [0, 1] (.8, the released code).
+        relative_clip_threshold: Share of the best class's CLIP score at which a class is kept, in [0, 1] (.97, the paper's figure).
+        adjectives: Words that are never a noun.
+        sources: Witnesses that are heard: "union", "caption" or "clip".
 
     Raises:
-        ValueError: on no names, or numbers outside [0, 1].
+        ValueError: On no names, on numbers outside [0, 1], or on unknown sources.
     """
 
     names: tuple[str, ...]
@@ -142,14 +161,14 @@ class CategoryFilter:
 
     @classmethod
     def load(cls, names: Sequence[str], captioner: str = "pocket", clip: str = "pocket", device: str = "cpu", **changes: Any) -> CategoryFilter:
-        """With the models of :mod:`diffseg_lib.vision_language` by source; `changes` are fields of the class."""
+        """Load a filter with the models of :mod:`diffseg_lib.vision_language` by source; `changes` are fields of the class."""
         from .vision_language import Captioner, Clip
 
         return cls(tuple(names), Captioner.load(captioner, device), Clip.load(clip, device), **changes)
 
     @classmethod
     def of_profile(cls, names: Sequence[str], profile: Profile, device: str = "", **changes: Any) -> CategoryFilter:
-        """With a profile's models and thresholds, on its device if none is named; `changes` are fields of the class."""
+        """Load a filter with a profile's models and thresholds, on its device if none is named; `changes` are fields of the class."""
         given = {"relative_clip_threshold": profile.relative_clip_threshold, "text_similarity_threshold": profile.text_similarity_threshold} | changes
         return cls.load(names, profile.captioner, profile.clip, device or profile.device, **given)
 

@@ -13,15 +13,23 @@ CAPTIONS = ("none", "complete", "phrase")
 class Config:
     """The method's switches. The defaults are ours; :func:`recipe` gives the paper's and the code's.
 
-    template: of the prompt, ``{class}`` in it (None: the profile's). span: "all" sub-tokens of a class or the "last".
-    plus: how many "+" the class's embedding gets (2 is "++", a weight of 1.21). caption: "none" leaves
-    the template alone, "complete" lets BLIP continue it (the paper), "phrase" sets before the class the
-    adjectives that BLIP's free caption gives it. modifiers: fuse the maps of the words that describe
-    the class with its own (Sec. 3.5). scale: "minmax" or
-    "none" before fusion. final_norm: min-max "after" or "before" upsampling. iterations: of
-    completion. timesteps, weights, threshold: None takes the profile's. class_batch: classes in one
-    UNet call. shared: complete every class by the first class's self-attention. optimized: compute nothing twice
-    and nothing that is not read (equal to the plain path to rounding). seed: of the noise.
+    Args:
+        template: Template of the prompt, with ``{class}`` in it; None takes the profile's.
+        span: Sub-tokens of a class whose maps are averaged: "all", or the "last" only.
+        emphasis: Number of "+" that the class's embedding gets; 2 is "++", a weight of 1.21.
+        caption: Use of BLIP: "none" leaves the template alone, "complete" lets BLIP continue it (the paper), "phrase" sets before the class the adjectives that
+            BLIP's free caption gives it.
+        modifiers: Whether the maps of the words that describe the class are fused with its own (Sec. 3.5).
+        scale: Scaling of each map before fusion, "minmax" or "none".
+        final_norm: Whether min-max comes "after" or "before" upsampling.
+        iterations: Number of rounds of completion, at least 0.
+        timesteps: Timesteps of the noise; None takes the profile's.
+        weights: Fusion weights by stride; None takes the profile's.
+        threshold: Background threshold, in [0, 1]; None takes the profile's.
+        class_batch: Number of classes in one UNet call, at least 1.
+        share_self_attention: Whether every class is completed by the first class's self-attention.
+        optimized: Whether nothing is computed twice and nothing that is not read (equal to the plain path to rounding).
+        seed: Seed of the noise that is added to the latents, from 0 to 2**64 - 1.
     """
 
     template: str | None = None
@@ -63,9 +71,9 @@ def recipe(name: str, dataset: str = "", **changes: Any) -> Config:
     """The switches as the paper or the released code sets them, where the two differ.
 
     Args:
-        name: "paper" or "released".
-        dataset: whose prompt the released code words in its own way.
-        changes: fields of :class:`Config`.
+        name: Name of the recipe, "paper" or "released".
+        dataset: Data set whose prompt the released code may word in its own way.
+        changes: Fields of :class:`Config`.
 
     >>> recipe("released").span, recipe("paper").final_norm, recipe("released", "object").template
     ('last', 'before', 'a photography of {class}')

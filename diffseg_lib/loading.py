@@ -27,7 +27,7 @@ _FILES = {  # of a pipeline's folder; any of the names will do
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model: what it is called, how its UNet's settings tell it, the second text encoder that it has or not, and its adapter."""
+    """A kind of model: what it is called, how its UNet's settings tell it, whether it has a second text encoder, its adapter, and weights for fusion."""
 
     name: str
     fits: Callable[[Mapping[str, Any]], bool]
@@ -64,11 +64,11 @@ FAMILIES = (
 
 
 def check_folder(folder: Path) -> None:
-    """That a pipeline's folder has its files.
+    """Check that a pipeline's folder has its files.
 
     Raises:
-        FileNotFoundError: if one is missing; it is named.
-        ValueError: on a model of another architecture.
+        FileNotFoundError: If one is missing; it is named.
+        ValueError: On a model of another architecture.
     """
     other = [name for name in ("transformer", "prior", "decoder") if (folder / name).is_dir()]
     if other and not (folder / "unet").is_dir():
@@ -93,7 +93,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
     """The family of a UNet by its settings.
 
     Raises:
-        ValueError: if it is none that is supported; it says what was found.
+        ValueError: If it is none that is supported; the message says what was found.
     """
     for family in FAMILIES:
         if family.fits(config):
@@ -105,7 +105,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """No bars of progress and no advice from the model libraries to each other; both print in every notebook."""
+    """Silence the bars of progress and the advice that the model libraries give each other; both print in every notebook."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -139,15 +139,15 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     """Load a profile's model, weights from safetensors only, nothing downloaded.
 
     Args:
-        profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``,
-            or a :class:`~diffseg_lib.profiles.Profile`.
-        device: "cpu", "cuda", ...
-        dtype: float32 on the CPU.
-        offloaded: models wait in main memory and visit `device` one at a time: slower, and the card need only hold the largest.
+        profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, or a
+            :class:`~diffseg_lib.profiles.Profile`.
+        device: Device that it runs on: "cpu", "cuda" and so on.
+        dtype: Precision of weights and activations; float32 on the CPU.
+        offloaded: Whether models wait in main memory and visit `device` one at a time: slower, and the card need only hold the largest.
 
     Raises:
-        ValueError: on an unknown profile, a model that is none of :data:`FAMILIES`, or nothing to offload from.
-        FileNotFoundError: if a part of the model is missing; the message names it.
+        ValueError: On an unknown profile, a model that is none of :data:`FAMILIES`, or nothing to offload from.
+        FileNotFoundError: If a part of the model is missing; the message names it.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # in a notebook without widgets

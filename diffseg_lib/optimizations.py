@@ -38,10 +38,10 @@ def add_rows(starts: Collection[int], scratch: Tensor, query: Tensor, turned: Te
 
 @cache
 def single_thread_workers(threads: int) -> ThreadPoolExecutor:
-    """So many threads, each of which computes by itself.
+    """A pool of so many threads, each of which computes by itself.
 
-    The rows take hundreds of short operations; were each spread over torch's threads, waking those would cost as much as half the
-    arithmetic on a machine whose idle cores sleep.
+    The rows take hundreds of short operations; were each spread over torch's threads, waking those would cost as much as half the arithmetic on a machine whose
+    idle cores sleep.
     """
     pool, ready, before = ThreadPoolExecutor(threads), Barrier(threads), torch.get_num_threads()
 
@@ -67,6 +67,7 @@ def pack_matrix(recording: Recording) -> None:
 
 
 def unpack_matrix(recording: Recording) -> None:
+    """Bring a matrix that :func:`pack_matrix` packed back to its own precision; without one, do nothing."""
     if recording.packed is None:
         return
     packed, top = recording.packed
@@ -91,7 +92,7 @@ def stride_of(name: str, levels: int) -> int:
 
 
 def last_read_layer(names: list[str], levels: int, options: RecordingOptions) -> str:
-    """The layer after which nothing is read: the last cross-attention of a side that is wanted, or the last finest self-attention."""
+    """The layer after which nothing is read: the last cross-attention of a resolution that is wanted, or the last finest self-attention."""
     strides = {name: stride_of(name, levels) for name in names}
     finest = min(strides.values())
 
@@ -134,7 +135,7 @@ def _expand(rows: Tensor, count: int) -> Tensor:
 
 
 def chunk_feed_forward(unet: nn.Module, first: str, stack: ExitStack) -> None:
-    """Feed-forward layers of the finest side a quarter of the pixels at a time: their hidden width sets the peak of memory."""
+    """Run the feed-forward layers of the finest resolution on a quarter of the pixels at a time: their hidden width sets the peak of memory."""
     levels = len(list(unet.get_submodule("down_blocks").children()))
     finest = stride_of(first, levels)
     blocks = [m for name, m in unet.named_modules() if hasattr(m, "set_chunk_feed_forward") and stride_of(name, levels) == finest]

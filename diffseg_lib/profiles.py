@@ -1,8 +1,7 @@
 """Profiles: a model and the numbers chosen for it.
 
-A profile is named ("pocket", "sd15", ...: a file of ``notebooks/profiles``), is a YAML file of the same form, a hub id
-(organisation/model, with ``@revision`` behind it or not), or the folder of a pipeline, whose ``profile.json`` holds the numbers
-if there is one.
+A profile is named ("pocket", "sd15", ...: a file of ``notebooks/profiles``), is a YAML file of the same form, a hub id (organisation/model, with ``@revision``
+behind it or not), or the folder of a pipeline, whose ``profile.json`` holds the numbers if there is one.
 """
 
 from __future__ import annotations
@@ -46,14 +45,23 @@ def split_revision(source: str) -> tuple[str, dict[str, Any]]:
 class Profile:
     """A model and the numbers chosen for it.
 
-    name; source: a folder or a hub id, ``@revision`` behind it or not; timesteps: of the noise, 1..999; weights: of
-    fusion, by stride of the latents; threshold: of the background, in [0, 1]; size: px of an image's short side
-    (0: the model's own); template: of the prompt, ``{class}`` in it; words: the vocabulary the model was trained on
-    (empty: open); captioner, clip: sources of the BLIP and the CLIP beside it; clip_relative: share of the best class's CLIP
-    score that keeps a class; caption_similarity: CLIP text cosine at which a caption's word means a class (for both see
-    :mod:`diffseg_lib.category_filter`); roots: folders of data sets by name, ``$VARIABLES`` of the environment in them;
-    device, dtype: where and in what precision it runs, of :data:`DTYPES`; "auto", in a file, is a GPU and float16 where there is
-    one, else the processor and float32; chosen_on: where the numbers are from.
+    Args:
+        name: Name of the profile.
+        source: Folder or hub id of the model, ``@revision`` behind it or not.
+        timesteps: Timesteps of the noise, 1..999.
+        weights: Fusion weights by stride relative to the latents; the default is Eq. (5)'s.
+        threshold: Background threshold, in [0, 1].
+        size: Length of an image's short side that the model works at, px; 0 is the model's own.
+        template: Template of the prompt, with ``{class}`` in it.
+        words: Vocabulary that the model was trained on; an empty one is open.
+        captioner: Source of the BLIP beside the model.
+        clip: Source of the CLIP beside the model.
+        relative_clip_threshold: Share of the best class's CLIP score that keeps a class (see :mod:`diffseg_lib.category_filter`).
+        text_similarity_threshold: CLIP text cosine at which a caption's word means a class (see :mod:`diffseg_lib.category_filter`).
+        roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them.
+        device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
+        dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
+        chosen_on: Phrase on where the numbers are from.
     """
 
     name: str
@@ -92,7 +100,7 @@ def load_profile(name: str | Path = "pocket") -> Profile:
     """Find a profile: by name, YAML file, hub id (organisation/model) or folder of a pipeline. No model is looked at.
 
     Raises:
-        ValueError: on a name that is neither known nor a file nor a folder, or a file that is no profile.
+        ValueError: On a name that is neither known nor a file nor a folder, or a file that is no profile.
     """
     text, shipped = str(name), profiles_dir() / f"{name}.yaml"
     if shipped.is_file():

@@ -24,7 +24,11 @@ FUNCTION_WORDS = frozenset(
 class Prompt:
     """A text, and the positions of a class's sub-tokens in it (the start token counts as position 0).
 
-    modifiers: positions of the tokens that describe the class: adjectives before it, a participle after it.
+    Args:
+        text: Text that the model is given.
+        name: Name of the class.
+        span: Positions of the class's sub-tokens.
+        modifiers: Positions of the tokens that describe the class: adjectives before it, a participle after it.
     """
 
     text: str
@@ -108,16 +112,14 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
     """Write a prompt and find the class in it, by character offsets: names of several tokens work.
 
     Args:
-        name: the class, e.g. "fish", "potted plant" or "a red umbrella" (its article is the template's); no "++" in it
-            (see :func:`reweight`).
-        tokenizer: a CLIP tokenizer with offsets.
-        template: with ``{class}`` in it.
-        before: adjectives to stand before the class (Sec. 3.5, augmented prompts).
-        after: a captioner's continuation of the template (Sec. 4.1); cut at a word where the model's
-            tokens end.
+        name: Name of the class, e.g. "fish", "potted plant" or "a red umbrella" (its article is the template's); no "++" in it (see :func:`reweight`).
+        tokenizer: A CLIP tokenizer with offsets.
+        template: Template of the prompt, with ``{class}`` in it.
+        before: Adjectives to stand before the class (Sec. 3.5, augmented prompts).
+        after: Continuation of the template by a captioner (Sec. 4.1); it is cut at a word where the model's tokens end.
 
     Raises:
-        ValueError: if the name is empty, has no token the tokenizer knows, or is cut off.
+        ValueError: If the name is empty, has a "+" in it, has no token that the tokenizer knows, or is cut off.
     """
     name = " ".join(name.split())
     if not name:
@@ -154,10 +156,10 @@ def weigh_tokens(prompts: Sequence[Prompt], length: int, which: str = "all", mod
     """Weights that average a class's sub-tokens: 1/m at each of its m positions.
 
     Args:
-        prompts: one a class.
-        length: tokens of a padded prompt.
-        which: "all" sub-tokens, or the "last" only (the released code).
-        modifiers: average over the class's modifiers too (Sec. 3.5: their maps are fused with the class's).
+        prompts: One prompt a class.
+        length: Number of tokens of a padded prompt.
+        which: Sub-tokens that count: "all", or the "last" only (the released code).
+        modifiers: Whether the class's modifiers are averaged over too (Sec. 3.5: their maps are fused with the class's).
     """
     if which not in ("all", "last"):
         raise ValueError(f"span {which!r}: expected 'all' or 'last'")
@@ -169,14 +171,14 @@ def weigh_tokens(prompts: Sequence[Prompt], length: int, which: str = "all", mod
 
 
 def reweight(embeddings: Float[Tensor, "b l d"], empty: Float[Tensor, "1 l d"], token_weights: Float[Tensor, "b l"], emphasis: float) -> Float[Tensor, "b l d"]:
-    """Re-weight the class's tokens as "++" does: z <- z_empty + 1.1^plus (z - z_empty) on the span.
+    """Re-weight the class's tokens as "++" does: z <- z_empty + 1.1^emphasis (z - z_empty) where `token_weights` is above 0.
 
-    The formula is compel's, which the released code uses; plus = 2 is "++", a weight of 1.21.
+    The formula is compel's, which the released code uses; an emphasis of 2 is "++", a weight of 1.21.
     """
     gain = torch.where(token_weights > 0, 1.1**emphasis, 1.0).to(embeddings)[..., None]
     return empty + gain * (embeddings - empty)
 
 
 def unknown_words(name: str, words: Collection[str]) -> list[str]:
-    """Words of a class name outside a vocabulary."""
+    """The words of a class name that are outside a vocabulary."""
     return [word for word in name.lower().split() if word not in words]

@@ -12,17 +12,19 @@ from torch import Tensor
 
 @dataclass
 class Recording:
-    """What one UNet call left behind.
+    """What one UNet call left behind; b is 1 where one row serves all prompts.
 
-    - cross: layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens: the mean over
-      heads, b h w (with ``heads=True``: b heads h w), in the order in which the layers ran.
-    - queries, keys: layer name to b heads n d, of the self-attention layers at the finest side (or of all).
-    - matrix: instead of them, the sum over the finest layers of the mean over heads of A_self, b n n; layers: how many.
-      packed: the same, in 16 bits a number, while the coarser layers run.
-    - size: height and width of the latents; finest_size: of the finest side at which the model attends to itself,
-      which is the latents' own in Stable Diffusion 1.x and 2.x and half of it in XL.
-
-    b is 1 where one row serves all prompts.
+    Args:
+        cross: Layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens, in the order in which the layers ran: the mean over heads, b h w (with
+            ``heads=True``: b heads h w).
+        queries: Layer name to queries, b heads n d, of the self-attention layers at the finest resolution (or of all).
+        keys: Layer name to keys of the same layers, b heads n d.
+        matrix: Sum over the finest layers of the mean over heads of A_self, b n n, instead of queries and keys.
+        packed: The same sum in 16 bits a number, while the coarser layers run.
+        layers: Number of layers in that sum.
+        size: Height and width of the latents.
+        finest_size: Height and width at the finest resolution at which the model attends to itself, which is that of the latents in Stable Diffusion 1.x and
+            2.x, and half of it in XL.
     """
 
     cross: dict[str, Tensor] = field(default_factory=dict)
@@ -35,7 +37,7 @@ class Recording:
     finest_size: tuple[int, int] = (0, 0)
 
     def finest(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Queries and keys of the self-attention layers at the finest side."""
+        """Queries and keys of the self-attention layers at the finest resolution."""
         return self.self_attention().get(self.finest_size, ([], []))
 
     def self_attention(self) -> dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]]:
@@ -49,7 +51,7 @@ class Recording:
         return groups
 
     def stride(self, name: str) -> int:
-        """How many times smaller than the latents the maps of a layer are: 1, 2, 4 or 8."""
+        """Stride of a layer's maps, relative to the latents: how many times smaller they are, 1, 2, 4, 8 or 16."""
         height = self.cross[name].shape[-2]
         return next(d for d, (h, _) in resolution_pyramid(self.size).items() if h == height)
 
@@ -62,7 +64,7 @@ class Recording:
 
 
 def resolution_pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Divisor to height and width; each level halves the last, rounding up as a strided convolution does."""
+    """Stride to height and width; each level halves the last, rounding up as a strided convolution does."""
     levels, (h, w) = {}, size
     for stride in (1, 2, 4, 8, 16):
         levels[stride] = (h, w)

@@ -1,7 +1,6 @@
 """From attention to labels: fuse (Eq. 5), complete (Eq. 6, 7), normalise, label. Tensors in, tensors out.
 
-Shapes: k classes, h w latent height and width, n = h*w pixels, H W image. See the glossary in
-:mod:`diffseg_lib`. Nothing here knows what a UNet is.
+Shapes: k classes, h w latent height and width, n = h*w pixels, H W image. See the glossary in :mod:`diffseg_lib`. Nothing here knows what a UNet is.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ def normalise(maps: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
     """Min-max each map to [0, 1]; a constant map becomes zeros.
 
     Raises:
-        ValueError: if a map holds NaN or infinity.
+        ValueError: If a map holds NaN or infinity.
 
     >>> normalise(torch.tensor([[[2.0, 4.0]], [[5.0, 5.0]]])).tolist()
     [[[0.0, 1.0]], [[0.0, 0.0]]]
@@ -45,19 +44,17 @@ def resize(maps: Float[Tensor, "k h w"], size: tuple[int, int]) -> Float[Tensor,
 
 
 def fuse(cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, float], size: tuple[int, int], scale: str = "minmax") -> Float[Tensor, "k h w"]:
-    """Weighted sum of the cross-attention maps of all resolutions: Eq. (5), Wang et al. 2023.
-
-    M_c = sum_l w_l A_{c,l}, every A brought to `size` first.
+    """Weighted sum of the cross-attention maps of all resolutions, Eq. (5), Wang et al. 2023: M_c = sum_l w_l A_{c,l}, every A brought to `size` first.
 
     Args:
         cross: Stride relative to the latents (8, 4, 2, 1) to maps, the mean over the layers of that resolution.
-        weights: w by stride; resolutions of weight 0 are not read.
-        size: height and width of the result, the latent's own.
-        scale: "minmax" brings each map to [0, 1] before it is weighted (the released code; the paper
-            does not say); "none" takes the probabilities as they are.
+        weights: Weights w by stride; resolutions of weight 0 are not read.
+        size: Height and width of the result, the latents' own.
+        scale: Scaling of each map before it is weighted: "minmax" brings it to [0, 1] (the released code; the paper does not say), "none" takes the
+            probabilities as they are.
 
     Raises:
-        ValueError: if a weighted side is missing, all weights are 0, or `scale` is unknown.
+        ValueError: If a weighted resolution is missing, all weights are 0, or `scale` is unknown.
 
     >>> one = torch.tensor([[[0.0, 1.0], [0.0, 0.0]]])
     >>> fuse({1: one, 2: one * 3}, {1: 0.5, 2: 0.5}, (2, 2)).tolist()
@@ -85,21 +82,21 @@ def complete(
 ) -> Float[Tensor, "k h w"]:
     """Complete maps along self-attention, Eq. (6) (7), without ever building an n x n matrix.
 
-    The mean over layers and heads of A_self, applied to a vector, is the mean of each one applied:
-    mean(A) v = mean(A v). So attention is asked for A v directly, with the maps as its value matrix,
-    padded to the width of a head so that fused kernels take it.
+    The mean over layers and heads of A_self, applied to a vector, is the mean of each one applied: mean(A) v = mean(A v). So attention is asked for A v
+    directly, with the maps as its value matrix, padded to the width of a head so that fused kernels take it.
 
     Args:
-        maps: fused maps, one a class.
-        queries, keys: of the finest self-attention layers, b heads n d, n = h*w; of each layer b = k (each
-            class completed by its own row of the batch) or b = 1 (one row shared by all classes).
-        iterations: how often A is applied (the paper: once).
+        maps: Fused maps, one a class, k h w.
+        queries: Queries of the finest self-attention layers, b heads n d, n = h*w; of each layer b = k (each class completed by its own row of the batch) or b
+            = 1 (one row shared by all classes).
+        keys: Keys of the same layers, of the same shapes.
+        iterations: Number of times that A is applied (the paper: once).
 
     Returns:
-        A_self vec(M) as maps; not normalised.
+        A_self vec(M) as maps, k h w, not normalised.
 
     Raises:
-        ValueError: if there are no layers or the shapes do not fit.
+        ValueError: If there are no layers or the shapes do not fit.
     """
     _check(maps, queries, keys)
     k, h, w = maps.shape
@@ -123,13 +120,13 @@ def apply_attention(maps: Float[Tensor, "k h w"], matrix: Float[Tensor, "b n n"]
     """Complete maps by a self-attention matrix that was kept, Eq. (6) (7): n x n numbers a class, and no score product again.
 
     Args:
-        maps: fused maps, one a class.
-        matrix: A_self, a row of the batch a class or one for all; the sum over `layers`.
-        layers: how many were summed.
-        iterations: how often it is applied.
+        maps: Fused maps, one a class, k h w.
+        matrix: Sum of A_self over `layers`, b n n: a row of the batch a class, or one for all.
+        layers: Number of layers that were summed.
+        iterations: Number of times that the mean is applied.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: If the shapes do not fit.
     """
     k, n = maps.shape[0], maps.shape[1] * maps.shape[2]
     if matrix.shape[0] not in (1, k) or matrix.shape[2] != n:
@@ -143,16 +140,16 @@ def apply_attention(maps: Float[Tensor, "k h w"], matrix: Float[Tensor, "b n n"]
 def complete_all_resolutions(
     maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "_ _ _ _"]], Sequence[Float[Tensor, "_ _ _ _"]]]]
 ) -> Float[Tensor, "k h w"]:
-    """Completion by the self-attention of every side (A_self_all of Table 4, Wang et al. 2023), each layer at its own.
+    """Complete maps by the self-attention of every resolution (A_self_all of Table 4, Wang et al. 2023), each layer at its own.
 
-    A layer of a coarser side acts on the maps brought to that side; the result is the mean over all layers.
+    A layer of a coarser resolution acts on the maps brought to that resolution; the result is the mean over all layers.
 
     Args:
-        maps: fused maps, one a class.
-        groups: height and width to the queries and keys of the layers that attend there.
+        maps: Fused maps, one a class, k h w.
+        groups: Height and width to the queries and keys of the layers that attend there.
 
     Raises:
-        ValueError: if there are no layers or the shapes do not fit.
+        ValueError: If there are no layers or the shapes do not fit.
     """
     if not groups:
         raise ValueError("completion needs queries and keys of at least one layer: record with self_attention='all'")
@@ -165,8 +162,8 @@ def daam_maps(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int
     """The sum of every layer's probabilities, none scaled: the heat maps of DAAM (Tang et al. 2023), at one timestep.
 
     Args:
-        layers: layer name to maps, the mean over heads (which differs from the sum by a factor).
-        size: height and width of the result.
+        layers: Layer name to maps, the mean over heads (which differs from the sum by a factor).
+        size: Height and width of the result.
     """
     return torch.stack([resize(maps.float(), size) for maps in layers.values()]).sum(0)
 
@@ -205,10 +202,9 @@ def upsample(maps: Float[Tensor, "k h w"], size: tuple[int, int], final_norm: st
     """Scores in [0, 1] at the image's size.
 
     Args:
-        maps: completed maps.
-        size: H, W.
-        final_norm: "after" upsampling, as the released code, so that every class peaks at 1;
-            "before" it, the paper's min-max of Eq. (7).
+        maps: Completed maps, k h w.
+        size: Height H and width W of the image, px.
+        final_norm: Whether min-max comes "after" upsampling (the released code), so that every class peaks at 1, or "before" it (the paper, Eq. (7)).
     """
     if final_norm not in ("after", "before"):
         raise ValueError(f"final_norm {final_norm!r}: expected 'after' or 'before'")

@@ -16,11 +16,10 @@ from .backbone import Backbone
 
 @dataclass(frozen=True)
 class SdxlBackbone(Backbone):
-    """Stable Diffusion XL.
+    """Stable Diffusion XL, with two text encoders.
 
-    Its token embeddings are the last but one hidden states of both text encoders, side by side. A prompt's pooled
-    embedding travels with them as one more row, filled up with zeros, so that prompts are cut, stacked and re-weighted as
-    for every other model; weights of tokens never reach that row.
+    Its token embeddings are the last but one hidden states of both text encoders, side by side. A prompt's pooled embedding travels with them as one more row,
+    filled up with zeros, so that prompts are cut, stacked and re-weighted as for every other model; weights of tokens never reach that row.
     """
 
     text_encoder_2: Any = None

@@ -33,8 +33,15 @@ LARGEST_MATRIX = 64 * 96  # pixels of the finest attention up to which an n x n 
 class Intermediates:
     """What the stages passed on, the mean over timesteps where there are several.
 
-    latents: 1 c h w; noise: 1 c h w; timesteps; token_weights: k l; cross: stride to k h w;
-    layers: layer name to k h w; fused, completed: k h w.
+    Args:
+        latents: Latents of the picture, 1 c h w.
+        noise: Noise that was added to them, 1 c h w.
+        timesteps: Timesteps of the noise.
+        token_weights: Weight of each token in a class's map, k l.
+        cross: Stride to cross-attention maps, k h w.
+        layers: Layer name to cross-attention maps, k h w.
+        fused: Fused maps (Eq. 5), k h w.
+        completed: Completed maps (Eq. 6, 7), k h w.
     """
 
     latents: Tensor
@@ -49,7 +56,17 @@ class Intermediates:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """labels: H W, int, 0 background, i the i-th class; scores: k H W in [0, 1], float32; prompts: those that the model was given, captions included."""
+    """Labels and scores of one image.
+
+    Args:
+        labels: Labels, H W, int; 0 is the background, i the i-th class.
+        scores: Scores, k H W in [0, 1], float32.
+        classes: Names of the classes, in the order of the labels.
+        threshold: Background threshold that the labels were read off at, in [0, 1].
+        notes: Sentences on what was done to get there, and on classes whose map is constant.
+        intermediates: What the stages passed on, if it was asked for.
+        prompts: Prompts that the model was given, captions included.
+    """
 
     labels: np.ndarray
     scores: np.ndarray
@@ -61,15 +78,13 @@ class Segmentation:
 
     @property
     def areas(self) -> dict[str, float]:
-        """The share of the image each class takes."""
+        """The share of the image that each class takes, background included, in [0, 1]."""
         return areas(self.labels, self.classes)
 
 
 @dataclass(frozen=True)
 class DiffSegmenter:
-    """A backbone and a configuration; :meth:`segment` runs the whole method on one image.
-
-    captioner: BLIP, where the configuration asks for captions.
+    """A backbone and a configuration; :meth:`segment` runs the whole method on one image. A captioner is needed where the configuration asks for captions.
 
     >>> from diffseg_lib.pocket.world import compose, paint
     >>> scene = compose("test", 0)
@@ -101,16 +116,16 @@ class DiffSegmenter:
         """Load a profile's model.
 
         Args:
-            profile: as of :func:`~diffseg_lib.loading.load_backbone`.
-            recipe: "paper", "released" or None (ours).
-            dataset: as of :func:`recipe`.
-            device: "cpu", "cuda", ...; "" is the profile's.
-            dtype: of weights and activations: "float32", "bfloat16" or "float16"; "" is the profile's.
-            offloaded: as of :func:`~diffseg_lib.loading.load_backbone`.
-            changes: fields of :class:`Config`.
+            profile: Profile, as :func:`~diffseg_lib.loading.load_backbone` takes it.
+            recipe: Recipe of the configuration: "paper", "released" or None (ours).
+            dataset: Data set whose prompt a recipe may word in its own way, as :func:`~diffseg_lib.config.recipe` takes it.
+            device: Device that it runs on, "cpu", "cuda" and so on; "" is the profile's.
+            dtype: Precision of weights and activations: "float32", "bfloat16" or "float16"; "" is the profile's.
+            offloaded: Whether models wait in main memory, as :func:`~diffseg_lib.loading.load_backbone` takes it.
+            changes: Fields of :class:`Config`.
 
         Raises:
-            ValueError: on another dtype, and as :func:`~diffseg_lib.loading.load_backbone` does.
+            ValueError: On another dtype, and as :func:`~diffseg_lib.loading.load_backbone` does.
         """
         known = profile if isinstance(profile, Profile) else load_profile(profile)
         device, dtype = device or known.device, dtype or known.dtype
@@ -130,18 +145,22 @@ class DiffSegmenter:
 
     @property
     def timesteps(self) -> tuple[int, ...]:
+        """Timesteps of the noise: the configuration's, else the profile's."""
         return self.config.timesteps or self.backbone.profile.timesteps
 
     @property
     def weights(self) -> Mapping[int, float]:
+        """Fusion weights by stride: the configuration's, else the profile's."""
         return self.config.weights or self.backbone.profile.weights
 
     @property
     def threshold(self) -> float:
+        """Background threshold, in [0, 1]: the configuration's, else the profile's."""
         return self.backbone.profile.threshold if self.config.threshold is None else self.config.threshold
 
     @property
     def template(self) -> str:
+        """Template of the prompt: the configuration's, else the profile's."""
         return self.config.template or self.backbone.profile.template
 
     @property
@@ -155,11 +174,11 @@ class DiffSegmenter:
         """One prompt a class.
 
         Args:
-            classes: names.
-            pixels: H W 3, uint8, the picture to caption; without it prompts are the bare template.
+            classes: Names of the classes.
+            pixels: Picture to caption, H W 3, uint8; without it prompts are the bare template.
 
         Raises:
-            ValueError: on no class, a class named twice, or one whose words the model cannot know.
+            ValueError: On no class, a class named twice, or one whose words the model cannot know.
         """
         if isinstance(classes, str) or not len(classes):
             raise ValueError(f"classes: expected a list of at least one name, got {classes!r}")
@@ -220,7 +239,7 @@ class DiffSegmenter:
     def attend(
         self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, token_weights: Tensor, self_attention: str = "finest", **options: Any
     ) -> Recording:
-        """One UNet call at one timestep, all prompts as one batch, attention recorded; `options` are those of :func:`record_attention`."""
+        """Record attention in one UNet call at one timestep, all prompts as one batch; `options` are those of :func:`record_attention`."""
         noisy = self.backbone.add_noise(latents, noise, timestep)
         with record_attention(self.backbone.unet, token_weights, self_attention=self_attention, **options) as recording:
             self.backbone.predict_noise(noisy, timestep, embeddings)
@@ -249,7 +268,7 @@ class DiffSegmenter:
     def score(self, recording: Recording, first: Recording | None = None) -> tuple[Tensor, Tensor]:
         """Fused (Eq. 5) and completed (Eq. 6, 7) maps of a recording: k h w each, float32.
 
-        With ``share_self_attention``, completion uses the first row of `first` (this recording, if None) for all.
+        With ``share_self_attention``, completion uses the first row of `first` (of this recording, if None) for all.
         """
         cross = {d: maps.float() for d, maps in recording.by_resolution().items()}
         fused = fuse(cross, self.weights, recording.finest_size, self.config.scale)
@@ -282,14 +301,14 @@ class DiffSegmenter:
         """Segment an image by words.
 
         Args:
-            image: a path, a PIL image, or an array H W 3, uint8 RGB.
-            classes: names, in the order of the labels.
-            keep: return the intermediates too.
+            image: Path of a picture, a PIL image, or an array H W 3, uint8 RGB.
+            classes: Names of the classes, in the order of the labels.
+            return_intermediates: Whether the intermediates are returned too.
 
         Raises:
-            ValueError: on classes that cannot be used, or a picture of the wrong kind.
-            ImageError: on a file that cannot be read.
-            MemoryError, torch.OutOfMemoryError: if memory ran out even with half the classes in a call.
+            ValueError: On classes that cannot be used, or a picture of the wrong kind.
+            ImageError: On a file that cannot be read.
+            MemoryError, torch.OutOfMemoryError: If memory ran out even with half the classes in a call.
         """
         self.prompts(classes)  # refused before the picture is read
         photo = _photo(image)

@@ -24,17 +24,18 @@ from .support.paths import models_dir
 
 
 def load_pretrained(model: str, processor: str, source: str | Path, pocket: str, device: str = "cpu", **options: Any) -> tuple[Any, Any]:
-    """A model of transformers and its processor, by the names of their classes, float32, in evaluation mode; weights as safetensors alone.
+    """Load a model of transformers and its processor by the names of their classes, float32, in evaluation mode, weights as safetensors alone.
 
     Args:
-        model, processor: class names, e.g. "CLIPModel", "CLIPProcessor".
-        source: "pocket", a folder, or a hub id.
-        pocket: name of the shipped model's folder.
-        device: "cpu", "cuda", ...
-        options: of ``from_pretrained``.
+        model: Name of the model's class, e.g. "CLIPModel".
+        processor: Name of the processor's class, e.g. "CLIPProcessor".
+        source: Source of both: "pocket", a folder, or a hub id.
+        pocket: Name of the shipped model's folder.
+        device: Device that it runs on: "cpu", "cuda" and so on.
+        options: Options of ``from_pretrained``.
 
     Raises:
-        FileNotFoundError: if the files are not on this machine.
+        FileNotFoundError: If the files are not on this machine.
     """
     import transformers
 
@@ -61,7 +62,7 @@ class Clip:
 
     @classmethod
     def load(cls, source: str | Path = "pocket", device: str = "cpu") -> Clip:
-        """By "pocket", folder or hub id."""
+        """Load a CLIP: "pocket", a folder or a hub id."""
         return cls(*load_pretrained("CLIPModel", "CLIPProcessor", source, "clip", device))
 
     @torch.no_grad()
@@ -73,7 +74,7 @@ class Clip:
 
     @torch.no_grad()
     def images(self, pictures: Sequence[np.ndarray]) -> Float[Tensor, "b d"]:
-        """Unit embeddings of pictures, H W 3, uint8 each."""
+        """Unit embeddings of pictures, each H W 3, uint8."""
         pixels = self.processor.image_processor(images=list(pictures), return_tensors="pt").pixel_values
         return _unit(self.model.get_image_features(pixels.to(self.model.device)))
 
@@ -89,7 +90,7 @@ def _unit(features: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Captioner:
-    """BLIP: captions a picture, freely or from a given beginning. Decoding is greedy, so it is repeatable."""
+    """BLIP, which captions a picture freely or from a given beginning. Decoding is greedy, so it is repeatable."""
 
     model: Any
     processor: Any
@@ -97,7 +98,7 @@ class Captioner:
 
     @classmethod
     def load(cls, source: str | Path = "pocket", device: str = "cpu") -> Captioner:
-        """By "pocket", folder or hub id."""
+        """Load a captioner: "pocket", a folder or a hub id."""
         return cls(*load_pretrained("BlipForConditionalGeneration", "BlipProcessor", source, "blip", device))
 
     def caption(self, pictures: Sequence[np.ndarray]) -> list[str]:

@@ -88,7 +88,7 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
         name: Name of the data set, of ``diffseg_lib.data.READERS``.
         root: Folder of the tree.
         splits: Splits to look at.
-        images: Number of images of each split that are read, about; 0 is all.
+        images: Number of images of each split that are read at least; 0 is all.
     """
     for split in splits:
         what = f"{name}, {split}"
