@@ -18,7 +18,21 @@ from diffseg_lib.pocket.training import architectures, pictures
 from diffseg_lib.pocket.training.layerdrop import LayerDrop
 
 ROOT = Path(diffseg_lib.__file__).parent
-ALLOWED = {"CAPTIONS_EACH", "CLASSES", "CLASS_NAMES", "COLOURS", "GROUNDS", "GROUND_NAMES", "SIZE", "SPLITS", "WORLD_SEED", "compose", "describe", "paint"}
+ALLOWED = {
+    "Scene",
+    "CAPTIONS_EACH",
+    "CLASSES",
+    "CLASS_NAMES",
+    "COLOURS",
+    "GROUNDS",
+    "GROUND_NAMES",
+    "SIZE",
+    "SPLITS",
+    "WORLD_SEED",
+    "compose",
+    "describe",
+    "paint",
+}
 MASKS = {"trace", "trace_instances", "voc_truth", "voc_samples", "write_layout"}
 FORBIDDEN = {"scenes", "layouts", "measure", "evaluation", "fusion_search", "segmenter", "scoremaps"}
 

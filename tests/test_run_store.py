@@ -92,7 +92,7 @@ def test_a_manifest_of_another_run_or_none_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be made.*choose another --out"):
+    with pytest.raises(RunError, match="cannot be written.*choose another --out"):
         open_run(tmp_path / "file", FACTS)
 
 
@@ -122,7 +122,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     code = f"""
 import resource, signal, sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
-from test_runs import FACTS, row
+from test_run_store import FACTS, row
 from diffseg_lib.support.identity import fingerprint
 from diffseg_lib.evaluation.run_store import RunError, open_run
 run = open_run({str(tmp_path)!r}, FACTS)
@@ -143,12 +143,12 @@ except RunError as error:
 WORKER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from test_runs import FACTS, row
+from test_run_store import FACTS, row
 from diffseg_lib.support.identity import fingerprint
-from diffseg_lib.evaluation.run_store import missing, open_run
+from diffseg_lib.evaluation.run_store import open_run, pending_ids
 run = open_run(sys.argv[2], FACTS)
 print("ready", flush=True)
-while left := missing([f"image-{i}" for i in range(60)], run.rows()):
+while left := pending_ids([f"image-{i}" for i in range(60)], run.rows()):
     time.sleep(0.001)
     run.add([row(int(name.split("-")[1])) for name in left[:2]])
 """
