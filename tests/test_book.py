@@ -25,6 +25,12 @@ PARAMETERS = """profile: str = "pocket"  # the models
 seed: int = 0  # of the noise
 classes: list[str] = ["house", "fish"]  # what to look for
 threshold: float = 0.5  # of the background"""
+OPENING = """\
+class open_chapter:
+    def close(self, metrics): ...
+
+
+chapter = open_chapter()"""
 FIGURE = {"figure": {"name": "fig-sum", "caption": "A sum."}, "image": {"alt": "The sum is larger than its parts."}}
 
 
@@ -33,9 +39,9 @@ def chapter(*, code: str = "total = seed + 40 + 2", prose: str = "A sum.") -> nb
     cells = [
         new_markdown_cell(f"(chapter-sum)=\n# Sums\n\n{prose}", id="head"),
         new_code_cell(PARAMETERS, id="parameters", metadata={"tags": ["parameters"]}),
-        new_code_cell("def write_results(value):\n    return None", id="setup", metadata={"tags": ["hide-input"]}),
+        new_code_cell(OPENING, id="setup", metadata={"tags": ["hide-input"]}),
         new_code_cell(f"{code}\nprint(total)", id="sum", metadata={"tags": ["nbval-check-output"]}),
-        new_code_cell("write_results(total)", id="results"),
+        new_code_cell("chapter.close(total)", id="results", metadata={"tags": ["nbval-check-output"]}),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
@@ -198,6 +204,9 @@ def test_prose_does_not_make_outputs_stale():
 
 def test_a_good_chapter_breaks_nothing():
     assert breaches(executed(), 1000) == []
+    many = "\n".join(f"p{i}: int = {i}  # a parameter" for i in range(20))
+    assert broken(lambda n: n.cells[1].update(source=many)) == []  # as many parameters as it needs
+    assert broken(lambda n: n.cells[3].update(source=f"x = {'1' * 96}")) == []
 
 
 def broken(change) -> list[str]:
@@ -218,10 +227,13 @@ def _picture(notebook, **mystnb):
         (lambda n: n.cells[0].update(source="(a)=\n# Sums\n\n# More"), "2 headings"),
         (lambda n: n.cells[1].update(source="seed = 0"), "name: type = literal"),
         (lambda n: n.cells[1].metadata.update(tags=[]), "0 cells tagged parameters"),
-        (lambda n: n.cells[2].update(source="x = 1\n" * 30), "30 lines"),
+        (lambda n: n.cells[2].update(source="x = 1\n" * 13), "has 13 lines, more than 12"),
+        (lambda n: n.cells[2].update(source="import math\n" * 6 + OPENING), "set-up cell has 11 lines, more than 6"),
+        (lambda n: n.cells[3].update(source=f"x = {'1' * 97}"), "101 columns, more than 100"),
         (lambda n: n.cells[2].update(source="import sys; sys.path.append('x')"), "sys.path"),
         (lambda n: n.cells[2].metadata.update(tags=[]), "hide-input"),
-        (lambda n: n.cells[3].metadata.update(tags=[]), "nbval-check-output"),
+        (lambda n: n.cells[2].update(source="chapter = None"), "0 set-up cells"),
+        (lambda n: n.cells[4].metadata.update(tags=[]), "nbval-check-output"),
         (lambda n: n.cells[3].update(execution_count=9), "execution count 9"),
         (lambda n: n.cells[3].update(outputs=[new_output("error", ename="KeyError", evalue="x", traceback=[])]), "KeyError"),
         (lambda n: n.cells[3].update(outputs=[new_output("stream", name="stderr", text="oh")]), "standard error"),
@@ -246,6 +258,12 @@ def test_a_figure_with_all_its_words_and_a_large_file():
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
 def test_the_chapters_keep_the_contract(path):
     assert breaches(nbformat.read(path, 4), path.stat().st_size) == []
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_finds_the_chapters_in_order(command):
+    done = subprocess.run([sys.executable, "-m", "ruff", *command, "notebooks"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # -- outputs in git

@@ -18,9 +18,12 @@ from nbformat import NotebookNode
 
 LIBRARY = "diffseg_lib"
 LARGEST = 1_000_000  # bytes of a notebook
-LONGEST = 25  # lines of a code cell
+LONGEST = 12  # lines of a code cell; that of the parameters may have more, one a parameter
+LONGEST_OPENING = 6  # lines of the cell that opens the chapter
+WIDEST = 100  # columns of a line of code
 CELL_METADATA = {"tags", "mystnb", "jupyter"}
 PARAMETER = re.compile(r"^\w+\s*:\s*[\w\[\], ]+=\s*(?P<value>.+?)\s+#\s*\S")
+OPENING = re.compile(r"^chapter = (?:open_chapter|Chapter)\(", re.MULTILINE)
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|var|opt|mnt|work)/")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
@@ -173,19 +176,25 @@ def _parameters(notebook: NotebookNode) -> Iterator[str]:
 
 def _results(notebook: NotebookNode) -> Iterator[str]:
     code = code_cells(notebook)
-    if not code or "write_results(" not in code[-1].source:
-        yield "the last code cell must write the results (write_results)"
-    if not any("nbval-check-output" in _tags(c) for c in code):
-        yield "no cell is tagged nbval-check-output: tag those whose numbers the prose cites"
-    if not any("hide-input" in _tags(c) for c in code):
-        yield "no set-up cell is tagged hide-input"
+    if not code or "chapter.close(" not in code[-1].source:
+        yield "the last code cell must write the results: chapter.close(metrics, **numbers)"
+    elif "nbval-check-output" not in _tags(code[-1]):
+        yield "the last code cell is not tagged nbval-check-output: the numbers that the prose cites are compared there"
+    opening = [c for c in code if OPENING.search(c.source) and "hide-input" in _tags(c)]
+    if len(opening) != 1:
+        yield f"{len(opening)} set-up cells tagged hide-input open the chapter (chapter = open_chapter(...)): exactly one is expected"
+    for cell in opening:
+        if (count := len(cell.source.splitlines())) > LONGEST_OPENING:
+            yield f"the set-up cell has {count} lines, more than {LONGEST_OPENING}: import where a name is used"
 
 
 def _cells(notebook: NotebookNode) -> Iterator[str]:
     for number, cell in enumerate(code_cells(notebook), start=1):
         lines = cell.source.splitlines()
-        if len(lines) > LONGEST:
+        if len(lines) > LONGEST and "parameters" not in _tags(cell):
             yield f"code cell {number} has {len(lines)} lines, more than {LONGEST}: move its logic to the library"
+        if (widest := max(map(len, lines), default=0)) > WIDEST:
+            yield f"code cell {number} has a line of {widest} columns, more than {WIDEST}: the page would cut it off"
         if cell.execution_count != number:
             yield f"code cell {number} carries execution count {cell.execution_count}: run make refresh"
         if "sys.path" in cell.source or "os.chdir" in cell.source:
