@@ -49,7 +49,7 @@ def without_article(name: str) -> str:
 def fill_template(name: str, template: str = "a photograph of a {class}") -> str:
     """The template with the class in it, its article chosen by the first letter.
 
-    >>> write("umbrella"), write("a red house")
+    >>> fill_template("umbrella"), fill_template("a red house")
     ('a photograph of an umbrella', 'a photograph of a red house')
     """
     if "{class}" not in template:
