@@ -57,7 +57,7 @@ def open_executor(workers: int = 0, scheduler: str = "") -> Iterator[tuple[Execu
         except (OSError, TimeoutError) as error:
             raise ValueError(f"no Dask scheduler answers at {scheduler!r} ({error}): start one with 'dask scheduler'") from error
         return
-    with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50) as cluster, Client(cluster) as client:
+    with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50) as cluster, Client(cluster) as client:
         yield client.get_executor(pure=False, retries=RETRIES), workers
 
 
