@@ -86,7 +86,8 @@ class Job:
         """What a run is known by: settings, models, data and library.
 
         Folders of models are hashed by content (``.safetensors`` and ``.json``), hub ids are taken as they stand. Data counts by
-        :meth:`~diffseg_lib.data.samples.Dataset.fingerprint`, which covers names and ids: pictures and masks that change on disk do not change the facts. A JSON file
+        :meth:`~diffseg_lib.data.samples.Dataset.fingerprint`, which covers names and ids: pictures and masks that change on disk do not change the
+        facts. A JSON file
         of labels is hashed; the library counts by version and source, the libraries below it not at all. The threshold is left out, since rows hold counts for
         every threshold.
         """
