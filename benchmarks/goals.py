@@ -25,7 +25,7 @@ class Goal:
     met: bool | None
 
 
-def committed_result() -> dict[str, Any]:
+def committed_speed() -> dict[str, Any]:
     """The kept run at Stable Diffusion's size: ``data/results/speed.json``."""
     return json.loads((data_dir() / "results" / "speed.json").read_text())
 

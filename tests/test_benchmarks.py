@@ -10,7 +10,7 @@ import torch
 from benchmarks import families, gpu, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
-from benchmarks.goals import DATASETS, committed_result, goals, hours, vae_gigaflops
+from benchmarks.goals import DATASETS, committed_speed, goals, hours, vae_gigaflops
 from benchmarks.measure import interleaved_timings, peak_of, ratios, summary
 from benchmarks.models import inputs, unet_config
 from benchmarks.released import released_maps
@@ -111,7 +111,7 @@ def test_goals_are_judged_by_their_figures():
 
 
 def test_the_committed_run_has_every_table_and_says_how_it_was_made():
-    facts = committed_result()
+    facts = committed_speed()
     assert {"time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released", "device", "dtype", "repeats", "command", "commit", "versions"} <= set(facts)
     assert set(facts["time_ratio"]) == {"1", "4", "20"} and set(facts["gpu"]) == set(gpu.TABLES) and not facts["quick"]
     assert all(row["difference"] < 1e-4 for row in facts["full"]["released"].values())
@@ -120,7 +120,7 @@ def test_the_committed_run_has_every_table_and_says_how_it_was_made():
 def test_tables_hold_what_was_measured():
     from benchmarks import tables
 
-    facts = committed_result()
+    facts = committed_speed()
     judged = goals(facts)
     assert len(tables.goals_table(judged)) == len(judged) and set(tables.goals_table(judged)[""]) <= set(tables.SAID.values())
     assert tables.sources(facts).count("\n") == len({(how["command"], how["commit"]) for how in facts["measured"].values()})

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from diffseg_lib.book import run as runner
 from diffseg_lib.book.check import faults
-from diffseg_lib.book.notebooks import breaches, code_only, inputs_hash, modules_used, normalise, with_prose
+from diffseg_lib.book.notebooks import breaches, code_only, inputs_hash, modules_used, normalise, reads_of, with_prose
 from diffseg_lib.book.refresh import refresh
 from diffseg_lib.cli.main import main
 
@@ -199,13 +199,49 @@ def test_prose_does_not_make_outputs_stale():
     assert with_prose(executed(), chapter(prose="Other.")).cells[3].outputs[0].text == "42\n"
 
 
+def test_files_that_a_chapter_declares_to_read_count_by_content(tmp_path):
+    root = library(tmp_path)
+    (root / "kept").mkdir()
+    for name in ("a", "b"):
+        (root / "kept" / f"{name}.json").write_text("1")
+    notebook = chapter()
+    bare = inputs_hash(notebook, root, "weights")
+    notebook.metadata["diffseg_lib"] = {"reads": ["kept/*.json"]}
+    before = inputs_hash(notebook, root, "weights")
+    assert before != bare
+    (root / "kept" / "b.json").write_text("2")
+    assert inputs_hash(notebook, root, "weights") != before
+    notebook.metadata["diffseg_lib"] = {"reads": ["kept/none.json"]}
+    with pytest.raises(ValueError, match="kept/none.json"):
+        inputs_hash(notebook, root, "weights")
+
+
+def test_what_is_declared_stays_in_a_notebook_that_was_run_and_kept(sums, tmp_path):
+    source = chapter()
+    source.metadata["diffseg_lib"] = {"reads": ["data/results/speed.json"], "inputs": "old"}
+    nbformat.write(source, sums)
+    assert runner.run_notebook(sums, {}, tmp_path / "out").state == "passed"
+    done = nbformat.read(tmp_path / "out" / sums.name, 4)
+    assert reads_of(done) == reads_of(normalise(done, "new")) == ["data/results/speed.json"]
+    assert runner.run_notebook(sums, {}, tmp_path / "out").state == "skipped"
+
+
+def test_a_chapter_that_reads_results_must_declare_them():
+    notebook = executed()
+    notebook.cells[3].source = "large = committed_result('elbo', profile, object)\n" + notebook.cells[3].source
+    assert any("committed_result" in one and "declares no file" in one for one in breaches(notebook, 1000))
+    notebook.metadata["diffseg_lib"] = {"reads": ["data/results/*/elbo.json"]}
+    assert breaches(notebook, 1000) == []
+
+
 # -- the contract
 
 
 def test_a_good_chapter_breaks_nothing():
     assert breaches(executed(), 1000) == []
-    many = "\n".join(f"p{i}: int = {i}  # a parameter" for i in range(20))
-    assert broken(lambda n: n.cells[1].update(source=many)) == []  # as many parameters as it needs
+    for count, said in ((12, []), (13, ["code cell 1 has 13 lines, more than 12: move its logic to the library"])):
+        parameters = "\n".join(f"p{i}: int = {i}  # a parameter" for i in range(count))
+        assert broken(lambda n, parameters=parameters: n.cells[1].update(source=parameters)) == said
     assert broken(lambda n: n.cells[3].update(source=f"x = {'1' * 96}")) == []
 
 

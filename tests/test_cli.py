@@ -343,10 +343,10 @@ ALIASES = {
 
 
 def told_commands() -> list[str]:
-    """Command lines of the project's pages that call a module of Python: in blocks for a shell, and between backquotes."""
+    """Command lines of the project's pages and chapters that call a module of Python: in blocks for a shell, and between backquotes."""
     found = []
-    for page in PAGES:
-        text = (ROOT / page).read_text()
+    prose = [cell.source for path in sorted((ROOT / "notebooks").glob("*.ipynb")) for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"]
+    for text in [*((ROOT / page).read_text() for page in PAGES), *prose]:
         for i, part in enumerate(text.split("```")):
             lines = part.removeprefix("bash").replace("\\\n", " ").splitlines() if i % 2 else part.replace("\n", " ").split("`")[1::2]
             found += [line.strip() for line in lines if "python -m " in line or "launch -m " in line]

@@ -18,9 +18,10 @@ from nbformat import NotebookNode
 
 LIBRARY = "diffseg_lib"
 LARGEST = 1_000_000  # bytes of a notebook
-LONGEST = 12  # lines of a code cell; that of the parameters may have more, one a parameter
+LONGEST = 12  # lines of a code cell
 LONGEST_OPENING = 6  # lines of the cell that opens the chapter
 WIDEST = 100  # columns of a line of code
+READERS = {"committed_result", "committed_speed", "ledger"}  # what reads kept results
 CELL_METADATA = {"tags", "mystnb", "jupyter"}
 PARAMETER = re.compile(r"^\w+\s*:\s*[\w\[\], ]+=\s*(?P<value>.+?)\s+#\s*\S")
 OPENING = re.compile(r"^chapter = (?:open_chapter|Chapter)\(", re.MULTILINE)
@@ -108,16 +109,35 @@ def python_of(notebook: NotebookNode) -> str:
     return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!", "?")))
 
 
+def reads_of(notebook: NotebookNode) -> list[str]:
+    """The files that a notebook declares to read, patterns below the repository, in its metadata under ``diffseg_lib.reads``."""
+    return list(notebook.metadata.get(LIBRARY, {}).get("reads", []))
+
+
 def inputs_hash(notebook: NotebookNode, root: Path, weights: str) -> str:
-    """A hash of all that a notebook's outputs depend on: its code, the library's code below it, the weights.
+    """A hash of all that a notebook's outputs depend on: its code, the library's code below it, the files that it declares to read, the weights.
 
     Prose, comments and docstrings do not count, nor does a module that the notebook never imports.
     The hash is the same on every Python version.
+
+    Args:
+        notebook: The notebook.
+        root: The folder that holds the library; what is declared is looked for below it.
+        weights: A hash of the weights.
+
+    Raises:
+        ValueError: If nothing is there that a declared pattern names.
     """
     digest = hashlib.sha256(weights.encode())
     digest.update(json.dumps([[c.source, sorted(_tags(c)), c.metadata.get("mystnb", {})] for c in code_cells(notebook)], sort_keys=True).encode())
     for name, path in sorted(modules_used(python_of(notebook), root).items()):
         digest.update(f"{name}\n{code_only(path.read_text())}\n".encode())
+    for pattern in reads_of(notebook):
+        found = sorted(root.glob(pattern))
+        if not found:
+            raise ValueError(f"no file {pattern} below the repository, though the notebook declares to read it: restore it, or mend {LIBRARY}.reads")
+        for path in found:
+            digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -149,7 +169,7 @@ def breaches(notebook: NotebookNode, size: int) -> list[str]:
     found = [f"{size:,} bytes: fewer than {LARGEST:,} are expected; make its pictures smaller"] if size >= LARGEST else []
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         found.append("the kernel must be named python3")
-    return found + [*_heading(notebook), *_parameters(notebook), *_results(notebook), *_cells(notebook), *_figures(notebook)]
+    return found + [*_heading(notebook), *_parameters(notebook), *_results(notebook), *_reads(notebook), *_cells(notebook), *_figures(notebook)]
 
 
 def _heading(notebook: NotebookNode) -> Iterator[str]:
@@ -188,10 +208,16 @@ def _results(notebook: NotebookNode) -> Iterator[str]:
             yield f"the set-up cell has {count} lines, more than {LONGEST_OPENING}: import where a name is used"
 
 
+def _reads(notebook: NotebookNode) -> Iterator[str]:
+    names = {node.id for node in ast.walk(ast.parse(python_of(notebook))) if isinstance(node, ast.Name)}
+    if (readers := sorted(names & READERS)) and not reads_of(notebook):
+        yield f"it uses {', '.join(readers)} and declares no file that it reads: list them under {LIBRARY}.reads of its metadata"
+
+
 def _cells(notebook: NotebookNode) -> Iterator[str]:
     for number, cell in enumerate(code_cells(notebook), start=1):
         lines = cell.source.splitlines()
-        if len(lines) > LONGEST and "parameters" not in _tags(cell):
+        if len(lines) > LONGEST:
             yield f"code cell {number} has {len(lines)} lines, more than {LONGEST}: move its logic to the library"
         if (widest := max(map(len, lines), default=0)) > WIDEST:
             yield f"code cell {number} has a line of {widest} columns, more than {WIDEST}: the page would cut it off"
@@ -257,7 +283,8 @@ def normalise(notebook: NotebookNode, inputs: str | None = None) -> NotebookNode
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    metadata |= {LIBRARY: {"inputs": kept}} if kept else {}
+    ours = ({"inputs": kept} if kept else {}) | ({"reads": reads_of(notebook)} if reads_of(notebook) else {})
+    metadata |= {LIBRARY: ours} if ours else {}
     return NotebookNode({**notebook, "cells": cells, "metadata": NotebookNode(metadata)})
 
 

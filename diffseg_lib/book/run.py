@@ -1,15 +1,12 @@
-"""The book's machinery: ``python -m diffseg_lib.book run | build | refresh | check | sweep``.
+"""Running chapters: papermill into ``build/notebooks``, some at once, each unless what is there is current.
 
-``run`` executes notebooks with papermill into ``build/notebooks``; ``build`` makes the site from what was
-executed, and never executes a second time; ``refresh`` keeps quick, normalised outputs in ``notebooks/``;
-``check`` tells if those are stale or break the contract of the chapters; ``sweep`` executes one with many parameter sets. What is current, by a hash of
-notebook, library, parameters and weights, is not done again.
+What is current is told by a hash of the notebook, the library's code below it, the files that it declares to read, its parameters, the
+weights and the locked packages.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import re
 import subprocess
@@ -29,8 +26,8 @@ from ..support.errors import nearest
 from ..support.executors import cores
 from ..support.files import write_text
 from ..support.identity import fingerprint, weights_hash
-from ..support.paths import data_dir, models_dir, repository_root
-from .notebooks import LIBRARY, code_cells, inputs_hash, with_prose
+from ..support.paths import models_dir, repository_root
+from .notebooks import LIBRARY, inputs_hash, with_prose
 
 
 def notebooks_dir() -> Path:
@@ -44,15 +41,8 @@ def all_notebooks() -> list[Path]:
 
 
 def inputs_of(path: Path) -> str:
-    """A hash of what a notebook's outputs depend on; see :func:`~diffseg_lib.book.notebooks.inputs_hash`.
-
-    A notebook that shows the larger runs depends on their JSON as well.
-    """
-    notebook = nbformat.read(path, 4)
-    given = weights_hash(models_dir())
-    if any(name in cell.source for cell in code_cells(notebook) for name in ("committed(", "ledger(")):
-        given += "".join(hashlib.sha256(kept.read_bytes()).hexdigest() for kept in sorted((data_dir() / "results").glob("*/*.json")))
-    return inputs_hash(notebook, Path(__file__).parent.parent.parent, given)
+    """A hash of what a notebook's outputs depend on; see :func:`~diffseg_lib.book.notebooks.inputs_hash`."""
+    return inputs_hash(nbformat.read(path, 4), repository_root(), weights_hash(models_dir()))
 
 
 # -- parameters ----------------------------------------------------------------------------------
@@ -253,7 +243,7 @@ def run_notebook(
 
 
 def _stamped(notebook: nbformat.NotebookNode, key: str) -> nbformat.NotebookNode:
-    notebook.metadata[LIBRARY] = {"run": key}
+    notebook.metadata[LIBRARY] = notebook.metadata.get(LIBRARY, {}) | {"run": key}
     return notebook
 
 

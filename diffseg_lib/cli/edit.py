@@ -37,24 +37,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--everywhere", action="store_true", help="Let everything change: plain Prompt-to-Prompt, without a mask.")
     share(parser, "--profile", "--threshold")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="Steps of the inversion and of the edit.")
-    parser.add_argument(
-        "--cross-replace-steps",
-        "--cross",
-        dest="cross_replace_steps",
-        type=float,
-        default=0.8,
-        metavar="SHARE",
-        help=known("cross_replace_steps"),
-    )
-    parser.add_argument(
-        "--self-replace-steps",
-        "--own",
-        dest="self_replace_steps",
-        type=float,
-        default=0.4,
-        metavar="SHARE",
-        help=known("self_replace_steps"),
-    )
+    for name, short, share_of_steps in (("cross_replace_steps", "--cross", 0.8), ("self_replace_steps", "--own", 0.4)):
+        long = f"--{name.replace('_', '-')}"
+        parser.add_argument(long, short, dest=name, type=float, default=share_of_steps, metavar="SHARE", help=known(name))
     parser.add_argument("--guidance", type=float, default=4.0, metavar="W", help=known("guidance"))
     share(parser, "--seed", *MODELS, *PLACES)
 

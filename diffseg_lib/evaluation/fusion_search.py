@@ -193,8 +193,8 @@ class Separation:
     1 is perfect, 0.5 chance; below it the map points away from the object. Void pixels are left out.
 
     Attributes:
-        layers: By the name of the layer.
-        strides: Of the mean map over the layers of a side, by the divisor of the latent's side.
+        layers: Values of one layer, by its name.
+        strides: Values of the mean map over the layers of a resolution, by its stride.
     """
 
     layers: dict[str, list[float]]

@@ -197,8 +197,8 @@ class Judged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LedgerRow:
-    """A claim and its verdicts.
+class LedgerRow(Judged):
+    """A claim with what was measured for it.
 
     Args:
         claim: The claim, for people.
@@ -206,12 +206,6 @@ class LedgerRow:
         chapter: The chapter that tests it.
         metric: What the effects are measured in.
         paper: The paper's own figure, quoted; "" if it gives none.
-        effect: The effect; of several the weakest. None if it was not measured.
-        ci95: The 95 % interval of the effect, (low, high); None if it was not measured.
-        seeds: Seeds of the noise.
-        images: The number of images.
-        verdict: The verdict on all effects together, see :func:`verdict`.
-        command: The command that measured them.
         real: What runs of other profiles say, by profile; "not run" where there is none.
     """
 
@@ -220,12 +214,6 @@ class LedgerRow:
     chapter: str
     metric: str
     paper: str
-    effect: float | None
-    ci95: tuple[float, float] | None
-    seeds: tuple[int, ...]
-    images: int
-    verdict: str
-    command: str
     real: Mapping[str, Judged] | str
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..evaluation.fusion_search import ResolutionMaps, Score, gain
-from .fusion import fused_score
+from ..evaluation.fusion_search import ResolutionMaps, Score
+from .fusion import fused_score, gained, score_facts
+from .measure import format_effect
 
 ROUNDS = ("fused", "completed once", "twice", "three times")
 
@@ -42,21 +43,20 @@ def memory_table(queries: Sequence[Tensor]) -> Any:
 
 def metrics(results: Mapping[str, Score], difference: float, images: int) -> dict[str, Any]:
     """What the chapter's JSON holds."""
-    added, interval = gain(results["completed once"], results["fused"])
-    rows = {name: {"value": one.miou, "ci95": one.ci95, "oracle": one.oracle, "threshold": one.threshold, "images": images} for name, one in results.items()}
-    return {"miou": rows, "gain": {"value": added, "ci95": interval, "images": images}, "materialised_difference": difference}
+    added = gained(results["completed once"], results["fused"])
+    rows = {name: score_facts(one, images) for name, one in results.items()}
+    return {"miou": rows, "gain": {"value": added.value, "ci95": added.ci95, "images": images}, "materialised_difference": difference}
 
 
 def numbers(results: Mapping[str, Score], images: int) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
-    added, added_ci = gain(results["completed once"], results["fused"])
-    twice, twice_ci = gain(results["twice"], results["completed once"])
+    added, twice = gained(results["completed once"], results["fused"]), gained(results["twice"], results["completed once"])
     return {
         "completion_images": str(images),
         "completion_fused": f"{results['fused'].miou:.0f}",
         "completion_once": f"{results['completed once'].miou:.0f}",
         "completion_oracle": f"{results['completed once'].oracle:.0f}",
-        "completion_gain": f"{added:+.0f} ({added_ci[0]:+.0f} to {added_ci[1]:+.0f})",
-        "completion_verdict": "holds in the pocket world" if added_ci[0] > 0 else "is not shown by these scenes",
-        "completion_twice": f"{twice:+.0f} ({twice_ci[0]:+.0f} to {twice_ci[1]:+.0f})",
+        "completion_gain": format_effect(added),
+        "completion_verdict": "holds in the pocket world" if added.ci95[0] > 0 else "is not shown by these scenes",
+        "completion_twice": format_effect(twice),
     }

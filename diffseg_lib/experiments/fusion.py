@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..evaluation.fusion_search import ResolutionMaps, Score, choose_weights, gain, score, score_histograms
 from ..evaluation.metrics import best_threshold
 from ..profiles import PAPER_WEIGHTS
+from .measure import Effect, format_effect
 
 CHOSEN = "chosen on train"
 
@@ -55,23 +55,29 @@ def fusion_table(fused: Mapping[str, Score], completed: Mapping[str, Score]) -> 
     return pd.DataFrame(lines).T.round(1)
 
 
+def score_facts(one: Score, images: int) -> dict[str, Any]:
+    """What a chapter's JSON holds of a mean IoU."""
+    return {"value": one.miou, "ci95": one.ci95, "oracle": one.oracle, "threshold": one.threshold, "images": images}
+
+
+def gained(first: Score, second: Score) -> Effect:
+    """The first mean IoU minus the second, points, paired over images."""
+    value, interval = gain(first, second)
+    return Effect(value=value, ci95=interval, images=len(first.confusions))
+
+
 def metrics(scores: Mapping[str, Score], weights: Mapping[str, Mapping[int, float]], images: int) -> dict[str, dict[str, Any]]:
     """What the chapter's JSON holds of each choice of weights."""
-    kept = {name: {key: value for key, value in asdict(one).items() if key in ("ci95", "oracle", "threshold")} for name, one in scores.items()}
-    return {name: {"value": scores[name].miou} | one | {"weights": weights[name], "images": images} for name, one in kept.items()}
+    return {name: score_facts(one, images) | {"weights": weights[name]} for name, one in scores.items()}
 
 
 def numbers(fused: Mapping[str, Score], images: int) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
     best_single = max((name for name in fused if name.endswith("alone")), key=lambda name: fused[name].miou)
-    over = {name: gain(fused[CHOSEN], fused[name]) for name in ("paper", "equal", best_single)}
-
-    def points(name: str) -> str:
-        value, (low, high) = over[name]
-        return f"{value:+.0f} ({low:+.0f} to {high:+.0f})"
+    over = {name: gained(fused[CHOSEN], fused[name]) for name in ("paper", "equal", best_single)}
 
     def judged(name: str) -> str:
-        low, high = over[name][1]
+        low, high = over[name].ci95
         return "better" if low > 0 else "worse" if high < 0 else "neither better nor worse, as far as these scenes can tell"
 
     return {
@@ -79,10 +85,10 @@ def numbers(fused: Mapping[str, Score], images: int) -> dict[str, str]:
         "fusion_paper": f"{fused['paper'].miou:.0f}",
         "fusion_equal": f"{fused['equal'].miou:.0f}",
         "fusion_chosen": f"{fused[CHOSEN].miou:.0f}",
-        "fusion_over_paper": points("paper"),
-        "fusion_over_equal": points("equal"),
+        "fusion_over_paper": format_effect(over["paper"]),
+        "fusion_over_equal": format_effect(over["equal"]),
         "fusion_single": best_single,
-        "fusion_over_single": points(best_single),
+        "fusion_over_single": format_effect(over[best_single]),
         "fusion_verdict": judged("paper"),
         "fusion_single_verdict": judged(best_single),
     }

@@ -37,7 +37,7 @@ from ..scoremaps import upsample
 from ..support.files import atomic_write, to_plain
 from ..support.identity import fingerprint
 from ..support.images import to_numpy
-from ..support.paths import data_dir
+from ..support.paths import results_file
 
 Counts = dict[str, list[ScoreHistogram]]  # variant to a histogram an image
 
@@ -175,7 +175,7 @@ def committed_result(study: str, profile: str, kind: type[Result]) -> CommittedR
     Raises:
         ValueError: If the file is damaged, or of another study.
     """
-    return read_run(data_dir() / "results" / Path(profile).name / f"{study}.json", kind)
+    return read_run(results_file(study, profile), kind)
 
 
 def about(run: CommittedRun[Any] | None) -> str:

@@ -25,6 +25,16 @@ def data_dir() -> Path:
     return Path(os.environ.get("DIFFSEG_DATA", (repository_root() if in_repository() else _shipped()) / "data"))
 
 
+def results_file(study: str, profile: str) -> Path:
+    """The file of a study's larger run.
+
+    Args:
+        study: Name of the study.
+        profile: Profile that it ran on: a name, or a path whose last part counts.
+    """
+    return data_dir() / "results" / Path(profile).name / f"{study}.json"
+
+
 def profiles_dir() -> Path:
     """The profiles that come with the library, YAML files."""
     return repository_root() / "notebooks" / "profiles" if in_repository() else _shipped() / "profiles"

@@ -13,7 +13,7 @@ from typing import Any
 from .. import __version__
 from .files import write_json
 from .identity import weights_hash
-from .paths import build_dir, data_dir, repository_root
+from .paths import build_dir, repository_root, results_file
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
 
@@ -71,5 +71,5 @@ def committed_json(study: str, profile: str = "pocket") -> dict[str, Any] | None
         study: Name of the study: the stem of its file.
         profile: Profile whose results are meant; of a path, its last part counts.
     """
-    path = data_dir() / "results" / Path(profile).name / f"{study}.json"
+    path = results_file(study, profile)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
