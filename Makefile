@@ -1,17 +1,21 @@
 # make book      the environment, every notebook, the site
 # make test      lint, types, unit tests, notebooks, one strict build of the site and its checks
 # make refresh   run the notebooks again and keep their outputs in notebooks/
-# make clean     remove all that was made, the environment included
+# make clean     remove all that was made here, the environment included
+# make distclean remove the cache of rendered pictures too
 PYTHON ?= python3
 PY := .venv/bin/python
 # The environment is made anew when the lock changes, or the folder moves.
 LOCK := $(shell { pwd; cat requirements.lock; } | cksum | cut -d' ' -f1)
 READY := .venv/ready-$(LOCK)
 
+# Rendered pictures and trees; trainings are kept in it too, and are never removed by make.
+CACHE := $(or $(DIFFSEG_CACHE),$(HOME)/.cache/diffseg)
+
 # Chapters that are also run with other parameters than their defaults.
 OTHERS := 02_elbo 03_cross_attention 04_fusion 05_completion 06_prompts 07_timesteps 08_words 09_benchmark 10_ablation 11_qualitative 13_speed 14_scale 15_recipes 16_pseudo_labels 17_network 18_editing
 
-.PHONY: book test check lint unit notebooks site refresh clean
+.PHONY: book test check lint unit notebooks site refresh clean distclean
 
 book: $(READY)
 	@$(PY) -m diffseg_lib.book run
@@ -45,6 +49,10 @@ refresh: $(READY)
 
 clean:
 	rm -rf build .venv
+	@echo "rendered pictures and trees are kept in $(CACHE); make distclean removes them"
+
+distclean: clean
+	rm -rf "$(CACHE)/layouts" "$(CACHE)/pictures" "$(CACHE)/logs"
 
 $(READY):
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed and this is %d.%d: name another, as in make PYTHON=python3.12" % v)'

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import diffseg_lib
-from diffseg_lib.support.imports import METHOD, RULES, broken_rules, circles, imports_of, module_files, wing_of
+from diffseg_lib.support.imports import METHOD, RULES, broken_rules, circles, imports_of, wing_of
+from diffseg_lib.support.source_code import module_files
 
 ROOT = Path(diffseg_lib.__file__).parent
 HEAVY = {"diffusers", "transformers", "torch", "numpy", "scipy", "matplotlib", "pandas"}

@@ -15,9 +15,10 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from diffseg_lib.book import run as runner
 from diffseg_lib.book.check import faults
-from diffseg_lib.book.notebooks import breaches, code_only, inputs_hash, modules_used, normalise, reads_of, with_prose
+from diffseg_lib.book.notebooks import breaches, inputs_hash, normalise, reads_of, with_prose
 from diffseg_lib.book.refresh import refresh
 from diffseg_lib.cli.main import main
+from diffseg_lib.support.source_code import code_only, modules_used
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -25,6 +25,7 @@ from diffseg_lib.applications.deeplab import (
     predict,
     train,
 )
+from diffseg_lib.data.samples import Files
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.support.files import RunError
@@ -120,8 +121,8 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(dataset, tmp_path):
     assert train(dataset, TINY, tmp_path / "cut", progress=lambda *_: pytest.fail("it was done")) == again
     with pytest.raises(RunError, match="was made with another recipe:"):
         train(dataset, replace(TINY, seed=1), tmp_path / "cut")
-    masked = dataset.with_truth(dataset.ids, lambda name: dataset.load(name).truth, "masks from elsewhere")
-    with pytest.raises(RunError, match="was made with another notes:"):
+    masked = dataset.with_truth(dataset.ids, lambda name: dataset.load(name).truth, "masks from elsewhere", Files())
+    with pytest.raises(RunError, match="was made with another data, notes:"):
         train(masked, TINY, tmp_path / "cut")
 
 

@@ -24,7 +24,8 @@ from torch.nn.functional import cross_entropy, interpolate
 from ..data import Dataset
 from ..data.samples import VOID
 from ..evaluation.metrics import confusion
-from ..support.files import claim, write_json
+from ..support.files import claim, write_json, write_text
+from ..support.identity import describe_code, model_key
 from ..support.images import to_numpy
 from .crf import Crf, refine
 
@@ -198,7 +199,8 @@ def train(
     from safetensors.torch import save_model
 
     accelerator, top = Accelerator(), Path(out)
-    facts = {"recipe": asdict(recipe), "data": dataset.fingerprint(), "images": len(dataset), "names": list(dataset.names), "initial": initial}
+    facts = {"recipe": asdict(recipe), "data": dataset.fingerprint(), "images": len(dataset), "names": list(dataset.names)}
+    facts |= {"initial": model_key(initial) if initial else "", "code": describe_code("applications.deeplab")}
     facts["notes"] = list(dataset.notes)  # say whose masks they are
     claim(top, facts)
     if (top / "model.json").is_file():
@@ -229,7 +231,7 @@ def train(
         if (update + 1) % every == 0 and accelerator.is_main_process:
             _keep(top, network, optimizer, losses)
     if accelerator.is_main_process:
-        (top / "curve.csv").write_text("update,loss\n" + "".join(f"{i},{value!r}\n" for i, value in enumerate(losses, start=1)))
+        write_text(top / "curve.csv", "update,loss\n" + "".join(f"{i},{value!r}\n" for i, value in enumerate(losses, start=1)))
         save_model(network, str(top / "model.partial"))
         (top / "model.partial").replace(top / "model.safetensors")
         write_json(top / "model.json", facts)
@@ -267,7 +269,7 @@ def _keep(top: Path, network: nn.Module, optimizer: torch.optim.Optimizer, losse
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     save_file(_named(network, raw), str(partial / "state.safetensors"))
-    (partial / "losses.json").write_text(json.dumps(list(losses)))
+    write_json(partial / "losses.json", losses)
     shutil.rmtree(target, ignore_errors=True)
     partial.replace(target)
     for old in sorted(top.glob("checkpoint-*"))[:-1]:

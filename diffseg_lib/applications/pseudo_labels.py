@@ -7,7 +7,6 @@ that the same command goes on where it was stopped.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ import numpy as np
 
 from ..baselines.base import Method
 from ..data import Dataset, read_mask
-from ..data.samples import VOID
+from ..data.samples import VOID, Files
 from ..support.files import RunError, atomic_write, claim, write_text
+from ..support.identity import digest_files
 from ..support.images import save_labels
 from .crf import Crf, probabilities, refine
 
@@ -78,8 +78,9 @@ def with_masks(dataset: Dataset, folder: str | Path) -> Dataset:
         known = f"the {len(dataset)} images of {dataset.name}, {dataset.split}"
         raise FileNotFoundError(f"{masks} holds no mask of {known}: expected ID.png, as pseudo-labels are written")
     manifest = Path(folder) / "manifest.json"  # by which settings
-    told = f" ({hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]})" if manifest.is_file() else ""
-    return dataset.with_truth(ids, lambda name: read_mask(masks / f"{name}.png"), f"masks from {Path(folder).name}{told}")
+    told = f" ({digest_files([manifest])})" if manifest.is_file() else ""
+    files = Files((manifest,), lambda name: (masks / f"{name}.png",))
+    return dataset.with_truth(ids, lambda name: read_mask(masks / f"{name}.png"), f"masks from {Path(folder).name}{told}", files)
 
 
 def write_masks(

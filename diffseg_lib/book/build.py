@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 
+from ..support.files import write_text
 from ..support.paths import repository_root
 from .run import all_notebooks
 
@@ -95,5 +96,5 @@ def build(notebooks: Path, site: Path, *, force: bool = False) -> Path:
         raise RuntimeError("the site did not build:\n" + "\n".join((told or lines)[-30:]) + f"\nwhole log: {log}")
     shutil.rmtree(site, ignore_errors=True)
     shutil.move(html, site)
-    key.write_text(fresh)
+    write_text(key, fresh)
     return page

@@ -55,8 +55,8 @@ class Chapter:
             numbers: Texts by the name under which ``{glue:text}`` finds them; they are printed, for the tests to compare.
         """
         glue_numbers(**numbers)
-        out, device = str(self.parameters.get("out", "")), self.profile.device
-        path = write_results(self.name, parameters=self.parameters, metrics=metrics, seed=self.seed, started=self.started, device=device, out=out)
+        facts: dict[str, Any] = {"profile": self.profile, "parameters": self.parameters, "seed": self.seed, "started": self.started}
+        path = write_results(self.name, metrics=metrics, out=str(self.parameters.get("out", "")), **facts)
         print(path.name)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import nbformat
 
-from .notebooks import LIBRARY, breaches, code_cells, normalise
+from ..support.source_code import PACKAGE
+from .notebooks import breaches, code_cells, normalise
 from .run import inputs_of
 
 
@@ -14,7 +15,7 @@ def faults(path: Path) -> list[str]:
     """What is wrong with a committed notebook: breaches of the contract, stale outputs, outputs not normalised."""
     notebook = nbformat.read(path, 4)
     found = breaches(notebook, path.stat().st_size)
-    if notebook.metadata.get(LIBRARY, {}).get("inputs") != inputs_of(path):
+    if notebook.metadata.get(PACKAGE, {}).get("inputs") != inputs_of(path):
         found.append("its outputs are stale: code, library or weights changed since; run make refresh")
     elif normalise(notebook) != notebook:
         found.append("its outputs are not normalised; run make refresh")

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import re
-import tokenize
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-LIBRARY = "diffseg_lib"
+from ..support.source_code import PACKAGE, code_used
+
 LARGEST = 1_000_000  # bytes of a notebook
 LONGEST = 12  # lines of a code cell
 LONGEST_OPENING = 6  # lines of the cell that opens the chapter
@@ -29,73 +29,6 @@ MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|var|opt|
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
 # -- what its outputs depend on ------------------------------------------------------------------
-
-
-def code_only(source: str) -> str:
-    """Python source without comments, docstrings and blank lines: what it does, not what it says.
-
-    >>> print(code_only('def f(x):\\n    \"\"\"Add one.\"\"\"\\n\\n    return x + 1  # really\\n'))
-    def f(x):
-        return x + 1
-    """
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
-            first = node.body[0]
-            last = first.end_lineno or first.lineno
-            if not lines[first.lineno - 1][: first.col_offset].strip():
-                lines[first.lineno - 1 : last] = [""] * (last - first.lineno + 1)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
-def _imported(source: str, package: str) -> Iterator[tuple[str, str]]:
-    """Pairs (module, name or "") for every import in a source; relative ones resolved against `package`."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            module = ".".join([*above, *([node.module] if node.module else [])])
-            yield from ((module, alias.name) for alias in node.names)
-
-
-def _file(root: Path, module: str) -> Path | None:
-    place = root.joinpath(*module.split("."))
-    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
-
-
-def _exported_late(root: Path) -> dict[str, str]:
-    """The table of names that the package imports on first use: name to module."""
-    for node in ast.walk(ast.parse((root / LIBRARY / "__init__.py").read_text())):
-        if isinstance(node, ast.Dict) and all(isinstance(v, ast.Constant) for v in [*node.keys, *node.values]):
-            return {k: f"{LIBRARY}.{v}" for k, v in ast.literal_eval(node).items()}
-    return {}
-
-
-def modules_used(source: str, root: Path) -> dict[str, Path]:
-    """The library's modules that a source imports, and those that they import, by name.
-
-    Args:
-        source: Python source.
-        root: The folder that holds the library.
-    """
-    late, found, waiting = _exported_late(root), {}, [(source, "")]
-    while waiting:
-        text, package = waiting.pop()
-        for module, name in _imported(text, package):
-            if module.split(".")[0] not in (LIBRARY, "benchmarks"):
-                continue
-            parents = [".".join(module.split(".")[: i + 1]) for i in range(module.count(".") + 1)]
-            inner = [f"{module}.{name}"] + ([late[name]] if module == LIBRARY and name in late else [])
-            for one in [*parents, *inner]:
-                path = _file(root, one)
-                if path is not None and one not in found:
-                    found[one] = path
-                    waiting.append((path.read_text(), one if path.name == "__init__.py" else one.rpartition(".")[0]))
-    return found
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -111,7 +44,7 @@ def python_of(notebook: NotebookNode) -> str:
 
 def reads_of(notebook: NotebookNode) -> list[str]:
     """The files that a notebook declares to read, patterns below the repository, in its metadata under ``diffseg_lib.reads``."""
-    return list(notebook.metadata.get(LIBRARY, {}).get("reads", []))
+    return list(notebook.metadata.get(PACKAGE, {}).get("reads", []))
 
 
 def inputs_hash(notebook: NotebookNode, root: Path, weights: str) -> str:
@@ -130,12 +63,11 @@ def inputs_hash(notebook: NotebookNode, root: Path, weights: str) -> str:
     """
     digest = hashlib.sha256(weights.encode())
     digest.update(json.dumps([[c.source, sorted(_tags(c)), c.metadata.get("mystnb", {})] for c in code_cells(notebook)], sort_keys=True).encode())
-    for name, path in sorted(modules_used(python_of(notebook), root).items()):
-        digest.update(f"{name}\n{code_only(path.read_text())}\n".encode())
+    digest.update(code_used(python_of(notebook), root).encode())
     for pattern in reads_of(notebook):
         found = sorted(root.glob(pattern))
         if not found:
-            raise ValueError(f"no file {pattern} below the repository, though the notebook declares to read it: restore it, or mend {LIBRARY}.reads")
+            raise ValueError(f"no file {pattern} below the repository, though the notebook declares to read it: restore it, or mend {PACKAGE}.reads")
         for path in found:
             digest.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -211,7 +143,7 @@ def _results(notebook: NotebookNode) -> Iterator[str]:
 def _reads(notebook: NotebookNode) -> Iterator[str]:
     names = {node.id for node in ast.walk(ast.parse(python_of(notebook))) if isinstance(node, ast.Name)}
     if (readers := sorted(names & READERS)) and not reads_of(notebook):
-        yield f"it uses {', '.join(readers)} and declares no file that it reads: list them under {LIBRARY}.reads of its metadata"
+        yield f"it uses {', '.join(readers)} and declares no file that it reads: list them under {PACKAGE}.reads of its metadata"
 
 
 def _cells(notebook: NotebookNode) -> Iterator[str]:
@@ -278,13 +210,13 @@ def normalise(notebook: NotebookNode, inputs: str | None = None) -> NotebookNode
         if cell.cell_type == "code":
             cell["outputs"] = _kept(cell.outputs)
         cells.append(cell)
-    kept = inputs or notebook.metadata.get(LIBRARY, {}).get("inputs")
+    kept = inputs or notebook.metadata.get(PACKAGE, {}).get("inputs")
     metadata: dict[str, Any] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     ours = ({"inputs": kept} if kept else {}) | ({"reads": reads_of(notebook)} if reads_of(notebook) else {})
-    metadata |= {LIBRARY: ours} if ours else {}
+    metadata |= {PACKAGE: ours} if ours else {}
     return NotebookNode({**notebook, "cells": cells, "metadata": NotebookNode(metadata)})
 
 

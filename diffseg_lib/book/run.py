@@ -16,18 +16,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import yaml
 
+from ..profiles import load_profile
 from ..support.errors import nearest
 from ..support.executors import cores
 from ..support.files import write_text
-from ..support.identity import fingerprint, weights_hash
+from ..support.identity import describe_models, digest_files, digest_tree, fingerprint, weights_hash
 from ..support.paths import models_dir, repository_root
-from .notebooks import LIBRARY, inputs_hash, with_prose
+from ..support.source_code import PACKAGE
+from .notebooks import inputs_hash, with_prose
 
 
 def notebooks_dir() -> Path:
@@ -42,7 +45,8 @@ def all_notebooks() -> list[Path]:
 
 def inputs_of(path: Path) -> str:
     """A hash of what a notebook's outputs depend on; see :func:`~diffseg_lib.book.notebooks.inputs_hash`."""
-    return inputs_hash(nbformat.read(path, 4), repository_root(), weights_hash(models_dir()))
+    models = models_dir()
+    return inputs_hash(nbformat.read(path, 4), repository_root(), weights_hash(models) + digest_files([models / "diffusion" / "profile.json"]))
 
 
 # -- parameters ----------------------------------------------------------------------------------
@@ -156,9 +160,34 @@ class Outcome:
 
 
 def run_key(path: Path, parameters: Mapping[str, Any]) -> str:
-    """A hash of all that an execution depends on: the inputs, the parameters and the locked packages."""
+    """A hash of all that an execution depends on: the inputs, the parameters and what they name, and the locked packages."""
     lock = repository_root() / "requirements.lock"
-    return fingerprint({"inputs": inputs_of(path), "parameters": parameters, "lock": lock.read_text() if lock.exists() else ""})
+    return fingerprint({"inputs": inputs_of(path), "parameters": parameters, "named": named_by(parameters), "lock": digest_files([lock])})
+
+
+def named_by(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What parameters name outside the notebook, by its content: files, folders, and the profile with its models and data.
+
+    Args:
+        parameters: The parameters of one notebook. A file counts by its content, a folder, such as a data set's, by the names, sizes and times of change of its
+            files, a profile by all of its numbers, the content of its models and the folders of its data.
+    """
+    named: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, str) and name not in ("out", "profile") and value and (place := Path(value).expanduser()).exists():
+            named[name] = digest_files([place]) if place.is_file() else _digest_folder(place)
+    if profile := parameters.get("profile", ""):
+        known = load_profile(profile)
+        roots = {name: Path(root) for name in known.roots if (root := os.path.expandvars(known.roots[name]))}
+        named["profile"] = {"numbers": {**vars(known), "source": ""}, "models": describe_models(known)}
+        named["roots"] = {name: _digest_folder(root) for name, root in roots.items() if root.is_dir()}
+    return named
+
+
+@cache
+def _digest_folder(place: Path) -> str:
+    """The digest of a folder, taken once a process, since every chapter asks for the same ones."""
+    return digest_tree(place)
 
 
 _running: set[subprocess.Popen[str]] = set()  # papermills of this process, which an interruption ends
@@ -166,7 +195,7 @@ _running: set[subprocess.Popen[str]] = set()  # papermills of this process, whic
 
 def _execute(path: Path, partial: Path, parameters: Mapping[str, Any], log: Path, timeout: float, threads: int, tick: Callable[[], Any]) -> str:
     """Run papermill in a process of its own, which ends with this one; what went wrong, or "" if nothing did."""
-    command = [sys.executable, "-m", f"{LIBRARY}.book.papermill", str(os.getpid()), str(path), str(partial), "--kernel", "python3", "--cwd", os.getcwd()]
+    command = [sys.executable, "-m", f"{PACKAGE}.book.papermill", str(os.getpid()), str(path), str(partial), "--kernel", "python3", "--cwd", os.getcwd()]
     command += ["--log-output", "--no-progress-bar"] + (["-y", yaml.safe_dump(dict(parameters))] if parameters else [])
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONUNBUFFERED": "1"}
@@ -228,7 +257,7 @@ def run_notebook(
     key = run_key(path, parameters)
     if not force and target.exists():
         done = nbformat.read(target, 4)
-        if done.metadata.get(LIBRARY, {}).get("run") == key:
+        if done.metadata.get(PACKAGE, {}).get("run") == key:
             write_notebook(_stamped(with_prose(done, nbformat.read(path, 4)), key), target)
             return Outcome(path.stem, "skipped")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +272,7 @@ def run_notebook(
 
 
 def _stamped(notebook: nbformat.NotebookNode, key: str) -> nbformat.NotebookNode:
-    notebook.metadata[LIBRARY] = notebook.metadata.get(LIBRARY, {}) | {"run": key}
+    notebook.metadata[PACKAGE] = notebook.metadata.get(PACKAGE, {}) | {"run": key}
     return notebook
 
 

@@ -53,6 +53,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, the cores, shared among local workers.")
     parser.add_argument("--chunk", type=int, default=0, metavar="N", help="Images that a worker is given at a time. Without it, 1 here and 8 on workers.")
     share(parser, *MODELS, *PLACES)
+    parser.add_argument("--strict", action="store_true", help="Know pictures and masks by their content, which is read, rather than by size and date.")
 
 
 def run(o: argparse.Namespace) -> int:
@@ -63,6 +64,8 @@ def run(o: argparse.Namespace) -> int:
     from ..evaluation.preflight import require
     from ..evaluation.thresholds import fixed_threshold
     from ..support.executors import cores, open_executor
+    from ..support.identity import describe_code, describe_models
+    from ..support.provenance import commit
 
     started = time.perf_counter()
     check_method(o.method)
@@ -74,7 +77,7 @@ def run(o: argparse.Namespace) -> int:
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
     threads = o.threads or max(1, cores() // max(1, o.workers))
-    job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads)
+    job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict)
     dataset = job.open()
     profile = make_segmenter(job).backbone.profile
     if o.threshold != "train":
@@ -91,12 +94,14 @@ def run(o: argparse.Namespace) -> int:
     summary = asked | {
         "profile": profile.name,
         "threshold_chosen_on": chosen_on,
-        "fingerprint": dataset.fingerprint(),
+        "data": dataset.describe(),
+        "models": describe_models(profile),
+        "code": describe_code("evaluation.jobs"),
         "split_images": dataset.expected,
         "listed": len(dataset),
     }
     summary |= summarise(rows, dataset.names, threshold, len(dataset) if o.limit else dataset.expected) | {"run": kept.folder.name}
-    summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), "versions": versions()}
+    summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), **commit(), "versions": versions()}
     try:
         save(rows, summary, dataset.names, o.out)
     except OSError as error:

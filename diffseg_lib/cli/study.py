@@ -9,6 +9,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from ..data import READERS
 from ..profiles import Profile
 from ..support.errors import nearest
 from ..support.files import write_json
-from ..support.identity import weights_hash
+from ..support.identity import describe_code, describe_models, fingerprint
 from ..support.paths import build_dir, data_dir, in_repository
 from ..support.provenance import run_metadata
 from .exits import Exit
@@ -63,7 +64,7 @@ def _pseudo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> St
 def _network(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.network import network_study
 
-    where = build_dir() / "studies" / profile_folder(segmenter.backbone.profile) / "network"
+    where = build_dir() / "studies" / profile_folder(segmenter.backbone.profile) / f"network-{fingerprint(store.about)}"
     return network_study(segmenter, where, "voc", o.voc, o.split, TRAIN_IMAGES, o.images, o.train_images, progress=store.progress)
 
 
@@ -117,20 +118,36 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
 }
 
 
+def module_of(study: str) -> str:
+    """The module that measures a study.
+
+    >>> module_of("benchmark_voc"), module_of("prompts"), module_of("elbo")
+    ('experiments.benchmark', 'experiments.prompting', 'experiments.elbo')
+    """
+    name = study.partition("_")[0]
+    return f"experiments.{'prompting' if name == 'prompts' else name}"
+
+
 def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, command: str) -> Path:
     """Run one study at the sizes asked for and write its JSON; returns the path."""
+    from ..evaluation.sources import open_dataset
     from ..experiments.measure import CommittedRun, Store
 
-    started, profile = time.perf_counter(), segmenter.backbone.profile
-    about = {"weights": weights_hash(profile.source, (".safetensors",)), "timesteps": segmenter.timesteps, "fusion_weights": dict(segmenter.weights)}
+    started, backbone = time.perf_counter(), segmenter.backbone
+    profile = backbone.profile
+    models, code = describe_models(profile), describe_code(module_of(study))
+    settings = {"config": asdict(segmenter.resolved), "size": backbone.size, "dtype": str(backbone.dtype), "device": backbone.device.type}
+    about = {"models": models, "code": code, **settings, "relative": profile.relative_clip_threshold, "similarity": profile.text_similarity_threshold}
     store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
     result = STUDIES[study](segmenter, o, store)
     out = (o.out or (data_dir() if in_repository() else build_dir()) / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
     how = run_metadata(started)
     how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
-    device = segmenter.backbone.device.type
-    return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, device=device, **how))
+    splits = dict.fromkeys(("train", o.split))
+    data = tuple(open_dataset(result.dataset, getattr(o, result.dataset), one, 1).describe() for one in splits)
+    how |= {"models": models, "data": data, "code": code, "device": backbone.device.type}
+    return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, **how))
 
 
 def profile_folder(profile: Profile) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from ..support.images import Photo
 from .files import read_names, read_picture
 from .names import SPLIT_SIZES, prompt_words, split_note
-from .samples import VOID, DataError, Dataset
+from .samples import VOID, DataError, Dataset, Files
 
 COCO_CONVENTION = "smaller instances over larger ones; pixels of a crowd region are void where no instance lies"
 
@@ -52,7 +52,8 @@ def open_object(root: Path, split: str, order: str = "") -> Dataset:
         return read_picture(pictures / facts["file_name"]), truth
 
     notes = (*split_note(str(path), split, len(images), published), f"overlaps: {COCO_CONVENTION}")
-    return Dataset("object", split, names, prompt_words(names), tuple(images), published or len(images), notes, read)
+    files = Files((path,), lambda one: (pictures / images[one]["file_name"],))
+    return Dataset("object", split, names, prompt_words(names), tuple(images), published or len(images), notes, read, (files,))
 
 
 def _load(path: Path) -> tuple[Any, dict[str, dict[str, Any]], list[dict[str, Any]]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..support.identity import digest_files, fingerprint
 from ..support.images import Photo
 
 VOID = 255  # the label of pixels that do not count
@@ -41,6 +43,28 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Where the files of a data set lie, which tell two of the same ids apart.
+
+    Args:
+        lists: Files that say what the split holds, such as its list or COCO's annotations: they count by content.
+        of: Function from an id to the files of that image, its picture and its mask: they count by size and time of change, or, strictly, by content.
+        made_by: What renders all these files, by its code; then that is what they count by, since they are the same wherever they are rendered.
+    """
+
+    lists: tuple[Path, ...] = ()
+    of: Callable[[str], tuple[Path, ...]] = lambda name: ()
+    made_by: str = ""
+
+    def facts(self, ids: Sequence[str], strict: bool) -> dict[str, str]:
+        """What the files of `ids` count by."""
+        if self.made_by and not strict:
+            return {"made_by": self.made_by}
+        lists, images = digest_files(self.lists), digest_files((path for name in ids for path in self.of(name)), strict=strict)
+        return {"lists": lists, "images": images}
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A split of a data set: iterate over it, or load one image by its id.
 
@@ -52,6 +76,8 @@ class Dataset:
         ids: Ids of the images, in the order of the list.
         expected: Number of images that the full split has, by its publication or by its list.
         notes: Sentences on how the split was read, for the record.
+        files: Where its files lie; masks that were put in place of others count beside the tree's own files.
+        listed: Ids of the whole split, where `ids` are the first of them only.
     """
 
     name: str
@@ -62,6 +88,8 @@ class Dataset:
     expected: int
     notes: tuple[str, ...]
     _read: Callable[[str], tuple[Photo, np.ndarray]] = field(repr=False, compare=False)
+    files: tuple[Files, ...] = field(default=(), repr=False, compare=False)
+    listed: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,15 +117,21 @@ class Dataset:
             raise LabelError(f"{name}: labels {wrong}, expected 0..{len(self.names) - 1} or {VOID}: is this another set's mask, or another label order?")
         return Sample(name, photo.pixels, truth, tuple(self.names[i] for i in found if i), photo.notes)
 
-    def with_truth(self, ids: Sequence[str], read: Callable[[str], np.ndarray], note: str) -> Dataset:
+    def first(self, limit: int) -> Dataset:
+        """The first `limit` images of the split; 0 keeps all."""
+        return replace(self, ids=self.ids[:limit], listed=self.listed or self.ids) if limit else self
+
+    def with_truth(self, ids: Sequence[str], read: Callable[[str], np.ndarray], note: str, files: Files) -> Dataset:
         """The same pictures under other masks.
 
         Args:
             ids: Ids of the images that have another mask.
             read: Function from an id to its mask, H W, labels or 255.
             note: Sentence on where the masks are from.
+            files: Where the masks lie.
         """
-        return replace(self, ids=tuple(ids), notes=(*self.notes, note), _read=lambda name: (self._read(name)[0], read(name)))
+        read_both = lambda name: (self._read(name)[0], read(name))  # noqa: E731
+        return replace(self, ids=tuple(ids), notes=(*self.notes, note), files=(*self.files, files), _read=read_both)
 
     def words(self, classes: Sequence[str]) -> list[str]:
         """The words to prompt with for names of classes.
@@ -115,10 +149,22 @@ class Dataset:
             raise ValueError(f"{unknown[0]!r} is no class of {self.name}: {nearest(unknown[0], self.names[1:])}")
         return [self.prompts[self.names.index(name) - 1] for name in classes]
 
-    def fingerprint(self) -> str:
-        """A short hash of the name, the split, the class names, the words to prompt with and the ids.
+    def fingerprint(self, *, whole: bool = False, strict: bool = False) -> str:
+        """A short hash of the names, the words to prompt with, the ids, and of what the files hold.
 
-        It covers names and ids, not content: two data sets of one fingerprint list the same ids and ask for the same words, but their pixels and masks may
-        differ.
+        Lists and annotations count by content, pictures and masks by size and time of change, so that a data set that is moved as it is keeps its hash, and one
+        of the same ids and other pictures has another. The pocket world's own trees count by the code that renders them.
+
+        Args:
+            whole: Whether the whole split is meant, of which this may be the first images only.
+            strict: Whether pictures and masks count by their content, which is read.
         """
-        return hashlib.sha256(repr((self.name, self.split, self.names, self.prompts, self.ids)).encode()).hexdigest()[:12]
+        ids = (self.listed or self.ids) if whole else self.ids
+        rendered = all(one.made_by for one in self.files) and bool(self.files)
+        facts: dict[str, Any] = {"name": self.name, "split": self.split, "names": self.names, "prompts": self.prompts}
+        facts |= {"ids": () if whole and rendered else ids, "files": [one.facts(ids, strict) for one in self.files]}
+        return fingerprint(facts)[:12]
+
+    def describe(self) -> dict[str, str]:
+        """Name, split and :meth:`fingerprint` of the whole split, with which results are marked."""
+        return {"name": self.name, "split": self.split, "content": self.fingerprint(whole=True)}

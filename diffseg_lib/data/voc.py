@@ -11,7 +11,7 @@ import numpy as np
 from ..support.images import Photo
 from .files import read_lines, read_list, read_mask, read_names, read_picture
 from .names import CONTEXT_ORDERS, SPLIT_SIZES, VOC, prompt_words, split_note
-from .samples import DataError, Dataset
+from .samples import DataError, Dataset, Files
 
 _COMPARED = 40  # images whose Context masks are compared with their VOC masks
 _SAME = 50  # of the 59 names in a labels file that must agree with an order: spellings vary
@@ -33,8 +33,9 @@ def open_voc(root: Path, split: str, order: str = "") -> Dataset:
     place, top = _year(root, "VOC2012", "JPEGImages")
     own = read_names(root, top)
     masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
-    ids, expected, notes = _listed("voc", place / "ImageSets" / "Segmentation" / f"{split}.txt", bool(own))
-    return _assemble("voc", split, own or ("background", *VOC), ids, expected, notes, place, masks)
+    listed = place / "ImageSets" / "Segmentation" / f"{split}.txt"
+    ids, expected, notes = _listed("voc", listed, bool(own))
+    return _assemble("voc", split, own or ("background", *VOC), ids, expected, notes, listed, place, masks)
 
 
 def open_context(root: Path, split: str, order: str = "") -> Dataset:
@@ -50,16 +51,23 @@ def open_context(root: Path, split: str, order: str = "") -> Dataset:
     """
     place, top = _year(root, "VOC2010", "SegmentationClassContext")
     own = read_names(root, top)
-    ids, expected, notes = _listed("context", place / "ImageSets" / "SegmentationContext" / f"{split}.txt", bool(own))
+    listed = place / "ImageSets" / "SegmentationContext" / f"{split}.txt"
+    ids, expected, notes = _listed("context", listed, bool(own))
     names, known = _context_names(place, ids, own, order)
-    return _assemble("context", split, names, ids, expected, (known, *notes), place, "SegmentationClassContext")
+    return _assemble("context", split, names, ids, expected, (known, *notes), listed, place, "SegmentationClassContext")
 
 
-def _assemble(name: str, split: str, names: tuple[str, ...], ids: tuple[str, ...], expected: int, notes: tuple[str, ...], place: Path, masks: str) -> Dataset:
+def _assemble(
+    name: str, split: str, names: tuple[str, ...], ids: tuple[str, ...], expected: int, notes: tuple[str, ...], listed: Path, place: Path, masks: str
+) -> Dataset:
+    def files(one: str) -> tuple[Path, Path]:
+        return place / "JPEGImages" / f"{one}.jpg", place / masks / f"{one}.png"
+
     def read(one: str) -> tuple[Photo, np.ndarray]:
-        return read_picture(place / "JPEGImages" / f"{one}.jpg"), read_mask(place / masks / f"{one}.png")
+        picture, mask = files(one)
+        return read_picture(picture), read_mask(mask)
 
-    return Dataset(name, split, names, prompt_words(names), ids, expected, notes, read)
+    return Dataset(name, split, names, prompt_words(names), ids, expected, notes, read, (Files((listed,), files),))
 
 
 def _year(root: Path, year: str, folder: str) -> tuple[Path, Path]:

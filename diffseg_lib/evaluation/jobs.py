@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..baselines.base import Method
 from ..baselines.registry import make_method
 from ..category_filter import CategoryFilter
@@ -21,8 +20,7 @@ from ..data import Dataset, LabelError, released_words
 from ..profiles import Profile, load_profile
 from ..segmenter import DiffSegmenter
 from ..support.executors import InProcess, finished
-from ..support.identity import source_hash, weights_hash
-from ..support.paths import models_dir
+from ..support.identity import describe_code, digest_files, model_key
 from .evaluator import evaluate_image
 from .run_store import Row, Run, pending_ids
 from .sources import open_dataset
@@ -52,6 +50,7 @@ class Job:
         offloaded: Whether models wait in main memory, as :func:`~diffseg_lib.loading.load_backbone` takes it.
         seed: Seed of the noise that is added to the latents.
         threads: Number of torch's threads, on which the last bits of a score depend.
+        strict: Whether pictures and masks count by their content in the run's key, rather than by size and time of change.
     """
 
     dataset: str
@@ -71,6 +70,7 @@ class Job:
     offloaded: bool = False
     seed: int = 0
     threads: int = 1
+    strict: bool = False
 
     def open(self) -> Dataset:
         """Open the job's data set, with the words that its recipe prompts with."""
@@ -85,17 +85,16 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """What a run is known by: settings, models, data and library.
 
-        Folders of models are hashed by content (``.safetensors`` and ``.json``), hub ids are taken as they stand. Data counts by
-        :meth:`~diffseg_lib.data.samples.Dataset.fingerprint`, which covers names and ids: pictures and masks that change on disk do not change the
-        facts. A JSON file
-        of labels is hashed; the library counts by version and source, the libraries below it not at all. The threshold is left out, since rows hold counts for
-        every threshold.
+        Models count by their content (:func:`~diffseg_lib.support.identity.model_key`), the data set by
+        :meth:`~diffseg_lib.data.samples.Dataset.fingerprint` of its whole split, so that a larger limit goes on with the rows of a smaller one, a JSON file of
+        labels by content, the library by its version and the code that an evaluation imports, the libraries below it not at all. The threshold is left out,
+        since rows hold counts for every threshold.
         """
-        profile, dataset = self.resolved_profile(), self.open()
-        skipped = ("root", "limit", "order", "model", "captioner", "clip", "offloaded")
+        profile, dataset = self.resolved_profile(), (self if self.root == "" else replace(self, limit=0)).open()
+        skipped = ("root", "limit", "order", "profile", "model", "captioner", "clip", "offloaded", "strict")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if self.labels.endswith(".json"):
-            own["labels"] = hashlib.sha256(Path(self.labels).read_bytes()).hexdigest()[:12]
+            own["labels"] = digest_files([Path(self.labels)])
         segmenter = make_segmenter(self)
         sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip, "model": self.model}
         backbone = segmenter.backbone
@@ -105,17 +104,12 @@ class Job:
             "config": asdict(replace(segmenter.resolved, threshold=None)),
             "clip_relative": profile.relative_clip_threshold,
             "caption_similarity": profile.text_similarity_threshold,
-            "models": {name: _known(name, source) for name, source in sources.items() if source},
-            "data": dataset.fingerprint(),
+            "models": {name: model_key(source, name) for name, source in sources.items() if source},
+            "data": dataset.fingerprint(whole=True, strict=self.strict),
             "names": list(dataset.names),
             "prompts": list(dataset.prompts),
-            "library": f"{__version__} {source_hash()}",
+            "code": describe_code("evaluation.jobs"),
         }
-
-
-def _known(what: str, source: str) -> str:
-    """The weights of a source by content, or its hub id; the shipped CLIP is also what a rival without a source of its own is made of."""
-    return weights_hash(models_dir() / {"captioner": "blip"}.get(what, "clip") if source == "pocket" else source)
 
 
 @lru_cache(maxsize=4)

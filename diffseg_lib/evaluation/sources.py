@@ -31,12 +31,15 @@ def open_dataset(name: str, root: str | Path = "", split: str = "val", limit: in
         raise ValueError(f"unknown data set {name!r}: expected {', '.join(READERS)}")
     if limit < 0:
         raise ValueError(f"limit {limit}: expected 0 for all images, or how many")
+    rendered = ""
     if str(root) == "":
-        from ..pocket.layouts import ensure_layout
+        from ..pocket.layouts import ensure_layout, renderer
 
-        root = ensure_layout(name, split, limit or POCKET_IMAGES)
+        root, rendered = ensure_layout(name, split, limit or POCKET_IMAGES), renderer()
     place = Path(root).expanduser().absolute()
     if not place.is_dir():
         raise DataError(f"{root} is no folder: expected the root of a {name} tree")
     found = READERS[name](place_of(name, place), split, order)
-    return replace(found, ids=found.ids[:limit] if limit else found.ids)
+    if rendered:
+        found = replace(found, files=tuple(replace(one, made_by=rendered) for one in found.files))
+    return found.first(limit)

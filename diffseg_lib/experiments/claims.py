@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..support.files import write_json
 from ..support.paths import data_dir
-from .measure import CommittedRun, Estimate, StudyResult, format_effect, read_run
+from .measure import CommittedRun, Estimate, StudyResult, check_models, format_effect, read_run
 
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
 
@@ -242,18 +243,27 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
         claims: The claims to judge.
 
     Raises:
-        ValueError: If there is no such folder, or a file in it is damaged.
+        ValueError: If there is no such folder, or a file in it is damaged or was measured with other models than its profile's.
     """
     folder = folder or data_dir() / "results"
     if not folder.is_dir():
         raise ValueError(f"no results at {folder}: expected a folder with a folder of JSON a profile, as python -m diffseg_lib.studies writes")
     others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != profile)
+
+    @cache
+    def kept(study: str, name: str) -> CommittedRun[StudyResult] | None:
+        path = folder / name / f"{study}.json"
+        run = read_run(path, StudyResult)
+        if run is not None:
+            check_models(run, path)
+        return run
+
     rows = []
     for one in claims:
-        real = {name: judge(one, read_run(folder / name / f"{one.study}.json", StudyResult)) for name in others}
+        real = {name: judge(one, kept(one.study, name)) for name in others}
         real = {name: found for name, found in real.items() if found.verdict != "not run"}
         told: dict[str, Any] = {"claim": one.claim, "where": one.where, "chapter": one.chapter, "metric": one.metric, "paper": one.paper}
-        found = judge(one, read_run(folder / profile / f"{one.study}.json", StudyResult))
+        found = judge(one, kept(one.study, profile))
         rows.append(LedgerRow(**told, **vars(found), real=real or "not run"))
     return rows
 

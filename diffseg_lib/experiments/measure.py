@@ -33,9 +33,10 @@ from ..evaluation.metrics import (
     miou,
 )
 from ..evaluation.sources import open_dataset
+from ..profiles import known_profiles, load_profile
 from ..scoremaps import upsample
 from ..support.files import atomic_write, to_plain
-from ..support.identity import fingerprint
+from ..support.identity import describe_models, fingerprint
 from ..support.images import to_numpy
 from ..support.paths import results_file
 
@@ -129,7 +130,11 @@ class CommittedRun(Generic[Result]):
         command: The command that measured it.
         device: The device that it ran on.
         seconds: The time that it took.
+        models: What the diffusion model, the captioner and the CLIP are (:func:`~diffseg_lib.support.identity.describe_model`).
+        data: What the data sets are that were read (``Dataset.describe``).
+        code: What the code is (:func:`~diffseg_lib.support.identity.describe_code`).
         commit: The commit of the code; None outside a repository.
+        dirty: Whether the library differed from that commit; None where that is not known.
         versions: Library to version.
     """
 
@@ -139,7 +144,11 @@ class CommittedRun(Generic[Result]):
     command: str
     device: str
     seconds: float
+    models: Mapping[str, Mapping[str, str]]
+    data: tuple[Mapping[str, str], ...]
+    code: Mapping[str, str]
     commit: str | None
+    dirty: bool | None
     versions: Mapping[str, str]
 
 
@@ -173,9 +182,34 @@ def committed_result(study: str, profile: str, kind: type[Result]) -> CommittedR
         kind: The class of the study's result, e.g. ``AblationResult``.
 
     Raises:
-        ValueError: If the file is damaged, or of another study.
+        ValueError: If the file is damaged, of another study, or measured with other models than the profile's.
     """
-    return read_run(results_file(study, profile), kind)
+    path = results_file(study, profile)
+    run = read_run(path, kind)
+    if run is not None:
+        check_models(run, path)
+    return run
+
+
+def check_models(run: CommittedRun[Any], path: Path) -> None:
+    """Refuse a kept run whose models are not those that its profile names now; a model that is not on this machine cannot be compared.
+
+    Args:
+        run: The run.
+        path: Where it is kept, for the message.
+
+    Raises:
+        ValueError: On another model; the message names it and the command that measures again.
+    """
+    if run.profile not in known_profiles():
+        return
+    for kind, now in describe_models(load_profile(run.profile)).items():
+        then = run.models.get(kind, {}).get("content", "")
+        if now["content"] and then != now["content"]:
+            raise ValueError(
+                f"{path} was measured with another {kind} model ({then or 'not recorded'}, and {now['content']} is the one of profile {run.profile} now): "
+                f"measure it again with: diffseg study {run.study} --profile {run.profile}"
+            )
 
 
 def about(run: CommittedRun[Any] | None) -> str:
@@ -275,7 +309,7 @@ class Store:
 
     Args:
         folder: The folder of the parts; None keeps nothing.
-        about: Facts that stand in the key of every part: hash of the weights, timesteps and fusion weights, as ``diffseg study`` gives them.
+        about: Facts that stand in the key of every part: models, code and settings, as ``diffseg study`` gives them.
         progress: Called with the key of a part, as JSON, before it is computed.
         saved: Seconds that the parts that were read again once took.
     """

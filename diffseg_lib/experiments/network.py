@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..data.samples import VOID
 from ..evaluation.metrics import confusion, miou
 from ..evaluation.sources import open_dataset
 from ..segmenter import DiffSegmenter
+from ..support.identity import describe_code, describe_models
 from .claims import effect_texts, effect_verdict
 from .measure import Estimate, StudyResult, paired_miou, pooled_miou
 from .pseudo import FOUR, both_means, choose_crf, choose_threshold, score_all
@@ -156,7 +157,8 @@ def network_study(
     train_set, test = open_dataset(dataset, root, "train", train_images), open_dataset(dataset, root, split, images)
     profile = segmenter.backbone.profile
     methods: dict[str, Method] = {OURS: both_means(segmenter)[FOUR], RIVAL: rival or DenseClip.from_path(profile.clip, device=str(segmenter.backbone.device))}
-    masks = make_masks(methods, train_set, tuning_images, out / "masks", min_confidence, {"profile": profile.name, "seed": segmenter.config.seed}, candidates)
+    about = {"models": describe_models(profile), "config": asdict(segmenter.resolved), "code": describe_code("experiments.network")}
+    masks = make_masks(methods, train_set, tuning_images, out / "masks", min_confidence, about, candidates)
     progress("masks written")
     found, curves = {}, {}
     for name, trained_on in training_sets(train_set, out).items():

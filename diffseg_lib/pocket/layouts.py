@@ -16,8 +16,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import get_context
@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..support.files import write_json, write_text
+from ..support.identity import code_hash
 from ..support.images import save_labels
 from ..support.paths import cache_dir
 from .scenes import CONTEXT_NAMES, VOC_NAMES, scene_id, voc_truth
@@ -95,13 +97,6 @@ def _run(writer: Writer, root: Path, split: str, seed: int, n: int) -> Iterator[
         yield from pool.imap(job, range(n), chunksize=32)
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a text file in one step: it is there whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", newline="\n")
-    part.replace(path)
-
-
 def _claim(out: Path, layout: str, split: str, n: int, seed: int) -> None:
     """Say in ``pocket.json`` what is about to be written; refuse a folder that holds something else."""
     if out.exists() and not out.is_dir():
@@ -119,7 +114,7 @@ def _claim(out: Path, layout: str, split: str, n: int, seed: int) -> None:
     elif out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and was not written by this command: give an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    _write(stamp, json.dumps({"layout": layout, "splits": dict(sorted((splits | {split: [n, seed]}).items()))}, indent=1) + "\n")
+    write_json(stamp, {"layout": layout, "splits": dict(sorted((splits | {split: [n, seed]}).items()))})
 
 
 def _list(layout: str, root: Path, split: str, rows: list[dict[str, Any]]) -> None:
@@ -128,10 +123,10 @@ def _list(layout: str, root: Path, split: str, rows: list[dict[str, Any]]) -> No
         categories = [{"id": i, "name": name, "supercategory": "thing"} for i, name in enumerate(CLASS_NAMES, start=1)]
         images, annotations = [r["image"] for r in rows], [a for r in rows for a in r["annotations"]]
         content = {"images": images, "annotations": annotations, "categories": categories}
-        _write(root / "annotations" / f"instances_{split}2017.json", json.dumps(content))
+        write_text(root / "annotations" / f"instances_{split}2017.json", json.dumps(content))
     else:
         folder = "Segmentation" if layout == "voc" else "SegmentationContext"
-        _write(root / "ImageSets" / folder / f"{split}.txt", "".join(f"{r['id']}\n" for r in rows))
+        write_text(root / "ImageSets" / folder / f"{split}.txt", "".join(f"{r['id']}\n" for r in rows))
 
 
 def _list_captions(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -139,7 +134,7 @@ def _list_captions(path: Path, rows: list[dict[str, Any]]) -> None:
     sheet = csv.DictWriter(text, ["id", "caption", "variant"], extrasaction="ignore", lineterminator="\n")
     sheet.writeheader()
     sheet.writerows(rows)
-    _write(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def write_layout(layout: str, split: str, n: int, seed: int, out: Path, captions: bool = False) -> None:
@@ -171,24 +166,30 @@ def write_layout(layout: str, split: str, n: int, seed: int, out: Path, captions
     _claim(out, layout, split, n, seed)
     for folder in folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
-    _write(out / "classes.txt", "\n".join(LAYOUTS[layout]) + "\n")
+    write_text(out / "classes.txt", "\n".join(LAYOUTS[layout]) + "\n")
     rows = list(_run(writer, root, split, seed, n))
     if captions:
         _list_captions(out / f"captions_{split}.csv", rows)
     _list(layout, root, split, rows)
 
 
+def renderer() -> str:
+    """A hash of the code that composes, paints and writes scenes: another renderer, other trees."""
+    return code_hash("pocket.world", "pocket.scenes", "pocket.layouts")
+
+
 def ensure_layout(layout: str, split: str, n: int, seed: int = WORLD_SEED) -> Path:
     """A tree of the first `n` scenes of a split in the cache, written when first asked for: its root.
 
-    It is written aside and renamed, so that it is there whole or not at all, also where several processes ask at once.
+    Its name holds the renderer's hash, so that a cache never serves what an older renderer drew. It is written aside and renamed, so
+    that it is there whole or not at all, also where several processes ask at once.
 
     Raises:
         ValueError: As :func:`write_layout` does.
     """
-    root = cache_dir() / "layouts" / f"{layout}-{split}-seed{seed}-{n}"
+    root = cache_dir() / "layouts" / f"{layout}-{split}-seed{seed}-{n}-{renderer()}"
     if not root.is_dir():
-        part = root.with_name(f".{root.name}.{os.getpid()}")
+        part = root.with_name(f".{root.name}.{uuid.uuid4().hex}")
         try:
             write_layout(layout, split, n, seed, part)
             part.rename(root)

@@ -5,11 +5,11 @@ The rules are data (:data:`RULES`), so that a test can hold them, and the page o
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-PACKAGE = "diffseg_lib"
+from .source_code import PACKAGE, imported, module_files
+
 METHOD = "the method"  # the modules at the root
 COMMANDS = ("__main__", "studies", "deeplab", "book.__main__", "pocket.__main__")  # what ``python -m`` starts; they belong to the program
 
@@ -44,32 +44,13 @@ def wing_of(module: str) -> str:
     return first if first in RULES else METHOD
 
 
-def module_files(package: Path) -> dict[str, Path]:
-    """Every module of a package by its name below it ("" is the package itself)."""
-    found = {}
-    for path in sorted(package.rglob("*.py")):
-        parts = path.relative_to(package).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def _targets(source: str, package: tuple[str, ...], known: Mapping[str, Path]) -> Iterator[str]:
+def _targets(source: str, package: str, known: Mapping[str, Path]) -> Iterator[str]:
     """The modules that a source imports from its own package, those that a function imports included."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom):
-            if node.level:
-                base = package[: len(package) - node.level + 1]
-            elif (node.module or "").split(".")[0] == PACKAGE:
-                base = ()
-            else:
-                continue
-            named = (node.module or "").split(".") if node.module else []
-            module = [*base, *(named if node.level else named[1:])]
-            for alias in node.names:
-                inner = ".".join([*module, alias.name])
-                yield inner if inner in known else ".".join(module)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.split(".")[0] == PACKAGE)
+    for module, name in imported(source, package):
+        if module.split(".")[0] == PACKAGE:
+            below = module.partition(".")[2]
+            inner = f"{below}.{name}".strip(".")
+            yield inner if inner in known else below
 
 
 def imports_of(package: Path) -> dict[str, set[str]]:
@@ -80,7 +61,7 @@ def imports_of(package: Path) -> dict[str, set[str]]:
     """
     known = module_files(package)
     return {
-        name: {target for target in _targets(path.read_text(encoding="utf-8"), path.relative_to(package).parent.parts, known) if target != name}
+        name: {one for one in _targets(path.read_text(encoding="utf-8"), ".".join((PACKAGE, *path.relative_to(package).parent.parts)), known) if one != name}
         for name, path in known.items()
     }
 

@@ -20,6 +20,7 @@ from ...evaluation.fusion_search import choose_weights, collect, gain, score, sc
 from ...evaluation.metrics import best_threshold, iou, mean_interval
 from ...prompts import fill_template
 from ...segmenter import DiffSegmenter
+from ...support.files import write_json
 from ...support.images import to_numpy
 from ..scenes import VOC_NAMES, voc_samples
 from ..world import CLASS_NAMES, WORLD_SEED, compose, describe, paint
@@ -210,7 +211,7 @@ def choose(models: Path, n: int) -> dict[str, Any]:
         "threshold": tried[best]["threshold"],
         "chosen_on": f"mean IoU of completed maps on {n} scenes of Pocket-VOC's train split, seed {WORLD_SEED}",
     }
-    path.write_text(json.dumps(profile, indent=1) + "\n")
+    write_json(path, profile)
     return {"images": n, "chosen": best, "train": {str(t): one for t, one in tried.items()}}
 
 
@@ -352,4 +353,4 @@ def record(models: Path, name: str, figures: dict[str, Any], command: str, secon
     path = models / "measurements.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[name] = figures | {"command": command, "seconds": round(seconds)}
-    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    write_json(path, dict(sorted(known.items())))

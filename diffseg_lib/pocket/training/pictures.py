@@ -7,14 +7,16 @@ This module composes, paints and describes; it never imports a function that dra
 from __future__ import annotations
 
 import json
-import os
 import re
+import uuid
 from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from ...support.files import write_text
+from ...support.identity import code_hash
 from ...support.paths import cache_dir
 from ..world import CLASSES, WORLD_SEED, compose, describe, paint
 
@@ -45,7 +47,7 @@ def _render(job: tuple[str, int, int, int]) -> tuple[int, np.ndarray, list[str]]
 
 
 def load_pictures(split: str, n: int, size: int, seed: int = WORLD_SEED, workers: int | None = None) -> Pictures:
-    """The first `n` pictures of a split with their captions, rendered once into the cache.
+    """The first `n` pictures of a split with their captions, rendered once into the cache, under the renderer's hash.
 
     Args:
         split: The split, "train", "val" or "test".
@@ -54,11 +56,11 @@ def load_pictures(split: str, n: int, size: int, seed: int = WORLD_SEED, workers
         seed: Seed of the world.
         workers: The number of processes that render; None is one a core.
     """
-    folder = cache_dir() / "pictures" / f"{split}-seed{seed}-{size}px-{n}"
+    folder = cache_dir() / "pictures" / f"{split}-seed{seed}-{size}px-{n}-{code_hash('pocket.world')}"
     images, captions = folder / "images.npy", folder / "captions.json"
     if not captions.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = images.with_suffix(f".{os.getpid()}")
+        part = images.with_suffix(f".{uuid.uuid4().hex}")
         array = open_memmap(part, "w+", np.uint8, (n, size, size, 3))
         texts: list[list[str]] = [[] for _ in range(n)]
         with get_context("spawn").Pool(workers) as pool:
@@ -66,9 +68,7 @@ def load_pictures(split: str, n: int, size: int, seed: int = WORLD_SEED, workers
                 array[i], texts[i] = image, lines
         array.flush()
         part.replace(images)
-        temporary = captions.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(texts))
-        temporary.replace(captions)
+        write_text(captions, json.dumps(texts))
     return Pictures(np.load(images, mmap_mode="r"), json.loads(captions.read_text()))
 
 

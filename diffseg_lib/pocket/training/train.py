@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy, l1_loss, mse_loss
 from transformers import BertTokenizer, CLIPTokenizer
 
 from ...prompts import fill_template
+from ...support.files import write_json, write_text
 from ...support.images import to_numpy
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
@@ -437,7 +438,7 @@ def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) ->
         facts |= {name: _card_facts(runs, name) for name in ("vae", "decoder", "unet") if (runs / name).exists()}
         profile, words = out / "diffusion" / "profile.json", sorted({w for c in captions for w in c.replace(",", "").split()})
         if not profile.exists():
-            profile.write_text(json.dumps({"chosen_on": "nothing yet: the paper's values", "words": words}, indent=1) + "\n")
+            write_json(profile, {"chosen_on": "nothing yet: the paper's values", "words": words})
     if "clip" in models:
         clip = architectures.clip(tokenizer)
         load_average(runs / "clip", clip)
@@ -462,8 +463,8 @@ def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) ->
     for name, fact in facts.items():
         curve = (runs / name / "curve.csv").read_text()
         (out / "curves").mkdir(parents=True, exist_ok=True)
-        (out / "curves" / f"{name}.csv").write_text(curve)
-        (out / "curves" / f"{name}.json").write_text(json.dumps(fact | {"shipped": time.strftime("%Y-%m-%d")}, indent=1) + "\n")
+        write_text(out / "curves" / f"{name}.csv", curve)
+        write_json(out / "curves" / f"{name}.json", fact | {"shipped": time.strftime("%Y-%m-%d")})
 
 
 def train_model(
