@@ -11,22 +11,25 @@ import csv
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...support.settings import PLAIN, Count, NotNegative, Positive, Seed, Share, one_of, settings
 
-@dataclass(frozen=True)
+
+@settings
 class Schedule:
     """How long and how fast to train. Training ends, annealed, when steps or minutes are used up.
 
     Args:
         steps: The largest number of updates.
-        minutes: Wall-clock budget over all resumed parts, minutes; 0 is none.
+        minutes: Wall-clock budget over all resumed parts, minutes; 0 is no limit.
         lr: The peak learning rate.
         warmup: Share of training in which the learning rate rises to its peak, 0 to 1.
         floor: The last learning rate as a share of the peak.
@@ -37,16 +40,16 @@ class Schedule:
         seed: Seed of the batches, together with the step.
     """
 
-    steps: int
-    minutes: float = 0.0
-    lr: float = 1e-3
-    warmup: float = 0.02
-    floor: float = 0.02
-    anneal: str = "cosine"
-    ema: float = 0.999
-    clip: float = 1.0
-    weight_decay: float = 0.01
-    seed: int = 0
+    steps: Count
+    minutes: NotNegative = 0.0
+    lr: Positive = 1e-3
+    warmup: Annotated[float, Field(ge=0, lt=1), PLAIN] = 0.02
+    floor: Share = 0.02
+    anneal: Annotated[str, one_of(("linear", "cosine"))] = "cosine"
+    ema: Share = 0.999
+    clip: Positive = 1.0
+    weight_decay: NotNegative = 0.01
+    seed: Seed = 0
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of training that is done, in [0, 1]."""
