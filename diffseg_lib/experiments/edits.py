@@ -43,8 +43,8 @@ class Judgement:
     Args:
         psnr: PSNR outside the thing's true mask, dB.
         ssim: Structural similarity there, at most 1.
-        success: 100 if CLIP finds the new word likelier than the old inside the thing's box, else 0.
-        first: 100 if it finds it likelier than all words, else 0.
+        success: Success, 100 if CLIP finds the new word likelier than the old inside the thing's box, else 0.
+        first: First place, 100 if CLIP finds the new word likelier than all others there, else 0.
     """
 
     psnr: float

@@ -52,16 +52,16 @@ Weights = Annotated[
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def settings(cls: type[Class]) -> type[Class]:
+def settings(kind: type[Class]) -> type[Class]:
     """Make a class a frozen dataclass that checks what it is given, also on ``dataclasses.replace``.
 
     A bool is no integer, an integer is a number, NaN and infinity are none. Where a field's type is of this module, lists are taken for tuples and NumPy's
     scalars for Python's. What is refused is named in one ``ValueError``: every value, what was expected instead, and for an unknown name the nearest one.
 
     Args:
-        cls: Class with annotated fields; its own ``__post_init__`` may raise a ``ValueError`` on values that do not go together.
+        kind: Class with annotated fields; its own ``__post_init__`` may raise a ``ValueError`` on values that do not go together.
     """
-    made: Any = dataclass(cls, frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+    made: Any = dataclass(kind, frozen=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
     checked = made.__init__
 
     def __init__(self: Any, /, *args: Any, **given: Any) -> None:
