@@ -128,7 +128,7 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
     if not name:
         raise ValueError("a class name is empty: give at least one word a class")
     if "+" in name:
-        raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (plus=2 is '++'), the name is plain words")
+        raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (emphasis=2 is '++'), the name is plain words")
     spoken = without_article(name)
     described = " ".join([*before.split(), spoken])
     stem, limit = fill_template(described, template), tokenizer.model_max_length

@@ -74,7 +74,7 @@ def test_names_that_cannot_be_used(tokenizer, name, message):
         make_prompt(name, tokenizer)
 
 
-def test_span_weights_average_the_span(tokenizer):
+def test_weights_of_tokens_average_the_span(tokenizer):
     prompts = [make_prompt(name, tokenizer) for name in ("house", "cat")]
     every, last = weigh_tokens(prompts, 24), weigh_tokens(prompts, 24, "last")
     assert every.sum(1).tolist() == pytest.approx([1, 1]) and last.sum(1).tolist() == [1, 1]
