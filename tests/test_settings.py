@@ -14,12 +14,15 @@ from pydantic import Field
 
 from diffseg_lib.applications.crf import PRESETS, Crf
 from diffseg_lib.applications.deeplab import Recipe
-from diffseg_lib.applications.prompt_to_prompt import LocalBlend, PromptToPrompt
+from diffseg_lib.applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt
 from diffseg_lib.applications.pseudo_labels import Pseudo
+from diffseg_lib.baselines.attention import Attention
+from diffseg_lib.baselines.elbo import ElboMethod
 from diffseg_lib.config import Config, recipe
 from diffseg_lib.evaluation.jobs import Job
 from diffseg_lib.pocket.training.fitting import Schedule
 from diffseg_lib.profiles import Profile
+from diffseg_lib.segmenter import DiffSegmenter
 from diffseg_lib.support.settings import PLAIN, Count, Share, settings
 
 MADE = {
@@ -151,8 +154,6 @@ def test_settings_keep_no_hold_of_what_they_are_given():
 
 
 def test_a_recipe_and_a_model_refuse_unknown_names_as_well(pipeline_folder):
-    from diffseg_lib import DiffSegmenter
-
     with pytest.raises(ValueError, match=r"unknown setting 'capton' of Config: did you mean caption\?"):
         recipe("paper", capton="none")
     with pytest.raises(ValueError, match=r"unknown setting 'treshold' of Config: did you mean threshold\?"):
@@ -173,6 +174,22 @@ def test_a_class_of_its_own_is_two_lines():
             Own(**{"share": 1} | given)
     with pytest.raises(ValueError, match="^up_to 4: expected a number of at most 3$"):
         Own(1, up_to=4)
+
+
+def test_what_holds_a_model_checks_what_is_set_beside_it(backbone):
+    segmenter = DiffSegmenter(backbone)
+    for attempt, said in (
+        (lambda: Attention(segmenter, "cros"), "kind 'cros': expected diffsegmenter, cross, daam; did you mean cross?"),
+        (lambda: Attention("pocket"), "segmenter 'pocket': expected an object of DiffSegmenter"),
+        (lambda: ElboMethod(segmenter, samples=0), "samples 0: expected an integer of at least 1"),
+        (lambda: ElboMethod(segmenter, temprature=0.1), "unknown setting 'temprature' of ElboMethod: did you mean temperature?"),
+        (lambda: Gate([[True]]), "mask [[True]]: expected an object of ndarray"),
+        (lambda: Gate(np.ones((1, 1), bool), latents=1), "latents 1: expected True or False"),
+    ):
+        with pytest.raises(ValueError) as error:
+            attempt()
+        assert str(error.value) == said
+    assert ElboMethod(segmenter, timesteps=[300]).segmenter is segmenter
 
 
 def test_importing_them_loads_nothing_heavy():

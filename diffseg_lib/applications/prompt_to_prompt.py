@@ -28,7 +28,7 @@ from ..backbone import Backbone
 from ..recording import resolution_pyramid
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from ..support.settings import PLAIN, Count, Number, Share, settings
+from ..support.settings import OBJECT, PLAIN, Count, Number, Share, settings
 from .generation import to_uint8
 
 StepShare = Annotated[float, Field(ge=0, le=1, description="a share of the steps, from 0 to 1"), PLAIN]
@@ -74,7 +74,7 @@ class PromptToPrompt:
 USUAL = PromptToPrompt()
 
 
-@dataclass(frozen=True)
+@settings
 class Gate:
     """A mask outside which nothing may change.
 
@@ -83,9 +83,12 @@ class Gate:
         attention: Whether the output of every attention layer outside it is held to the source's.
         latents: Whether the source's latents are put outside it after every step.
         pixels: Whether the picture's own pixels are put outside it.
+
+    Raises:
+        ValueError: On values of another type, or an unknown name.
     """
 
-    mask: np.ndarray
+    mask: Annotated[np.ndarray, OBJECT]
     attention: bool = True
     latents: bool = True
     pixels: bool = True

@@ -33,6 +33,10 @@ def one_of(names: Collection[str]) -> Any:
     return GetPydanticSchema(lambda source, handler: core_schema.literal_schema(list(names)))
 
 
+# The mark of what is taken as it is, such as a model, if it is of the class: ``Annotated[Model, OBJECT]``.
+OBJECT = GetPydanticSchema(
+    lambda source, handler: core_schema.is_instance_schema(source), lambda schema, handler: {"description": f"an object of {schema['cls'].__name__}"}
+)
 PLAIN = BeforeValidator(_plain)  # comes last, so that bounds stay in the schema that errors are worded from
 Integer = Annotated[int, PLAIN]
 Number = Annotated[float, PLAIN]
