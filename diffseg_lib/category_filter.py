@@ -155,7 +155,8 @@ class CategoryFilter:
         if not self.names:
             raise ValueError("a vocabulary needs at least one class name")
         if not (0 <= self.text_similarity_threshold <= 1 and 0 <= self.relative_clip_threshold <= 1):
-            raise ValueError(f"similarity {self.text_similarity_threshold}, relative {self.relative_clip_threshold}: expected numbers in [0, 1]")
+            shown = f"text_similarity_threshold {self.text_similarity_threshold}, relative_clip_threshold {self.relative_clip_threshold}"
+            raise ValueError(f"{shown}: expected numbers from 0 to 1")
         if self.sources not in ("union", "caption", "clip"):
             raise ValueError(f"sources {self.sources!r}: expected union, caption or clip")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
+
+from .support.settings import Count, NotNegativeInteger, Number, Seed, Share, Template, Timesteps, Weights, one_of, settings
 
 CAPTIONS = ("none", "complete", "phrase")
 
 
-@dataclass(frozen=True)
+@settings
 class Config:
     """The method's switches. The defaults are ours; :func:`recipe` gives the paper's and the code's.
 
@@ -30,33 +31,26 @@ class Config:
         share_self_attention: Whether every class is completed by the first class's self-attention.
         optimized: Whether nothing is computed twice and nothing that is not read (equal to the plain path to rounding).
         seed: Seed of the noise that is added to the latents, from 0 to 2**64 - 1.
+
+    Raises:
+        ValueError: On values of another type or out of range, or an unknown name.
     """
 
-    template: str | None = None
-    span: str = "all"
-    emphasis: float = 2.0
-    caption: str = "none"
+    template: Template | None = None
+    span: Annotated[str, one_of(("all", "last"))] = "all"
+    emphasis: Number = 2.0
+    caption: Annotated[str, one_of(CAPTIONS)] = "none"
     modifiers: bool = False
-    scale: str = "minmax"
-    final_norm: str = "after"
-    iterations: int = 1
-    timesteps: tuple[int, ...] | None = None
-    weights: Mapping[int, float] | None = None
-    threshold: float | None = None
-    class_batch: int = 32
+    scale: Annotated[str, one_of(("minmax", "none"))] = "minmax"
+    final_norm: Annotated[str, one_of(("after", "before"))] = "after"
+    iterations: NotNegativeInteger = 1
+    timesteps: Timesteps | None = None
+    weights: Weights | None = None
+    threshold: Share | None = None
+    class_batch: Count = 32
     share_self_attention: bool = False
     optimized: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold {self.threshold}: expected a number from 0 to 1, or None for the profile's")
-        if self.caption not in CAPTIONS:
-            raise ValueError(f"caption {self.caption!r}: expected {', '.join(CAPTIONS)}")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed {self.seed}: expected an integer from 0 to 2**64 - 1")
-        if self.class_batch < 1 or self.iterations < 0:
-            raise ValueError(f"class_batch {self.class_batch}, iterations {self.iterations}: expected at least 1 and at least 0")
+    seed: Seed = 0
 
 
 RECIPES: dict[str, Config] = {

@@ -10,14 +10,15 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 
 from .support.errors import nearest
 from .support.paths import models_dir, profiles_dir
+from .support.settings import NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
@@ -41,7 +42,7 @@ def split_revision(source: str) -> tuple[str, dict[str, Any]]:
     return place, {"local_files_only": True} | ({"revision": revision} if revision else {})
 
 
-@dataclass(frozen=True)
+@settings
 class Profile:
     """A model and the numbers chosen for it.
 
@@ -62,23 +63,26 @@ class Profile:
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
         chosen_on: Phrase on where the numbers are from.
+
+    Raises:
+        ValueError: On values of another type or out of range, or an unknown name.
     """
 
     name: str
     source: str
-    timesteps: tuple[int, ...] = (100,)
-    weights: Mapping[int, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
-    threshold: float = 0.5
-    size: int = 0
-    template: str = "a photograph of a {class}"
-    words: tuple[str, ...] = ()
+    timesteps: Timesteps = (100,)
+    weights: Weights = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    threshold: Share = 0.5
+    size: NotNegativeInteger = 0
+    template: Template = "a photograph of a {class}"
+    words: Texts = ()
     captioner: str = BLIP
     clip: str = CLIP
-    relative_clip_threshold: float = 0.97
-    text_similarity_threshold: float = 0.8
+    relative_clip_threshold: Share = 0.97
+    text_similarity_threshold: Share = 0.8
     roots: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
-    dtype: str = "float32"
+    dtype: Annotated[str, one_of(DTYPES)] = "float32"
     chosen_on: str = "the paper's values"
 
     def with_models(self, captioner: str = "", clip: str = "") -> Profile:
@@ -125,7 +129,7 @@ def _of_folder(folder: Path, name: str, more: Mapping[str, Any] | None = None) -
     except ValueError as error:
         raise _no_profile(facts, error) from error
     if not isinstance(known, dict):
-        raise _no_profile(facts, type(known).__name__)
+        raise _no_profile(facts, f"expected an object, got {type(known).__name__}")
     return _made(name, str(folder), known | dict(more or {}), facts)
 
 
@@ -144,15 +148,9 @@ def _of_yaml(path: Path, name: str) -> Profile:
 
 
 def _made(name: str, source: str, facts: Mapping[str, Any], where: Path) -> Profile:
-    unknown_keys = sorted(set(facts) - {one.name for one in fields(Profile)[2:]})
-    if unknown_keys:
-        raise _no_profile(where, f"unknown {', '.join(unknown_keys)}")
     try:
-        known = dict(facts) | {"weights": {int(k): float(v) for k, v in facts.get("weights", PAPER_WEIGHTS).items()}}
-        if "auto" in (facts.get("device"), facts.get("dtype")):
-            known |= _automatic(facts)
-        return Profile(name, source, **known | {key: tuple(facts[key]) for key in ("timesteps", "words") if key in facts})
-    except (TypeError, AttributeError, ValueError) as error:
+        return Profile(name, source, **dict(facts) | (_automatic(facts) if "auto" in (facts.get("device"), facts.get("dtype")) else {}))
+    except (TypeError, ValueError) as error:
         raise _no_profile(where, error) from error
 
 
@@ -166,4 +164,4 @@ def _automatic(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _no_profile(where: Path, why: object) -> ValueError:
-    return ValueError(f"{where} is not a profile ({why}): expected an object with any of {', '.join(one.name for one in fields(Profile)[2:])}")
+    return ValueError(f"{where} is not a profile: {why}")

@@ -47,16 +47,19 @@ def without_article(name: str) -> str:
 
 
 def fill_template(name: str, template: str = "a photograph of a {class}") -> str:
-    """The template with the class in it, its article chosen by the first letter.
+    """The template with the class in it, " a " before it as the class is spoken.
 
-    >>> fill_template("umbrella"), fill_template("a red house")
-    ('a photograph of an umbrella', 'a photograph of a red house')
+    Raises:
+        ValueError: If the template has no place for the class.
+
+    >>> fill_template("umbrella"), fill_template("a unicorn"), fill_template("hour glass")
+    ('a photograph of an umbrella', 'a photograph of a unicorn', 'a photograph of an hour glass')
     """
     if "{class}" not in template:
         raise ValueError(f"prompt template {template!r}: expected the place of the class, '{{class}}', in it")
     name = without_article(name)
-    if name[:1].lower() in "aeiou":
-        template = template.replace(" a {class}", " an {class}")
+    if name and " a {class}" in template:
+        template = template.replace(" a {class}", f" {_inflector().a(name).split()[0]} {{class}}")
     return template.replace("{class}", name)
 
 
@@ -125,7 +128,7 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
     if not name:
         raise ValueError("a class name is empty: give at least one word a class")
     if "+" in name:
-        raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (plus=2 is '++'), the name is plain words")
+        raise ValueError(f"class {name!r} has a '+' in it: emphasis is a setting (emphasis=2 is '++'), the name is plain words")
     spoken = without_article(name)
     described = " ".join([*before.split(), spoken])
     stem, limit = fill_template(described, template), tokenizer.model_max_length

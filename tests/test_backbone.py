@@ -31,10 +31,18 @@ def test_a_profile_brings_its_numbers(copy):
     assert (profile.threshold, profile.words, profile.chosen_on) == (0.25, ("fish",), "train")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"colour": 1}', '{"weights": {"coarse": 1}}'])
-def test_a_damaged_profile_is_named(copy, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "Expecting"),
+        ("[]", "expected an object, got list"),
+        ('{"treshold": 1}', r"unknown setting 'treshold' of Profile: did you mean threshold\?"),
+        ('{"weights": {"coarse": 1}, "size": -1}', r"weights {'coarse': 1}: expected a mapping of strides .*; and size -1: expected an integer of at least 0"),
+    ],
+)
+def test_a_damaged_profile_is_named(copy, text, said):
     (copy / "profile.json").write_text(text)
-    with pytest.raises(ValueError, match=r"profile\.json is not a profile .*expected an object with any of timesteps, weights"):
+    with pytest.raises(ValueError, match=rf"profile\.json is not a profile: {said}"):
         load_profile(copy)
 
 

@@ -172,7 +172,7 @@ def test_what_cannot_be_done_is_refused(segmenter, picture, inverted):
         edit(backbone, inverted, TARGET, blend=LocalBlend("house", "cat"))
     with pytest.raises(ValueError, match="'house' is not in the prompt"):
         edit(backbone, inverted, TARGET, weights={"house": 2.0})
-    with pytest.raises(ValueError, match="shares of the steps"):
+    with pytest.raises(ValueError, match="a share of the steps, from 0 to 1"):
         PromptToPrompt(cross_replace_steps=1.5)
     with pytest.raises(ValueError, match="the model reads 24"):
         edit(backbone, inverted, f"{TARGET} and a butterfly and a butterfly and a butterfly")

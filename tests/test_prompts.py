@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffseg_lib.prompts import adjectives, fill_template, make_prompt, reweight, unknown_words, weigh_tokens
+from diffseg_lib.pocket.world import CLASSES, COLOURS
+from diffseg_lib.profiles import load_profile
+from diffseg_lib.prompts import adjectives, fill_template, make_prompt, reweight, unknown_words, weigh_tokens, without_article
 from diffseg_lib.support.errors import nearest
 
 
@@ -30,7 +32,26 @@ def test_span_of_one_and_of_several_tokens(tokenizer):
     assert make_prompt("red house", tokenizer).span == (5, 6)
 
 
-def test_the_article_follows_the_first_letter():
+@pytest.mark.parametrize("name", ["unicorn", "university campus", "used car", "European bison", "one-way sign", "UFO", "house", "3d printer", "Übung", "-"])
+def test_a_stands_before_consonants_as_spoken(name):
+    assert fill_template(name) == f"a photograph of a {name}"
+
+
+@pytest.mark.parametrize("name", ["hour glass", "heir", "honest man", "x-ray", "MRI scan", "umbrella", "orange house", "Owl"])
+def test_an_stands_before_vowels_as_spoken(name):
+    assert fill_template(name) == f"a photograph of an {name}"
+
+
+def test_the_words_of_the_pocket_models_keep_the_article_that_the_models_learnt():
+    words = load_profile("pocket").words
+    names = [*words, *(f"{first} {second}" for first in words for second in words if first not in ("a", "an", "the"))]
+    names += [f"{colour} {name}" for colour in COLOURS for one in CLASSES for name in (one.name, *(other for other, _ in one.synonyms))]
+    for name in names:
+        spoken = without_article(name)
+        assert fill_template(name) == f"a photograph of {'an' if spoken[0] in 'aeiou' else 'a'} {spoken}"
+
+
+def test_the_article_belongs_to_the_template():
     assert fill_template("owl") == "a photograph of an owl" and fill_template("Owl") == "a photograph of an Owl"
     assert fill_template("house") == "a photograph of a house"
     assert fill_template("owl", "a photograph of {class}") == "a photograph of owl"
@@ -53,7 +74,7 @@ def test_names_that_cannot_be_used(tokenizer, name, message):
         make_prompt(name, tokenizer)
 
 
-def test_span_weights_average_the_span(tokenizer):
+def test_weights_of_tokens_average_the_span(tokenizer):
     prompts = [make_prompt(name, tokenizer) for name in ("house", "cat")]
     every, last = weigh_tokens(prompts, 24), weigh_tokens(prompts, 24, "last")
     assert every.sum(1).tolist() == pytest.approx([1, 1]) and last.sum(1).tolist() == [1, 1]

@@ -88,7 +88,11 @@ def test_without_kernels_the_field_is_the_threshold():
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"colour_rgb": 0}, "widths above 0"), ({"iterations": -1}, "expected widths"), ({"smooth_weight": -2}, "weights and iterations of 0 or more")],
+    [
+        ({"colour_rgb": 0}, "colour_rgb 0: expected a number above 0"),
+        ({"iterations": -1}, "iterations -1: expected an integer of at least 0"),
+        ({"smooth_weight": -2}, "smooth_weight -2: expected a number of at least 0"),
+    ],
 )
 def test_settings_that_make_no_field_are_refused(changes, told):
     with pytest.raises(ValueError, match=told):

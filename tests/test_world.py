@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from importlib.metadata import version
 
+import inflect
 import numpy as np
 import pytest
 
@@ -253,6 +254,8 @@ def test_articles_follow_the_next_letter():
     captions = [describe(s, draw) for s in scenes("train", 300) for draw in (None, *range(4))]
     assert not [c for c in captions if re.search(r"\ba [aeiou]", c) or re.search(r"\ban [^aeiou]", c)]
     assert any(" an umbrella" in c for c in captions) and any(" an orange" in c for c in captions)
+    spoken = inflect.engine().a  # as prompts have it: the words of the world have no exception to their first letters
+    assert all(spoken(rest) == f"{article} {rest}" for c in captions for article, rest in re.findall(r"\b(an?) (\w+(?: \w+)?)", c))
 
 
 def test_variants_use_all_that_the_grammar_has():

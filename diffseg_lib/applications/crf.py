@@ -7,15 +7,16 @@ breaks is a matter of contrast.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ..support.settings import NotNegative, NotNegativeInteger, Positive, settings
+
 LEAST = 1e-6  # probability of a label that the scores rule out
 
 
-@dataclass(frozen=True)
+@settings
 class Crf:
     """Settings of the field.
 
@@ -29,20 +30,16 @@ class Crf:
         source: Where the numbers come from, for people.
 
     Raises:
-        ValueError: On a width of 0 or less, or a negative weight or number of iterations.
+        ValueError: On a width of 0 or less, a negative weight or number of iterations, values of another type, or an unknown name.
     """
 
-    iterations: int = 10
-    smooth_xy: float = 3.0
-    smooth_weight: float = 3.0
-    colour_xy: float = 50.0
-    colour_rgb: float = 5.0
-    colour_weight: float = 10.0
+    iterations: NotNegativeInteger = 10
+    smooth_xy: Positive = 3.0
+    smooth_weight: NotNegative = 3.0
+    colour_xy: Positive = 50.0
+    colour_rgb: Positive = 5.0
+    colour_weight: NotNegative = 10.0
     source: str = ""
-
-    def __post_init__(self) -> None:
-        if min(self.smooth_xy, self.colour_xy, self.colour_rgb) <= 0 or min(self.iterations, self.smooth_weight, self.colour_weight) < 0:
-            raise ValueError(f"{self}: expected widths above 0, and weights and iterations of 0 or more")
 
 
 PRESETS: Mapping[str, Crf] = {

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
@@ -27,6 +28,7 @@ from ..evaluation.metrics import confusion
 from ..support.files import claim, write_json, write_text
 from ..support.identity import describe_code, model_key
 from ..support.images import to_numpy
+from ..support.settings import PLAIN, Count, NotNegative, Positive, Seed, one_of, settings
 from .crf import Crf, refine
 
 RATES = (6, 12, 18, 24)  # of the four atrous convolutions
@@ -39,7 +41,7 @@ NETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@settings
 class Recipe:
     """How a network is trained; the defaults are the paper's for ResNet-101.
 
@@ -49,36 +51,34 @@ class Recipe:
         batch: Crops in an update.
         crop: Side of a crop, px.
         lr: Learning rate of the backbone; the head's is ten times that, and both fall as (1 - i / iterations)^power.
-        momentum: Momentum of the gradient descent.
-        decay: Weight decay.
-        power: Exponent by which the learning rates fall.
+        momentum: Momentum of the gradient descent, 0 or more and below 1.
+        decay: Weight decay, 0 or more.
+        power: Exponent by which the learning rates fall, 0 or more.
         scales: The least and the greatest factor by which a picture is resized before it is cropped.
         balanced: Weigh each class by one over the root of its share of the pixels.
         rates: Dilations of the atrous convolutions, px of the features.
         seed: Seed of weights, crops and their order.
 
     Raises:
-        ValueError: On another net, counts below 1, a learning rate of 0 or less, or scales out of order.
+        ValueError: On another net, counts below 1, a learning rate of 0 or less, scales out of order, values of another type, or an unknown name.
     """
 
-    net: str = "101"
-    iterations: int = 20_000
-    batch: int = 10
-    crop: int = 321
-    lr: float = 2.5e-4
-    momentum: float = 0.9
-    decay: float = 5e-4
-    power: float = 0.9
-    scales: tuple[float, float] = (0.5, 1.5)
+    net: Annotated[str, one_of(NETS)] = "101"
+    iterations: Count = 20_000
+    batch: Count = 10
+    crop: Count = 321
+    lr: Positive = 2.5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1), PLAIN] = 0.9
+    decay: NotNegative = 5e-4
+    power: NotNegative = 0.9
+    scales: Annotated[tuple[Positive, Positive], Field(description="two numbers above 0, the least first"), PLAIN] = (0.5, 1.5)
     balanced: bool = False
-    rates: tuple[int, ...] = RATES
-    seed: int = 0
+    rates: Annotated[tuple[Count, ...], Field(min_length=1, description="a list of at least one integer of at least 1"), PLAIN] = RATES
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.net not in NETS:
-            raise ValueError(f"net {self.net!r}: expected {', '.join(NETS)}")
-        if min(self.iterations, self.batch, self.crop) < 1 or self.lr <= 0 or not 0 < self.scales[0] <= self.scales[1]:
-            raise ValueError(f"{self}: expected counts of at least 1, a learning rate above 0, and scales above 0 in their order")
+        if self.scales[0] > self.scales[1]:
+            raise ValueError(f"scales {self.scales}: expected two numbers above 0, the least first")
 
     def rate(self, update: int) -> float:
         """The backbone's learning rate at an update, 0 to iterations - 1."""

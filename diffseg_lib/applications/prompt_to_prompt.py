@@ -12,13 +12,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from PIL import Image
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
 
@@ -27,7 +28,10 @@ from ..backbone import Backbone
 from ..recording import resolution_pyramid
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
+from ..support.settings import OBJECT, PLAIN, Count, Number, Share, settings
 from .generation import to_uint8
+
+StepShare = Annotated[float, Field(ge=0, le=1, description="a share of the steps, from 0 to 1"), PLAIN]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Trajectory:
     latents: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
+@settings
 class PromptToPrompt:
     """How strongly the source holds the edit (Hertz et al. 2022).
 
@@ -58,22 +62,19 @@ class PromptToPrompt:
         guidance: Weight of the target prompt against no words; 1 is none, 7.5 is usual for Stable Diffusion.
 
     Raises:
-        ValueError: On shares outside 0 to 1.
+        ValueError: On shares outside 0 to 1, values of another type, or an unknown name.
     """
 
-    cross_replace_steps: float = 0.8
-    self_replace_steps: float = 0.4
-    stride: int = 2
-    guidance: float = 4.0
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.cross_replace_steps <= 1 and 0 <= self.self_replace_steps <= 1):
-            raise ValueError(
-                f"cross_replace_steps {self.cross_replace_steps}, self_replace_steps {self.self_replace_steps}: expected shares of the steps, from 0 to 1"
-            )
+    cross_replace_steps: StepShare = 0.8
+    self_replace_steps: StepShare = 0.4
+    stride: Count = 2
+    guidance: Number = 4.0
 
 
-@dataclass(frozen=True)
+USUAL = PromptToPrompt()
+
+
+@settings
 class Gate:
     """A mask outside which nothing may change.
 
@@ -82,15 +83,18 @@ class Gate:
         attention: Whether the output of every attention layer outside it is held to the source's.
         latents: Whether the source's latents are put outside it after every step.
         pixels: Whether the picture's own pixels are put outside it.
+
+    Raises:
+        ValueError: On values of another type, or an unknown name.
     """
 
-    mask: np.ndarray
+    mask: Annotated[np.ndarray, OBJECT]
     attention: bool = True
     latents: bool = True
     pixels: bool = True
 
 
-@dataclass(frozen=True)
+@settings
 class LocalBlend:
     """Prompt-to-Prompt's own limit: where the cross-attention of some words, the mean over steps so far, is high (its Sec. 3.2).
 
@@ -100,13 +104,16 @@ class LocalBlend:
         threshold: Threshold of the maps divided by their maximum, 0 to 1.
         start: Share of the steps before the first blend, 0 to 1.
         stride: Stride, relative to the latents, of the layers that are read; 4 is 16 x 16 in Stable Diffusion at 512 px.
+
+    Raises:
+        ValueError: On a start outside 0 to 1, values of another type, or an unknown name.
     """
 
     source: str
     target: str
-    threshold: float = 0.3
-    start: float = 0.2
-    stride: int = 4
+    threshold: Number = 0.3
+    start: Share = 0.2
+    stride: Count = 4
 
 
 @dataclass(frozen=True)
@@ -225,7 +232,7 @@ def edit(
     backbone: Backbone,
     source: Trajectory,
     target: str,
-    settings: PromptToPrompt = PromptToPrompt(),
+    settings: PromptToPrompt = USUAL,
     *,
     weights: Mapping[str, float] | None = None,
     gate: Gate | None = None,

@@ -8,11 +8,12 @@ that the same command goes on where it was stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from ..baselines.base import Method
 from ..data import Dataset, read_mask
@@ -20,13 +21,14 @@ from ..data.samples import VOID, Files
 from ..support.files import RunError, atomic_write, claim, write_text
 from ..support.identity import digest_files
 from ..support.images import save_labels
+from ..support.settings import PLAIN, Share, settings
 from .crf import Crf, probabilities, refine
 
 TIMESTEPS = (1, 50, 100, 150)  # whose mean the paper takes for weak supervision
 MASKS, LISTS = Path("VOCdevkit/VOC2012/SegmentationClass"), Path("VOCdevkit/VOC2012/ImageSets/Segmentation")
 
 
-@dataclass(frozen=True)
+@settings
 class Pseudo:
     """How scores become a mask.
 
@@ -36,16 +38,12 @@ class Pseudo:
         min_confidence: Pixels whose most probable label is less probable than this become void (255), 0 to 1.
 
     Raises:
-        ValueError: On numbers out of range.
+        ValueError: On numbers out of range, values of another type, or an unknown name.
     """
 
-    threshold: float
+    threshold: Annotated[float, Field(gt=0, le=1), PLAIN]
     crf: Crf | None = None
-    min_confidence: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (0 < self.threshold <= 1 and 0 <= self.min_confidence <= 1):
-            raise ValueError(f"threshold {self.threshold}, min_confidence {self.min_confidence}: expected numbers above 0 and up to 1, and from 0 to 1")
+    min_confidence: Share = 0.0
 
     def mask(self, image: np.ndarray, scores: np.ndarray, labels: tuple[int, ...]) -> np.ndarray:
         """Labels of an image: H W, uint8, 0 background, 255 void.

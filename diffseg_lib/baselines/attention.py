@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from ..scoremaps import daam_maps, upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
+from ..support.settings import OBJECT, one_of, settings
 from .base import Prediction
 
 
@@ -29,17 +30,20 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
     return {name: Prediction(to_numpy(upsample(one, image.shape[:2], norm)), calls, found.notes) for name, one in maps.items()}
 
 
-@dataclass(frozen=True)
+@settings
 class Attention:
     """One of the maps of :func:`attention_scores` as a method.
 
     Args:
         segmenter: The diffusion model that the maps are read from.
         kind: The name of the map: "diffsegmenter", "cross" or "daam", as of :func:`attention_scores`.
+
+    Raises:
+        ValueError: On another name.
     """
 
-    segmenter: DiffSegmenter
-    kind: str = "diffsegmenter"
+    segmenter: Annotated[DiffSegmenter, OBJECT]
+    kind: Annotated[str, one_of(("diffsegmenter", "cross", "daam"))] = "diffsegmenter"
 
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         """Scores of an image (H W 3, uint8), min-maxed by class; UNet evaluations are one a class and timestep."""

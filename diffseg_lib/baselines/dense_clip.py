@@ -7,9 +7,9 @@ as every method of :mod:`diffseg_lib.baselines.registry`, with scores min-maxed 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d, pad
 
 from ..scoremaps import upsample
 from ..support.images import to_numpy, working_size
+from ..support.settings import OBJECT, Count, NotNegativeInteger, Texts, one_of, settings
 from ..vision_language import Clip
 from .base import Prediction
 
@@ -51,7 +52,7 @@ def mean_of_shifts(maps: Float[Tensor, "k h w"], shifts: int) -> Float[Tensor, "
     return avg_pool2d(avg_pool2d(wide, shifts, stride=1), shifts, stride=1)[0]
 
 
-@dataclass(frozen=True)
+@settings
 class DenseClip:
     """CLIP's vision transformer read patch by patch (Zhou et al. 2022): where a patch's embedding is near a word's, the word is.
 
@@ -74,21 +75,19 @@ class DenseClip:
         templates: The texts that are averaged for a class, each with the place of the class in it; an empty tuple takes `clip`'s own.
 
     Raises:
-        ValueError: On a switch with another value.
+        ValueError: On values of another type or out of range, or an unknown name.
     """
 
-    clip: Clip
-    size: int = 0
-    shifts: int = 4
-    layer: str = "residual"
-    contrast: str = "empty"
-    templates: tuple[str, ...] = ()
+    clip: Annotated[Clip, OBJECT]
+    size: NotNegativeInteger = 0
+    shifts: Count = 4
+    layer: Annotated[str, one_of(LAYERS)] = "residual"
+    contrast: Annotated[str, one_of(CONTRASTS)] = "empty"
+    templates: Texts = ()
 
     def __post_init__(self) -> None:
-        if self.layer not in LAYERS or self.contrast not in CONTRASTS:
-            raise ValueError(f"layer {self.layer!r}, contrast {self.contrast!r}: expected one of {', '.join(LAYERS)} and one of {', '.join(CONTRASTS)}")
-        if not 1 <= self.shifts <= self.patch or self.size < 0:
-            raise ValueError(f"shifts {self.shifts}, size {self.size}: expected 1 to {self.patch} shifts and a size of 0 or more px")
+        if self.shifts > self.patch:
+            raise ValueError(f"shifts {self.shifts}: expected 1 to {self.patch}, the side of a patch")
 
     @classmethod
     def from_path(cls, path: str | Path = "pocket", *, device: str = "cpu", **changes: Any) -> DenseClip:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..scoremaps import resize
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
+from ..support.settings import OBJECT, Count, NotNegative, Positive, Timesteps, settings
 from .base import Prediction
 
 
@@ -129,7 +131,7 @@ def error_draws(
     return torch.stack([denoising_errors(segmenter, latents, noise, t, embeddings) for noise in noises for t in timesteps])
 
 
-@dataclass(frozen=True)
+@settings
 class ElboMethod:
     """The baseline as a method: scores at the image's size.
 
@@ -138,16 +140,19 @@ class ElboMethod:
     Args:
         segmenter: The model.
         timesteps: Timesteps t of the noise, 0 to 999.
-        samples: The number of noise draws a timestep.
-        sigma: Width of the Gaussian that smooths the errors, pixels of the latents.
-        temperature: The divisor of the errors in :meth:`Posterior.scores`.
+        samples: The number of noise draws a timestep, at least 1.
+        sigma: Width of the Gaussian that smooths the errors, pixels of the latents, 0 or more.
+        temperature: The divisor of the errors in :meth:`Posterior.scores`, above 0.
+
+    Raises:
+        ValueError: On values of another type or out of range, or an unknown name.
     """
 
-    segmenter: DiffSegmenter
-    timesteps: tuple[int, ...] = (300, 500, 700)
-    samples: int = 2
-    sigma: float = 2.0
-    temperature: float = 0.01
+    segmenter: Annotated[DiffSegmenter, OBJECT]
+    timesteps: Timesteps = (300, 500, 700)
+    samples: Count = 2
+    sigma: NotNegative = 2.0
+    temperature: Positive = 0.01
 
     @property
     def settings(self) -> tuple[object, ...]:

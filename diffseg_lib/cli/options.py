@@ -69,9 +69,12 @@ def share(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
     """Give a command options of :data:`SHARED`.
 
     Args:
-        parser: The command's.
-        names: Of the options, in the order of the help page.
-        changes: For one option alone: what it has otherwise here, as a default of another value or ``required``.
+        parser: Parser of the command.
+        names: Names of the options, in the order of the help page.
+        changes: For one option alone, what it has otherwise here, as a default of another value or ``required``.
+
+    Raises:
+        TypeError: On changes for several options.
     """
     if changes and len(names) != 1:
         raise TypeError("changes are for one option at a time")
@@ -83,10 +86,10 @@ def page(parser: argparse.ArgumentParser, about: str, example: str, **defaults: 
     """Give a command its paragraph, its example and the function that it runs.
 
     Args:
-        parser: The command's.
-        about: A paragraph or several.
-        example: Command lines.
-        defaults: ``run``, from the options to an exit code; ``kept``: what an interruption leaves.
+        parser: Parser of the command.
+        about: Text of the page, a paragraph or several.
+        example: Command lines of the example.
+        defaults: Values that the options carry: ``run``, the function from the options to an exit code, and ``kept``, a phrase on what an interruption leaves.
     """
     parser.description = about
     lines = textwrap.dedent(example).strip().splitlines()
@@ -98,9 +101,9 @@ def subcommands(parser: argparse.ArgumentParser, known: Mapping[str, tuple[str, 
     """Give a command its subcommands.
 
     Args:
-        parser: The command's.
-        known: By name a sentence, and the function that gives the subcommand its options.
-        dest: Under which the options hold the name that was chosen.
+        parser: Parser of the command.
+        known: Subcommands by name, each with its line of help and the function that gives it its options.
+        dest: Name under which the options hold the subcommand that was chosen.
     """
     group = parser.add_subparsers(dest=dest, required=True, metavar="COMMAND", title="commands")
     for name, (told, declare) in known.items():
@@ -112,11 +115,11 @@ def entries(module: str, owner: str) -> dict[str, str]:
     """What a docstring of this library says of each argument or field, read off the source, so that nothing heavy is loaded.
 
     Args:
-        module: Its name below the package, as in "applications.deeplab".
-        owner: A function or class of it.
+        module: Name of the module below the package, as in "applications.deeplab".
+        owner: Name of a function or class of the module.
 
     >>> entries("cli.options", "entries")["owner"]
-    'A function or class of it.'
+    'Name of a function or class of the module.'
     """
     path = Path(__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -127,7 +130,17 @@ def entries(module: str, owner: str) -> dict[str, str]:
 
 
 def told(module: str, owner: str, name: str, more: str = "") -> str:
-    """The sentences on an argument or field, for a help page; `more` is added to them."""
+    """What a docstring says of an argument or field, for a help page.
+
+    Args:
+        module: Name of the module below the package, as :func:`entries` takes it.
+        owner: Name of a function or class of the module.
+        name: Name of the argument or field.
+        more: Further sentences that are added.
+
+    Raises:
+        KeyError: If the docstring says nothing of it.
+    """
     return f"{entries(module, owner)[name]} {more}".strip()
 
 
@@ -140,7 +153,7 @@ def profile_of(o: argparse.Namespace) -> Profile:
 
 
 def check_device(name: str) -> str:
-    """A device's name, if this machine has it.
+    """The name of a device itself, if this machine has the device; "" passes.
 
     Raises:
         ValueError: If torch knows no such device, or this machine has none.
@@ -163,9 +176,12 @@ def segmenter_of(o: argparse.Namespace, profile: Profile, dataset: str = "", **c
 
     Args:
         o: Options with `device`, `dtype` and `offload`, and `recipe` where the command has it.
-        profile: As :func:`profile_of` gives it, its files looked at.
-        dataset: Whose prompt a recipe may word in its own way.
+        profile: Profile, as :func:`profile_of` gives it, whose files are there.
+        dataset: Data set whose prompt a recipe may word in its own way.
         changes: Fields of :class:`~diffseg_lib.config.Config`.
+
+    Raises:
+        ValueError: On a device that this machine has not, and on settings that cannot be.
     """
     from ..segmenter import DiffSegmenter
 

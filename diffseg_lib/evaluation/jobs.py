@@ -6,21 +6,24 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from ..baselines.base import Method
-from ..baselines.registry import make_method
+from ..baselines.registry import METHODS, make_method
 from ..category_filter import CategoryFilter
-from ..data import Dataset, LabelError, released_words
-from ..profiles import Profile, load_profile
+from ..config import RECIPES
+from ..data import READERS, Dataset, LabelError, released_words
+from ..data.names import CONTEXT_ORDERS
+from ..profiles import DTYPES, Profile, load_profile
 from ..segmenter import DiffSegmenter
 from ..support.executors import InProcess, finished
 from ..support.identity import describe_code, digest_files, model_key
+from ..support.settings import Count, NotNegativeInteger, Seed, one_of, settings
 from .evaluator import evaluate_image
 from .run_store import Row, Run, pending_ids
 from .sources import open_dataset
@@ -28,7 +31,7 @@ from .sources import open_dataset
 PART, PAUSE = 32, 10.0  # rows of a part at most, seconds between parts at most
 
 
-@dataclass(frozen=True)
+@settings
 class Job:
     """What is evaluated, all in plain values.
 
@@ -51,25 +54,28 @@ class Job:
         seed: Seed of the noise that is added to the latents.
         threads: Number of torch's threads, on which the last bits of a score depend.
         strict: Whether pictures and masks count by their content in the run's key, rather than by size and time of change.
+
+    Raises:
+        ValueError: On values of another type or out of range, or an unknown name.
     """
 
-    dataset: str
+    dataset: Annotated[str, one_of(READERS)]
     root: str = ""
     split: str = "val"
-    limit: int = 0
-    order: str = ""
+    limit: NotNegativeInteger = 0
+    order: Annotated[str, one_of(("", *CONTEXT_ORDERS))] = ""
     labels: str = "filter"
-    method: str = "diffsegmenter"
+    method: Annotated[str, one_of(METHODS)] = "diffsegmenter"
     model: str = ""
     profile: str = "pocket"
     captioner: str = ""
     clip: str = ""
-    recipe: str = ""
+    recipe: Annotated[str, one_of(("", *RECIPES))] = ""
     device: str = ""
-    dtype: str = ""
+    dtype: Annotated[str, one_of(("", *DTYPES))] = ""
     offloaded: bool = False
-    seed: int = 0
-    threads: int = 1
+    seed: Seed = 0
+    threads: Count = 1
     strict: bool = False
 
     def open(self) -> Dataset:

@@ -1,6 +1,6 @@
 """The metric: one integer confusion matrix, mean IoU, every threshold from one pass, intervals.
 
-Pure numpy. C counts the background: labels 0..C-1, 0 background, 255 void.
+Arrays in, arrays out, without torch. C counts the background: labels 0..C-1, 0 background, 255 void.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from ..data.samples import VOID
 
@@ -295,11 +296,8 @@ def boundary_band(truth: np.ndarray, width: int) -> np.ndarray:
     """
     if width < 1:
         raise ValueError(f"a band {width} px wide: expected 1 px or more")
-    low = high = np.pad(truth, width, mode="edge")
-    for axis in (0, 1):
-        low = np.lib.stride_tricks.sliding_window_view(low, 2 * width + 1, axis).min(-1)
-        high = np.lib.stride_tricks.sliding_window_view(high, 2 * width + 1, axis).max(-1)
-    return (low != high) & (truth != VOID)
+    lowest, highest = (extreme(truth, 2 * width + 1, mode="nearest") for extreme in (minimum_filter, maximum_filter))
+    return (lowest != highest) & (truth != VOID)
 
 
 def boundary_confusion(truth: np.ndarray, prediction: np.ndarray, classes: int, width: int = 3) -> np.ndarray:
@@ -326,17 +324,16 @@ def recall_at_precision(inside: np.ndarray, scores: np.ndarray, precision: float
         precision: Share of the found pixels that must be inside, in (0, 1].
 
     Raises:
-        ValueError: If there is no object.
+        ValueError: If there is no object, or a score is not finite.
 
     >>> recall_at_precision(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]), 0.6)
     1.0
     >>> recall_at_precision(np.array([True, False, True, False]), np.array([0.9, 0.8, 0.7, 0.1]), 0.9)
     0.5
     """
-    inside, scores = inside.ravel(), scores.ravel()
+    from sklearn.metrics import precision_recall_curve
+
     if not inside.any():
         raise ValueError("recall of an object without pixels: expected at least one inside")
-    order = np.argsort(-scores, kind="stable")
-    hits, ends = inside[order].cumsum(), np.append(scores[order][1:] != scores[order][:-1], True)
-    good = ends & (hits >= precision * np.arange(1, hits.size + 1))
-    return float(hits[good].max() / hits[-1]) if good.any() else 0.0
+    precisions, recalls, _ = precision_recall_curve(inside.ravel(), scores.ravel())
+    return float(recalls[precisions >= precision].max())  # its last point is a precision of 1 at a recall of 0

@@ -45,15 +45,15 @@ def _hub(what: str, source: str, file: str) -> Finding:
     return Finding(what, "missing", f"{source} is not on this machine: fetch it once, online, by {fetch}, or name a folder it is in")
 
 
-def check_models(profile: Profile, beside: Sequence[str] = ("captioner", "clip")) -> list[Finding]:
+def check_models(profile: Profile, models: Sequence[str] = ("captioner", "clip")) -> list[Finding]:
     """Look at the diffusion model of a profile and, of BLIP and CLIP, at those named, by their files; no weight is read.
 
     Args:
         profile: Profile whose models are looked at.
-        beside: Models beside the diffusion model that are looked at: "captioner", "clip".
+        models: Models beside the diffusion model that are looked at: "captioner", "clip".
     """
     found = [_diffusion(profile)]
-    for field in beside:
+    for field in models:
         what, pocket = {"captioner": ("captioner (BLIP)", "blip"), "clip": ("CLIP", "clip")}[field]
         source = getattr(profile, field)
         folder = models_dir() / pocket if source == "pocket" else Path(source)
@@ -124,12 +124,12 @@ def _place(name: str, root: str, split: str) -> Finding:
         return Finding(name, "missing", f"{error}; the page on running it for real says where to fetch it")
 
 
-def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val") -> Profile:
+def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val") -> Profile:
     """A profile whose files are all there, with the data's folders in it: everything that is missing is told in one message, before anything loads.
 
     Args:
         profile: Profile, as :func:`~diffseg_lib.profiles.load_profile` takes it.
-        beside: Models beside the diffusion model that will be needed: "captioner", "clip".
+        models: Models beside the diffusion model that will be needed: "captioner", "clip".
         datasets: Names of the data sets that will be read.
         data_root: Folder of the data sets; "" is the profile's, or else the pocket world's tree, which is written when asked for.
         split: Split that will be read.
@@ -139,7 +139,7 @@ def require(profile: str | Path | Profile, *beside: str, datasets: Sequence[str]
         FileNotFoundError: If anything is missing; the message says how to get each.
     """
     found = profile if isinstance(profile, Profile) else load_profile(profile)
-    looked = check_models(found, beside)
+    looked = check_models(found, models)
     looked += [_place(name, root, split) for name in datasets if (root := found.data_root(name, data_root))]
     lacking = [one for one in looked if one.state != "ready"]
     if lacking:

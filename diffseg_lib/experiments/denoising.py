@@ -24,9 +24,9 @@ def extra_errors(
 
     Args:
         backbone: The model.
-        latents: 1 c h w each.
-        right: The caption of each.
-        other: A caption of another scene for each.
+        latents: The latents of the pictures, 1 c h w each.
+        right: The caption of each picture.
+        other: A caption of another scene for each picture.
         timesteps: Timesteps of the noise, 0 to 999.
         seed: Seed of the noise.
     """
@@ -44,7 +44,7 @@ def one_step_pictures(backbone: Backbone, latents: Tensor, right: str, wrong: st
 
     Args:
         backbone: The model.
-        latents: 1 c h w.
+        latents: The latents of a picture, 1 c h w.
         right: The scene's caption.
         wrong: A caption of another scene.
         timesteps: Timesteps of the noise, 0 to 999.

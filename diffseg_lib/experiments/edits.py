@@ -29,7 +29,7 @@ LABELS: Mapping[str, str] = {
     BOTH: "our mask on both",
     PASTED: "on both, pixels pasted",
 }
-TRIED = tuple(PromptToPrompt(cross, own, guidance=guidance) for cross, own, guidance in ((0.2, 0.0, 7.5), (0.5, 0.3, 4.0), (0.5, 0.3, 7.5), (0.8, 0.4, 7.5)))
+TRIED = tuple(PromptToPrompt(*shares, guidance=weight) for shares, weight in (((0.2, 0.0), 7.5), ((0.5, 0.3), 4.0), ((0.5, 0.3), 7.5), ((0.8, 0.4), 7.5)))
 BLENDS = tuple((stride, threshold) for stride in (2, 4) for threshold in (0.3, 0.5))
 PARTS: Mapping[str, str] = {"psnr": "PSNR outside", "ssim": "SSIM outside", "success": "success", "first": "ranked first"}  # see :class:`Judgement`
 LEAST = 0.05  # of the picture, that a thing must take to be edited
@@ -43,8 +43,8 @@ class Judgement:
     Args:
         psnr: PSNR outside the thing's true mask, dB.
         ssim: Structural similarity there, at most 1.
-        success: 100 if CLIP finds the new word likelier than the old inside the thing's box, else 0.
-        first: 100 if it finds it likelier than all words, else 0.
+        success: Success, 100 if CLIP finds the new word likelier than the old inside the thing's box, else 0.
+        first: First place, 100 if CLIP finds the new word likelier than all others there, else 0.
     """
 
     psnr: float

@@ -30,14 +30,14 @@ def found_in(pixels: np.ndarray, scores: np.ndarray, labels: np.ndarray, names: 
     return figure
 
 
-def tiles(rows: Sequence[Sequence[np.ndarray]], size: Size, titles: Sequence[str] = (), beside: Sequence[str] = ()) -> Figure:
+def tiles(rows: Sequence[Sequence[np.ndarray]], size: Size, titles: Sequence[str] = (), row_titles: Sequence[str] = ()) -> Figure:
     """Pictures close together, a row after the other.
 
     Args:
         rows: Rows of pictures, H W 3, uint8, or of heat maps, H W.
         size: Size of the figure, inches.
         titles: Titles of the columns; none leaves them out.
-        beside: Texts beside the rows; none leaves them out.
+        row_titles: Titles of the rows; none leaves them out.
     """
     figure, axes = grid(len(rows), len(rows[0]), size, layout=None)
     for line, shown in zip(axes, rows, strict=True):
@@ -45,7 +45,7 @@ def tiles(rows: Sequence[Sequence[np.ndarray]], size: Size, titles: Sequence[str
             draw.picture(ax, one) if one.ndim == 3 else draw.heat(ax, one)
     for ax, text in zip(axes[0], titles, strict=False):
         ax.set_title(text)
-    for ax, text in zip(axes[:, 0], beside, strict=False):
+    for ax, text in zip(axes[:, 0], row_titles, strict=False):
         ax.set_ylabel(text)
     figure.subplots_adjust(wspace=0.04, hspace=0.04)
     return figure

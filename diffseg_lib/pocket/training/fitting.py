@@ -11,49 +11,55 @@ import csv
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...support.settings import PLAIN, Count, NotNegative, Positive, Seed, Share, one_of, settings
 
-@dataclass(frozen=True)
+
+@settings
 class Schedule:
     """How long and how fast to train. Training ends, annealed, when steps or minutes are used up.
 
     Args:
-        steps: The largest number of updates.
-        minutes: Wall-clock budget over all resumed parts, minutes; 0 is none.
-        lr: The peak learning rate.
-        warmup: Share of training in which the learning rate rises to its peak, 0 to 1.
-        floor: The last learning rate as a share of the peak.
+        steps: The largest number of updates, at least 1.
+        minutes: Wall-clock budget over all resumed parts, minutes; 0 is no limit.
+        lr: The peak learning rate, above 0.
+        warmup: Share of training in which the learning rate rises to its peak, 0 or more and below 1.
+        floor: The last learning rate as a share of the peak, 0 to 1.
         anneal: How the learning rate falls, "linear" or "cosine".
-        ema: Decay of the moving average of the weights.
-        clip: The largest norm of the gradient.
-        weight_decay: Weight decay of AdamW.
+        ema: Decay of the moving average of the weights, 0 to 1.
+        clip: The largest norm of the gradient, above 0.
+        weight_decay: Weight decay of AdamW, 0 or more.
         seed: Seed of the batches, together with the step.
+
+    Raises:
+        ValueError: On values of another type or out of range, or an unknown name.
     """
 
-    steps: int
-    minutes: float = 0.0
-    lr: float = 1e-3
-    warmup: float = 0.02
-    floor: float = 0.02
-    anneal: str = "cosine"
-    ema: float = 0.999
-    clip: float = 1.0
-    weight_decay: float = 0.01
-    seed: int = 0
+    steps: Count
+    minutes: NotNegative = 0.0
+    lr: Positive = 1e-3
+    warmup: Annotated[float, Field(ge=0, lt=1), PLAIN] = 0.02
+    floor: Share = 0.02
+    anneal: Annotated[str, one_of(("linear", "cosine"))] = "cosine"
+    ema: Share = 0.999
+    clip: Positive = 1.0
+    weight_decay: NotNegative = 0.01
+    seed: Seed = 0
 
     def progress(self, step: int, seconds: float) -> float:
         """The share of training that is done, in [0, 1]."""
         return min(1.0, max(step / self.steps, seconds / (60 * self.minutes) if self.minutes else 0.0))
 
     def rate(self, progress: float) -> float:
-        """The learning rate at a share of training."""
+        """The learning rate at a share of training, 0 to 1."""
         if progress < self.warmup:
             return self.lr * max(progress / self.warmup, 0.01)
         left = 1 - (progress - self.warmup) / (1 - self.warmup)
@@ -126,10 +132,10 @@ def fit(
 
     Args:
         model: The model whose parameters are trained and averaged.
-        loss: From (a generator seeded by the step, the share of training done) to a scalar.
+        loss: Function from a generator seeded by the step, and the share of training that is done, to a scalar.
         schedule: How long and how fast to train.
         folder: The folder of ``state.safetensors`` and ``curve.csv``.
-        device: "cpu" or "cuda"; the loss runs under :func:`autocast`.
+        device: Device to train on, "cpu" or "cuda"; the loss runs under :func:`autocast`.
         save_seconds: Time between checkpoints, seconds.
         say: Called with a line of progress now and then.
 

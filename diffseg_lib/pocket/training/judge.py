@@ -31,10 +31,10 @@ WIDTHS = (16, 32, 64, 128)  # channels at a half, a quarter, an eighth and a six
 class Truth:
     """What there is in pictures.
 
-    Attributes:
-        present: Whether a class is there, n classes.
-        colours: Whether some thing of a class has a colour as its main one, n classes colours.
-        count: How many things there are, n.
+    Args:
+        present: Whether a class is there, n classes, bool.
+        colours: Whether some thing of a class has a colour as its main one, n classes colours, bool.
+        count: Number of things, n, int.
     """
 
     present: np.ndarray
@@ -60,7 +60,13 @@ def truth_of(scene: Scene) -> Truth:
 
 
 class Verdict(NamedTuple):
-    """Logits: present b classes; colours b classes colours; count b counts."""
+    """What the judge says of pictures, as logits.
+
+    Args:
+        present: Logits of a class being there, b classes.
+        colours: Logits of a class having a colour, b classes colours.
+        count: Logits of the number of things, b counts.
+    """
 
     present: Tensor
     colours: Tensor
@@ -99,7 +105,7 @@ class Judge(nn.Module):
         self.count = nn.Sequential(nn.Conv2d(last, eighth, 1), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(eighth, COUNTS))
 
     def forward(self, images: Tensor) -> Verdict:
-        """Look at pictures: b 3 h w in [-1, 1]."""
+        """What there is in pictures (b 3 h w in [-1, 1]), as logits."""
         shallow = self.stem(images)
         deep = self.deep(shallow)
         where = self.where(deep).flatten(2)
@@ -121,11 +127,11 @@ def train_judge(folder: Path, schedule: Schedule, device: str, pictures: int, ba
     """Teach the judge on rendered scenes and what they were composed of.
 
     Args:
-        folder: Of the run, as for :func:`~.fitting.fit`.
-        schedule: How long and how fast.
-        device: "cpu" or "cuda".
-        pictures: The first so many of the train split, 128 px.
-        batch: Pictures of one update.
+        folder: Folder of the run, as :func:`~diffseg_lib.pocket.training.fitting.fit` takes it.
+        schedule: How long and how fast to train.
+        device: Device to train on, "cpu" or "cuda".
+        pictures: Number of pictures, the first of the train split, 128 px.
+        batch: Number of pictures in an update.
     """
     images = torch.from_numpy(np.array(load_pictures("train", pictures, 128).images))
     truth = Truth.stack([truth_of(compose("train", i)) for i in range(len(images))])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from transformers import BertTokenizer, CLIPTokenizer
 from ...prompts import fill_template
 from ...support.files import write_json, write_text
 from ...support.images import to_numpy
+from ...support.settings import Count, Share, settings
 from ..world import CLASS_NAMES, CLASSES
 from . import architectures
 from .fitting import Schedule, autocast, fit, load_average
@@ -39,16 +39,25 @@ PHRASE_OPENINGS = ("a photograph of", "a photo of", "a picture of")
 SCALE_PICTURES = 1024  # that the latents' scale is measured on
 
 
-@dataclass(frozen=True)
+@settings
 class Stage:
-    """A part of training. until: share of training at which it ends; size: px a side; pictures: how many
-    there are; batch: of how many; crowded: only pictures whose caption names two things or more.
+    """A part of training, with pictures of its own.
+
+    Args:
+        until: Share of training at which the part ends, 0 to 1.
+        size: Side of the pictures, px.
+        pictures: Number of pictures, the first of the train split.
+        batch: Number of pictures in an update.
+        crowded: Whether only pictures are shown whose caption names two things or more.
+
+    Raises:
+        ValueError: On values of another type or out of range, or an unknown name.
     """
 
-    until: float
-    size: int
-    pictures: int
-    batch: int
+    until: Share
+    size: Count
+    pictures: Count
+    batch: Count
     crowded: bool = False
 
 
@@ -59,7 +68,7 @@ PARTIAL = 0.35  # of the UNet's captions name one of the things in the picture a
 
 
 def to_range(images: Tensor) -> Tensor:
-    """uint8 b h w 3 in [0, 255] to float b 3 h w in [-1, 1]."""
+    """Pictures as the models read them: from b h w 3, uint8, to b 3 h w, float, in [-1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -106,7 +115,7 @@ def start_from(models: Path | None, kind: str, model: nn.Module) -> None:
     """Fill a model with shipped weights, so that training goes on from them; with None, leave it fresh.
 
     Raises:
-        ValueError: if the weights there are of another architecture.
+        ValueError: If the weights there are of another architecture.
     """
     parts = {
         "vae": {"": "diffusion/vae"},
@@ -133,7 +142,7 @@ def start_from(models: Path | None, kind: str, model: nn.Module) -> None:
 
 
 def train_vae(folder: Path, schedule: Schedule, device: str, pictures: int, start: Path | None = None) -> None:
-    """Autoencoder: L1 + MSE + a weak KL on random 64 px crops, batches of 32."""
+    """Train the autoencoder by L1, squared error and a weak KL term on random crops of 64 px, 32 an update."""
     data = _tensor(load_pictures("train", pictures, 128))
     model = architectures.vae()
     start_from(start, "vae", model)
@@ -151,7 +160,7 @@ def train_vae(folder: Path, schedule: Schedule, device: str, pictures: int, star
 
 
 def train_decoder(folder: Path, schedule: Schedule, device: str, pictures: int) -> None:
-    """Go on with the decoder alone, on the squared error; latents, and what was trained on them, stay."""
+    """Train the decoder alone further, mostly by the squared error; latents, and what was trained on them, stay."""
     data = _tensor(load_pictures("train", pictures, 128))
     model = architectures.vae()
     load_average(folder.parent / "vae", model)
@@ -215,11 +224,12 @@ class Denoiser(nn.Module):
         self.unet, self.text = architectures.unet(), architectures.text_tower(tokenizer)
 
     def forward(self, noisy: Tensor, steps: Tensor, ids: Tensor) -> Tensor:
+        """The noise that is predicted in latents (b 4 h w) at timesteps (b) under the token ids of a prompt each (b l): b 4 h w."""
         return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
 
 
 def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
-    """Epsilon prediction, with 10 % empty captions; small pictures first, then whole scenes.
+    """Train the UNet and its text tower to predict the noise, with 10 % empty captions; small pictures first, then whole scenes.
 
     Captions of the web seldom name all there is to see, and segmentation asks for one class at a time:
     some of the captions name one thing only, chosen among those that the picture's own caption names.
@@ -280,15 +290,20 @@ def _whiten_patches(vision: nn.Module, images: Tensor) -> None:
 
 
 def train_clip(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None, blip_run: Path | None = None) -> None:
-    """Contrast of pictures with captions, and with each thing that captions speak of.
+    """Train CLIP by contrast of pictures with captions, and with each thing that captions speak of.
 
     A part of the loss is CLIP's: some captions of a batch against their pictures, equal captions sharing
     the target. The rest asks, of sixteen phrases such as "a photo of a kitten", which ones the picture's
     own caption says: without it colours and grounds are learnt long before things are.
 
     Args:
-        blip_run: begin the vision tower from that captioning run's: word for word supervision teaches it
-            far faster than contrast does.
+        folder: Folder of the run, as :func:`~diffseg_lib.pocket.training.fitting.fit` takes it.
+        schedule: How long and how fast to train.
+        device: Device to train on, "cpu" or "cuda".
+        stages: Parts of training, in their order.
+        start: Folder of shipped models to begin from; None begins with random weights.
+        blip_run: Folder of a captioning run from whose vision tower the own one begins, since word for word supervision teaches it far faster than contrast
+            does; None begins without.
     """
     tokenizer = architectures.clip_tokenizer(_captions())
     phrases = _phrases(tokenizer)
@@ -367,7 +382,7 @@ def _return_vision(clip: nn.Module, blip: nn.Module, images: Tensor) -> None:
 
 
 def train_blip(folder: Path, schedule: Schedule, device: str, pictures: int, start: Path | None = None, batch: int = 64) -> None:
-    """Captioning: next-word cross-entropy; its vision tower starts from the pocket CLIP's."""
+    """Train BLIP to caption, by the cross-entropy of the next word; its vision tower starts from the pocket CLIP's."""
     captions = _captions()
     tokenizer = architectures.bert_tokenizer(captions)
     source = load_pictures("train", pictures, 128)
@@ -409,10 +424,13 @@ def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) ->
     """Write the runs' averaged weights as `from_pretrained` folders, float16 safetensors.
 
     Args:
-        runs: folder of the training runs.
-        out: receives diffusion/, clip/, blip/ and judge/.
-        models: which of "diffusion", "clip", "blip", "judge".
-        start: shipped models, whose autoencoder is taken where none was trained.
+        runs: Folder of the training runs.
+        out: Folder that receives ``diffusion``, ``clip``, ``blip`` and ``judge``.
+        models: Models to write, of "diffusion", "clip", "blip" and "judge".
+        start: Folder of shipped models, whose autoencoder is taken where none was trained.
+
+    Raises:
+        FileNotFoundError: If a model has no run.
     """
     from diffusers import StableDiffusionPipeline
     from transformers import BlipImageProcessorPil, BlipProcessor, CLIPImageProcessorPil, CLIPProcessor
@@ -483,19 +501,19 @@ def train_model(
     """Train one part of the pocket models by its recipe, going on where a run in the same folder was stopped.
 
     Args:
-        model: "vae", "decoder" (which follows it), "unet" (which follows both), "clip", "blip" or "judge".
-        runs: The folder of the runs; this one's is ``runs / model``.
-        steps: Updates in all; None takes the recipe's.
-        minutes: End, annealed, after so long; 0 is no limit.
-        device: "cpu" or "cuda".
-        pictures: Training pictures of 128 px.
-        start: Begin a new run from the weights in this folder of shipped models.
-        from_blip: Of "clip": begin the vision tower from that of the "blip" run.
-        lr: The peak learning rate, of which a fiftieth is left at the end; None takes the recipe's.
-        whole: Of "unet": whole scenes of 128 px only, none shrunk, for a run that begins from trained weights.
+        model: Name of the part: "vae", "decoder" (which follows it), "unet" (which follows both), "clip", "blip" or "judge".
+        runs: Folder of the runs; this one's is ``runs / model``.
+        steps: Number of updates in all; None takes the recipe's.
+        minutes: Minutes after which training ends, annealed; 0 is no limit.
+        device: Device to train on, "cpu" or "cuda".
+        pictures: Number of training pictures of 128 px.
+        start: Folder of shipped models whose weights a new run begins from; None begins with random weights.
+        from_blip: Whether the vision tower of "clip" begins from that of the "blip" run.
+        lr: Peak learning rate, of which a fiftieth is left at the end; None takes the recipe's.
+        whole: Whether "unet" is shown whole scenes of 128 px only, none shrunk, for a run that begins from trained weights.
 
     Raises:
-        ValueError: On another model.
+        ValueError: On another model, or settings that cannot be.
     """
     folder = runs / model
     if model == "vae":
