@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict, fields, replace
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import numpy as np
 import pytest
@@ -158,6 +158,11 @@ def test_a_recipe_and_a_model_refuse_unknown_names_as_well(pipeline_folder):
         recipe("paper", capton="none")
     with pytest.raises(ValueError, match=r"unknown setting 'treshold' of Config: did you mean threshold\?"):
         DiffSegmenter.from_profile(pipeline_folder, treshold=0.5)
+
+
+def test_documentation_shows_bare_types():
+    assert get_type_hints(Config, include_extras=True)["threshold"] == float | None
+    assert get_type_hints(Job, include_extras=True)["dataset"] is str and get_type_hints(Recipe, include_extras=True)["scales"] == tuple[float, float]
 
 
 def test_a_class_of_its_own_is_two_lines():

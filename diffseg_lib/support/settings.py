@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import field, fields
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 from pydantic import BeforeValidator, ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -78,6 +78,7 @@ def settings(kind: type[Class]) -> type[Class]:
         raise ValueError(said)
 
     made.__init__ = __init__
+    made.__annotations__ = get_type_hints(kind)  # the bare types, for whoever reads them: pages of documentation, editors
     return made
 
 
