@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .recording import Recording, RecordingOptions, resolution_pyramid
+from .recording import Recording, RecordingOptions, resolution_pyramid, words_of
 
 OPTIMIZATIONS = ("reuse_probabilities", "share_stem", "early_stop", "chunk_feed_forward", "pack_matrix")  # what a optimized recording saves
 ROWS = 256  # of the n x n probabilities held at a time, so that they stay in a processor's cache
@@ -115,7 +115,7 @@ def share_stem(unet: nn.Module, first: str, options: RecordingOptions, stack: Ex
         return ((sample[:1], *args[1:]), kwargs) if sample is not None and len(sample) > 1 and sample.stride(0) == 0 else None
 
     def all_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rows = len(kwargs["encoder_hidden_states"])
+        rows = len(words_of(kwargs["encoder_hidden_states"]))
         if len(args[0]) == rows:
             return None
         options.same = (first, first.replace("attn1", "attn2"))

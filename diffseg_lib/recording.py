@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,6 +71,11 @@ def resolution_pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
         levels[stride] = (h, w)
         h, w = (h + 1) // 2, (w + 1) // 2
     return levels
+
+
+def words_of(context: Any) -> Any:
+    """The prompts' embeddings, which an IP-Adapter hands to the layers in a tuple with those of pictures."""
+    return context[0] if isinstance(context, tuple) else context
 
 
 @dataclass

@@ -83,7 +83,8 @@ def complete(
     """Complete maps along self-attention, Eq. (6) (7), without ever building an n x n matrix.
 
     The mean over layers and heads of A_self, applied to a vector, is the mean of each one applied: mean(A) v = mean(A v). So attention is asked for A v
-    directly, with the maps as its value matrix, padded to the width of a head so that fused kernels take it.
+    directly, with the maps as its value matrix, padded to the width of a head so that fused kernels take it. Half-precision queries and keys are multiplied
+    in float32.
 
     Args:
         maps: Fused maps, one a class, k h w.
@@ -102,12 +103,12 @@ def complete(
     k, h, w = maps.shape
     for _ in range(iterations):
         total = torch.zeros_like(maps)
-        for query, key in zip(queries, keys, strict=True):
+        for query, key in zip(map(_precise, queries), map(_precise, keys), strict=True):
             _, heads, n, d = query.shape
             shared = query.shape[0] == 1
             vectors = maps.reshape(1, k, n).mT if shared else maps.reshape(k, n, 1)
             parts = []
-            for columns in vectors.to(query.dtype).split(d, dim=-1):
+            for columns in vectors.to(query).split(d, dim=-1):
                 value = pad(columns, (0, d - columns.shape[-1]))[:, None].expand(-1, heads, n, d)
                 parts.append(scaled_dot_product_attention(query, key, value)[..., : columns.shape[-1]].mean(1))
             applied = torch.cat(parts, dim=-1)  # b n (k or 1)
@@ -171,7 +172,7 @@ def daam_maps(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int
 def self_attention(queries: Sequence[Float[Tensor, "b _ n _"]], keys: Sequence[Float[Tensor, "b _ n _"]]) -> Float[Tensor, "b n n"]:
     """A_self of Eq. (6): the mean over layers and heads of softmax(Q K^T / sqrt d), materialised."""
     total = torch.zeros((), device=queries[0].device)
-    for query, key in zip(queries, keys, strict=True):
+    for query, key in zip(map(_precise, queries), map(_precise, keys), strict=True):
         total = total + (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
     return total / len(queries)
 
@@ -185,6 +186,10 @@ def complete_materialised(
     """The readable twin of :func:`complete`: build the n x n matrix, then multiply. For reference."""
     _check(maps, queries, keys)
     return apply_attention(maps, self_attention(queries, keys), iterations=iterations)
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> None:

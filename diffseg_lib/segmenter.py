@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .attention import record_attention
-from .backbone import Backbone
+from .backbone import TEXT_LOCK, Backbone
 from .config import Config, configure
 from .loading import load_backbone
 from .optimizations import OPTIMIZATIONS
@@ -200,7 +201,8 @@ class DiffSegmenter:
         if pixels is not None and self.captioner is not None and self.config.caption == "phrase":
             before = self.captioner.describe(pixels, names)
         tokenizer, template = self.backbone.tokenizer, self.template
-        return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
+        with TEXT_LOCK:
+            return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
 
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
@@ -316,19 +318,30 @@ class DiffSegmenter:
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
         embeddings, token_weights = self.embed(prompts)
+        given, batch, found = (latents, noise, embeddings, token_weights, return_intermediates), min(self.config.class_batch, len(prompts)), None
         try:
-            cross, layers, fused, completed = self._maps(latents, noise, embeddings, token_weights, return_intermediates, self.config.class_batch)
+            found = self._maps(*given, batch)
         except OUT_OF_MEMORY as error:
-            if not ran_out_of_memory(error) or len(prompts) == 1:
+            if not ran_out_of_memory(error) or batch == 1:
                 raise
-            half = (min(self.config.class_batch, len(prompts)) + 1) // 2
-            photo = replace(photo, notes=(*photo.notes, f"out of memory with all classes at once: done {half} at a time"))
-            cross, layers, fused, completed = self._maps(latents, noise, embeddings, token_weights, return_intermediates, half)
+        if found is None:  # the error is gone here, and with it what its frames held
+            _free_memory()
+            half = (batch + 1) // 2
+            photo = replace(photo, notes=(*photo.notes, f"out of memory with {batch} classes at once: done {half} at a time"))
+            found = self._maps(*given, half)
+        cross, layers, fused, completed = found
         scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
         names = tuple(p.name for p in prompts)
         notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
         kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
         return Segmentation(to_numpy(label(scores, self.threshold)), to_numpy(scores), names, self.threshold, notes, kept, tuple(prompts))
+
+
+def _free_memory() -> None:
+    """Give back what nothing refers to any more: cycles of Python's, then torch's own reserve on a GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _photo(image: str | Path | Image.Image | np.ndarray) -> Photo:
