@@ -19,21 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn, promote_types
 from torch.nn.functional import scaled_dot_product_attention
 
-from .optimizations import (
-    OPTIMIZATIONS,
-    ROWS,
-    add_rows,
-    chunk_feed_forward,
-    last_read_layer,
-    pack_matrix,
-    running_sum,
-    share_stem,
-    single_thread_workers,
-    unpack_matrix,
-)
+from .optimizations import OPTIMIZATIONS, chunk_feed_forward, last_read_layer, share_stem
 from .recording import Recording, RecordingOptions, resolution_pyramid, words_of
 
-SELF_ATTENTION = ("finest", "all", "matrix", "none")
+SELF_ATTENTION = ("finest", "all", "none")
 STAGES = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order in which they run
 
 _locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
@@ -56,8 +45,6 @@ class _Recorder:
     ) -> Tensor:
         if self.recording.finest_size == (0, 0):  # a UNet goes from fine to coarse, so the first layer is of the finest
             self.recording.finest_size = self._size(hidden_states.shape[1])
-        if "pack_matrix" in self.options.optimizations and not self._finest(hidden_states.shape[1]):
-            pack_matrix(self.recording)
         wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.options.same
         if (wanted or same) and "reuse_probabilities" in self.options.optimizations and attention_mask is None and is_plain_attention(attn, self.inner):
             return self._record_and_compute(attn, hidden_states, encoder_hidden_states, wanted, same)
@@ -69,7 +56,7 @@ class _Recorder:
 
     def _wanted(self, cross: bool, count: int) -> bool:
         if not cross:
-            return self.options.self_attention == "all" or (self.options.self_attention in ("finest", "matrix") and self._finest(count))
+            return self.options.self_attention == "all" or (self.options.self_attention == "finest" and self._finest(count))
         if self.options.token_weights is None:
             return False
         size = self._size(count)
@@ -89,8 +76,6 @@ class _Recorder:
         query, key = _heads(attn.to_q(hidden), attn.heads), _heads(attn.to_k(hidden if context is None else context), attn.heads)
         if context is not None:
             self._attend(query, key, None, attn.scale)
-        elif self.options.self_attention == "matrix":
-            self._accumulate(query, key, None, attn.scale)
         else:
             self._keep(query, key)
 
@@ -102,8 +87,6 @@ class _Recorder:
         value = None if last else _heads(attn.to_v(source), attn.heads)
         if context is not None and wanted:
             output = self._attend(query, key, value, attn.scale)
-        elif wanted and self.options.self_attention == "matrix":
-            output = self._accumulate(query, key, value, attn.scale)
         else:
             if wanted:
                 self._keep(query, key)
@@ -135,28 +118,6 @@ class _Recorder:
                 outputs.append(scores.to(value) @ value[row])
         self.recording.cross[self.name] = torch.stack(maps).unflatten(-1, size)
         return torch.stack(outputs) if outputs else None
-
-    def _accumulate(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
-        """Self-attention, some rows of the n x n matrix at a time: adds its mean over heads, and the layer's output if there are values."""
-        b, n = len(query), query.shape[2]
-        kept = 1 if self.options.first_only else self.options.prompts
-        total = running_sum(self.recording, query, kept)
-        output = None if value is None else torch.empty_like(value)
-        for row in range(b):
-            if row >= kept:  # the others of a shared completion
-                if output is not None and value is not None:
-                    output[row] = scaled_dot_product_attention(query[row : row + 1], key[row : row + 1], value[row : row + 1])[0]
-                continue
-            target = total if b < self.options.prompts else total[row : row + 1]  # one row for all prompts, where nothing told them apart yet
-            one = (query[row], (key[row] * scale).mT, None if value is None else value[row], target, None if output is None else output[row])
-            threads = min(torch.get_num_threads(), -(-n // ROWS))
-            if query.device.type != "cpu" or threads == 1:
-                add_rows(range(0, n, ROWS), query.new_empty(2, min(ROWS, n), n), *one)
-            else:
-                shares = [range(first * ROWS, n, threads * ROWS) for first in range(threads)]
-                scratch_of_threads = query.new_empty(threads, 2, min(ROWS, n), n)  # made here: what a thread allocates itself it does not give back
-                list(single_thread_workers(threads).map(lambda starts, scratch, one=one: add_rows(starts, scratch, *one), shares, scratch_of_threads))
-        return output
 
 
 def _heads(projected: Tensor, heads: int) -> Tensor:
@@ -265,14 +226,12 @@ def record_attention(
             happens. Of an IP-Adapter's attention the words' is recorded.
         token_weights: Weight of each token in the recorded map, b l, a row a prompt (1/m at each of a class's m sub-tokens gives their mean); None records no
             cross-attention.
-        self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none"; or, for the
-            finest, the "matrix" of their probabilities.
+        self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none".
         heads: Whether every head's cross map is kept rather than their mean.
         optimizations: Savings, any of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": Probabilities are computed once, for
             the layer's output and for the recording. "share_stem": What comes before the first text is done once for all prompts (where the latents are one
             row, expanded). "early_stop": The ``with`` block ends after the last layer that is read, so the UNet's output is not to be had.
-            "chunk_feed_forward": The finest feed-forward layers take a quarter of the pixels at a time. "pack_matrix": A large matrix waits in 16 bits while
-            the coarser layers run (an error of some 1e-5 of the maps' range).
+            "chunk_feed_forward": The finest feed-forward layers take a quarter of the pixels at a time.
         resolutions: Strides relative to the latents whose cross maps are wanted; None takes all.
         first_only: Whether self-attention is kept for the first prompt alone.
 
@@ -290,7 +249,6 @@ def record_attention(
         layers = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))
         unet = unwrapped(unet)
         _note_call(unet, recording, options, stack)
-        stack.callback(unpack_matrix, recording)
         names = _running_order(layers)
         if "early_stop" in optimizations:
             options.last = last_read_layer(names, len(list(unet.get_submodule("down_blocks").children())), options)

@@ -117,27 +117,6 @@ def complete(
     return maps
 
 
-def apply_attention(maps: Float[Tensor, "k h w"], matrix: Float[Tensor, "b n n"], layers: int = 1, iterations: int = 1) -> Float[Tensor, "k h w"]:
-    """Complete maps by a self-attention matrix that was kept, Eq. (6) (7): n x n numbers a class, and no score product again.
-
-    Args:
-        maps: Fused maps, one a class, k h w.
-        matrix: Sum of A_self over `layers`, b n n: a row of the batch a class, or one for all.
-        layers: Number of layers that were summed.
-        iterations: Number of times that the mean is applied.
-
-    Raises:
-        ValueError: If the shapes do not fit.
-    """
-    k, n = maps.shape[0], maps.shape[1] * maps.shape[2]
-    if matrix.shape[0] not in (1, k) or matrix.shape[2] != n:
-        raise ValueError(f"self-attention of shape {tuple(matrix.shape)} (b n n) does not fit maps {tuple(maps.shape)}: expected b = {k} or 1, n = {n}")
-    vectors = maps.reshape(1, k, n).mT if matrix.shape[0] == 1 else maps.reshape(k, n, 1)
-    for _ in range(iterations):
-        vectors = matrix.to(maps.dtype) @ vectors / layers
-    return (vectors.mT if matrix.shape[0] == 1 else vectors).reshape(maps.shape)
-
-
 def complete_all_resolutions(
     maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "_ _ _ _"]], Sequence[Float[Tensor, "_ _ _ _"]]]]
 ) -> Float[Tensor, "k h w"]:
@@ -185,7 +164,10 @@ def complete_materialised(
 ) -> Float[Tensor, "k h w"]:
     """The readable twin of :func:`complete`: build the n x n matrix, then multiply. For reference."""
     _check(maps, queries, keys)
-    return apply_attention(maps, self_attention(queries, keys), iterations=iterations)
+    matrix, vectors = self_attention(queries, keys), maps.flatten(1)[..., None]
+    for _ in range(iterations):
+        vectors = matrix.to(maps.dtype) @ vectors
+    return vectors.reshape(maps.shape)
 
 
 def _precise(values: Tensor) -> Tensor:

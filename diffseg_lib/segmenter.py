@@ -22,12 +22,10 @@ from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
 from .prompts import Prompt, fill_template, make_prompt, reweight, unknown_words, weigh_tokens
 from .recording import Recording
-from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
+from .scoremaps import complete, constant_maps, fuse, label, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
 from .support.images import Photo, areas, load_photo, to_numpy, to_photo, working_size
 from .vision_language import Captioner
-
-LARGEST_MATRIX = 64 * 96  # pixels of the finest attention up to which an n x n matrix a class is kept: 64 MiB at 64 x 64, 144 at 64 x 96
 
 
 @dataclass(frozen=True)
@@ -252,9 +250,7 @@ class DiffSegmenter:
     ) -> Recording:
         """:meth:`attend`, of what :meth:`score` reads alone (of all cross maps, if they are to be kept)."""
         resolutions = None if return_intermediates else [stride for stride, weight in self.weights.items() if weight]
-        count = latents.shape[-2] * latents.shape[-1] // self.backbone.finest_stride**2
-        small = latents.device.type == "cpu" and self.backbone.dtype == torch.float32 and count <= LARGEST_MATRIX
-        which = "none" if not self.config.iterations or (self.config.share_self_attention and not first) else "matrix" if small else "finest"
+        which = "none" if not self.config.iterations or (self.config.share_self_attention and not first) else "finest"
         return self.attend(
             latents,
             noise,
@@ -277,8 +273,6 @@ class DiffSegmenter:
         source, rows = (first or recording, slice(0, 1)) if self.config.share_self_attention else (recording, slice(None))
         if not self.config.iterations:
             return fused, fused
-        if source.matrix is not None:
-            return fused, apply_attention(fused, source.matrix[rows], source.layers, self.config.iterations)
         queries, keys = ([t[rows] for t in group] for group in source.finest())
         return fused, complete(fused, queries, keys, self.config.iterations)
 

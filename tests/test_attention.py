@@ -13,7 +13,7 @@ from einops import rearrange
 from diffseg_lib.attention import _Recorder, record_attention
 from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.recording import Recording, RecordingOptions
-from diffseg_lib.scoremaps import apply_attention, complete, complete_materialised, self_attention
+from diffseg_lib.scoremaps import complete, complete_materialised
 
 SIZES = [(16, 16), (16, 24), (32, 8)]
 
@@ -150,7 +150,7 @@ def test_all_sides_are_kept_on_request_and_grouped_by_side(backbone):
 
 
 def test_an_unknown_choice_of_self_attention_is_refused(backbone):
-    with pytest.raises(ValueError, match="expected one of finest, all, matrix, none"), record_attention(backbone.unet, None, self_attention="most"):
+    with pytest.raises(ValueError, match="expected one of finest, all, none"), record_attention(backbone.unet, None, self_attention="most"):
         pass
     with pytest.raises(ValueError, match="any of reuse_probabilities, share_stem"), record_attention(backbone.unet, None, optimizations=("fast",)):
         pass
@@ -185,60 +185,18 @@ def test_a_lean_recording_is_the_plain_one(backbone, size, optimizations):
     torch.testing.assert_close(complete(maps, *found.finest()), complete(maps, *plain.finest()), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("optimizations", [(), ("reuse_probabilities",), ("reuse_probabilities", "share_stem"), OPTIMIZATIONS])
-@pytest.mark.parametrize("heads", [False, True])
-def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, optimizations, heads):
-    plain = optimized_call(backbone, token_weights())
-    found = optimized_call(backbone, token_weights(), optimizations=optimizations, self_attention="matrix", heads=heads)
-    assert found.layers == len(plain.queries) and not found.queries
-    expected = self_attention([q.expand(2, -1, -1, -1) for q in plain.queries.values()], list(plain.keys.values()))
-    torch.testing.assert_close(found.matrix / found.layers, expected, atol=1e-7, rtol=1e-4)
-    torch.testing.assert_close(found.matrix.sum(-1) / found.layers, torch.ones(2, 16 * 24))
-    maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
-    for iterations in (1, 2):
-        expected = complete(maps, *plain.finest(), iterations)
-        torch.testing.assert_close(apply_attention(maps, found.matrix, found.layers, iterations), expected, atol=1e-6, rtol=1e-4)
-
-
-def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(backbone, monkeypatch):
-    awake = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
-    monkeypatch.setattr("diffseg_lib.optimizations.PACKED_FROM", 1)
-    for module in ("attention", "optimizations"):
-        monkeypatch.setattr(f"diffseg_lib.{module}.ROWS", 100)  # a last part that is not full
-    rested = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
-    assert rested.packed is None and not torch.equal(rested.matrix, awake.matrix)
-    maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
-    first, second = (apply_attention(maps, one.matrix, one.layers) for one in (awake, rested))
-    torch.testing.assert_close(second, first, atol=5e-5, rtol=0)
-    with (
-        pytest.raises(ZeroDivisionError),
-        record_attention(backbone.unet, token_weights(), self_attention="matrix", optimizations=("reuse_probabilities", "pack_matrix")) as cut,
-    ):
-        hook = backbone.unet.mid_block.register_forward_hook(lambda *_: 1 / 0)
-        try:
-            call(backbone)
-        finally:
-            hook.remove()
-    assert cut.packed is None and cut.layers == 1 and cut.matrix is not None  # whatever ends it, the matrix is unpacked
-
-
-@pytest.mark.parametrize("which", ["matrix", "finest"])
-def test_one_prompt_alone_is_kept_on_request(backbone, which):
-    every = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention=which)
-    one = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention=which, first_only=True)
-    if which == "matrix":
-        assert one.matrix.shape[0] == 1
-        torch.testing.assert_close(one.matrix, every.matrix[:1])
-    else:
-        assert all(query.shape[0] == 1 for query in one.queries.values())
-        assert all(torch.equal(one.keys[name], every.keys[name][:1]) for name in one.keys)
+def test_one_prompt_alone_is_kept_on_request(backbone):
+    every = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS)
+    one = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, first_only=True)
+    assert all(query.shape[0] == 1 for query in one.queries.values())
+    assert all(torch.equal(one.keys[name], every.keys[name][:1]) for name in one.keys)
 
 
 def test_a_lean_recording_reads_only_the_sides_asked_for_and_leaves_no_trace(backbone):
     before, hooks = processors(backbone.unet), [len(m._forward_pre_hooks) for m in backbone.unet.modules()]
     plain = call(backbone)
-    found = optimized_call(backbone, token_weights(), (16, 16), OPTIMIZATIONS, resolutions=[2], self_attention="matrix")
-    assert set(found.by_resolution()) == {2} and found.layers == 3
+    found = optimized_call(backbone, token_weights(), (16, 16), OPTIMIZATIONS, resolutions=[2])
+    assert set(found.by_resolution()) == {2} and len(found.queries) == 3
     assert all(now is before[name] for name, now in processors(backbone.unet).items())
     assert [len(m._forward_pre_hooks) for m in backbone.unet.modules()] == hooks
     assert all(m._chunk_size is None for m in backbone.unet.modules() if hasattr(m, "_chunk_size"))

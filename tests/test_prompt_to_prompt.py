@@ -280,7 +280,9 @@ def test_an_edit_inside_a_recording_is_refused(segmenter, inverted):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_attention_of_an_edit_is_float32_and_its_output_the_models_own_precision(dtype):
-    control = AttentionControl(PromptToPrompt(0, 0), torch.eye(6), torch.ones(6), torch.ones(6), (2, 2), None, LocalBlend("a", "b", stride=1), torch.eye(2, 6))
+    control = AttentionControl(
+        PromptToPrompt(0.0, 0.0), torch.eye(6), torch.ones(6), torch.ones(6), (2, 2), None, LocalBlend("a", "b", stride=1), torch.eye(2, 6)
+    )
     generator = torch.Generator().manual_seed(0)
     query, key = (300 * torch.randn(2, 3, n, 8, generator=generator).to(dtype) for n in (4, 6))
     found = _Controlled(None, control)._cross(query, key, 8**-0.5, 1, (2, 2))
@@ -296,4 +298,4 @@ def test_edits_in_half_precision_keep_their_identities(pipeline_folder, picture,
     plain = edit(segmenter.backbone, source, TARGET, HARD).picture
     whole, none = (edit(segmenter.backbone, source, TARGET, HARD, gate=Gate(np.full(picture.shape[:2], on))).picture for on in (True, False))
     assert np.array_equal(whole, plain) and np.array_equal(none, picture) and not np.array_equal(plain, picture)
-    assert edit(segmenter.backbone, source, TARGET, HARD, blend=LocalBlend("house", "fish", start=0)).picture.shape == picture.shape
+    assert edit(segmenter.backbone, source, TARGET, HARD, blend=LocalBlend("house", "fish", start=0.0)).picture.shape == picture.shape

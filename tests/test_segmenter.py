@@ -193,7 +193,7 @@ def test_pictures_come_as_paths_pil_or_arrays(segmenter, picture, tmp_path):
 def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypatch):
     import diffseg_lib.segmenter as module
 
-    monkeypatch.setattr(module, "apply_attention", lambda maps, *rest: torch.cat([torch.full_like(maps[:1], 0.2), maps[1:]]))
+    monkeypatch.setattr(module, "complete", lambda maps, *rest: torch.cat([torch.full_like(maps[:1], 0.2), maps[1:]]))
     found = segmenter.segment(picture, CLASSES)
     assert not found.scores[0].any() and not (found.labels == 1).any()
     assert found.notes == ("the map of house is constant",)
@@ -212,9 +212,7 @@ def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypa
         {"share_self_attention": True, "class_batch": 1},
     ],
 )
-@pytest.mark.parametrize("largest", [64 * 64, 0])
-def test_the_lean_way_gives_what_the_plain_one_gives(segmenter, picture, monkeypatch, changes, largest):
-    monkeypatch.setattr("diffseg_lib.segmenter.LARGEST_MATRIX", largest)  # 0: queries and keys are kept
+def test_the_lean_way_gives_what_the_plain_one_gives(segmenter, picture, changes):
     optimized, plain = (segmenter.with_config(optimized=way, **changes) for way in (True, False))
     for keep in (False, True):
         found, expected = (one.segment(picture, ["house", "fish", "red fish"], return_intermediates=keep) for one in (optimized, plain))
