@@ -16,12 +16,11 @@ import torch
 
 from diffseg_lib.backbone import Backbone
 from diffseg_lib.cli.exits import guarded, spelled
-from diffseg_lib.segmenter import LARGEST_MATRIX
 from diffseg_lib.support.files import write_json
 from diffseg_lib.support.provenance import run_metadata
 
 from . import families, gpu, parts
-from .cases import KEYS, OURS, SHARED, STEPS, cases
+from .cases import OURS, SHARED, STEPS, cases, ours_in
 from .measure import interleaved_timings, peak_alone, ratios, summary
 from .models import full_size, pocket
 
@@ -69,9 +68,8 @@ def scaling_by_size(backbone: Backbone, sizes: Sequence[tuple[int, int]], repeat
     found = {}
     for height, width in sizes:
         shape = (height // backbone.latent_factor, width // backbone.latent_factor)
-        name = OURS if shape[0] * shape[1] <= LARGEST_MATRIX else KEYS
-        row = timed(backbone, [1], shape, ("bare", name), repeats)["1"]
-        found[f"{width} x {height}"] = row[name] | {"bare_seconds": row["bare"]["seconds"], "kept": "matrix" if name == OURS else "queries and keys"}
+        row = timed(backbone, [1], shape, ("bare", OURS), repeats)["1"]
+        found[f"{width} x {height}"] = row[OURS] | {"bare_seconds": row["bare"]["seconds"], "kept": "queries and keys"}
     return found
 
 
@@ -116,7 +114,7 @@ def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, An
     if any(wanted(name) for name in ("time", "stages", "sizes", "released")):
         backbone = full_size(parts=("unet", "vae", "text"))
         if wanted("time"):
-            found["time"] = _said("C = 1", timed, backbone, [1], size, ("bare", *STEPS, KEYS), repeats)
+            found["time"] = _said("C = 1", timed, backbone, [1], size, ("bare", *STEPS), repeats)
         if wanted("released"):
             found["released"] = _said("released, C = 1", against_released, backbone, [1], size, few)
         if wanted("time"):
@@ -140,7 +138,7 @@ def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, An
 
 def full_memory(repeats: int) -> dict[str, Any]:
     """Peaks above the loaded model at that size."""
-    found = _said("memory, C = 1", memory, "full", [1], (64, 64), ("bare", "plain", KEYS, OURS), repeats)
+    found = _said("memory, C = 1", memory, "full", [1], (64, 64), ("bare", "plain", OURS), repeats)
     found |= _said("memory, C = 4 and 20", memory, "full", [4, 20], (64, 64), ("bare", OURS, SHARED), 1)
     found["1"]["released"] = _said("memory, released", memory, "full", [1], (64, 64), ("released",), 1)["1"]["released"]
     return found
@@ -148,9 +146,9 @@ def full_memory(repeats: int) -> dict[str, Any]:
 
 def headline(tables: dict[str, Any], peaks: dict[str, Any], repeats: int) -> dict[str, Any]:
     """The figures that goals are set for."""
-    facts: dict[str, Any] = {"time_ratio": {n: row[OURS]["ratio"] for n, row in tables["time"].items()}}
+    facts: dict[str, Any] = {"time_ratio": {n: row[ours_in(row)]["ratio"] for n, row in tables["time"].items()}}
     facts["speedup_vs_released"] = {n: row["speedup"] for n, row in tables["released"].items()}
-    facts["extra_mib"] = extra(peaks, OURS) if peaks else {}
+    facts["extra_mib"] = extra(peaks, ours_in(peaks["1"])) if peaks else {}
     ours, theirs = facts["extra_mib"].get("1"), extra({"1": peaks["1"]}, "released")["1"] if peaks else None
     facts["memory_vs_released"] = round(theirs / max(ours, 1.0), 1) if ours is not None and theirs is not None else None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

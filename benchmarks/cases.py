@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffseg_lib.backbone import Backbone
@@ -36,18 +35,18 @@ class Variant:
 STEPS: Mapping[str, Variant] = {
     "plain": Variant("finest"),
     "+ probabilities once": Variant("finest", ("reuse_probabilities",)),
-    "+ matrix kept, not queries and keys": Variant("matrix", ("reuse_probabilities",)),
-    "+ stop after the last layer read": Variant("matrix", ("reuse_probabilities", "early_stop")),
-    "+ stem shared by all classes": Variant("matrix", ("reuse_probabilities", "early_stop", "share_stem")),
-    "+ feed-forward in chunks": Variant("matrix", ("reuse_probabilities", "early_stop", "share_stem", "chunk_feed_forward")),
-    "+ matrix rests packed (all: ours)": Variant("matrix", OPTIMIZATIONS),
+    "+ stop after the last layer read": Variant("finest", ("reuse_probabilities", "early_stop")),
+    "+ stem shared by all classes": Variant("finest", ("reuse_probabilities", "early_stop", "share_stem")),
+    "+ feed-forward in chunks (all: ours)": Variant("finest", OPTIMIZATIONS),
 }
-OURS = "+ matrix rests packed (all: ours)"
-OTHERS: Mapping[str, Variant] = {
-    "optimized, queries and keys kept": Variant("finest", OPTIMIZATIONS),
-    "one self-attention for all classes": Variant("matrix", OPTIMIZATIONS, True),
-}
-KEYS, SHARED = OTHERS
+OURS = list(STEPS)[-1]
+SHARED = "one self-attention for all classes"
+OTHERS: Mapping[str, Variant] = {SHARED: Variant("finest", OPTIMIZATIONS, True)}
+
+
+def ours_in(names: Iterable[str]) -> str:
+    """The name of our way among the cases of a run, which an earlier one may have called otherwise: the one that ends in "(all: ours)"."""
+    return next(name for name in names if name.endswith("(all: ours)"))
 
 
 def bare(backbone: Backbone, given: Mapping[str, Tensor]) -> Tensor:
@@ -67,16 +66,11 @@ def segment(backbone: Backbone, given: Mapping[str, Tensor], way: Variant, weigh
     return completed
 
 
-def half_way(way: Variant, dtype: torch.dtype) -> Variant:
-    """The same way in another precision: a matrix is kept in float32 alone."""
-    return way if dtype == torch.float32 else Variant("finest", way.optimizations, way.share_self_attention)
-
-
 def cases(
     backbone: Backbone, classes: int, size: tuple[int, int], names: tuple[str, ...], weights: Mapping[int, float] = PAPER_WEIGHTS
 ) -> dict[str, Callable[[], Any]]:
     """Cases by name, ready to call: "bare", "released", or of :data:`STEPS` and :data:`OTHERS`."""
     given, ways = inputs(backbone, classes, size), {**STEPS, **OTHERS}
     known: dict[str, Callable[[], Any]] = {"bare": partial(bare, backbone, given), "released": partial(released_maps, backbone, given, TIMESTEP, weights)}
-    known |= {name: partial(segment, backbone, given, half_way(way, backbone.dtype), weights) for name, way in ways.items()}
+    known |= {name: partial(segment, backbone, given, way, weights) for name, way in ways.items()}
     return {name: known[name] for name in names}

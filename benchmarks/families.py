@@ -105,7 +105,7 @@ def measured(config: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
 
     def optimizations() -> None:
         options = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
-        with record_attention(backbone.unet, token_weights, self_attention="matrix", **options) as recording:
+        with record_attention(backbone.unet, token_weights, **options) as recording:
             backbone.predict_noise(noisy, TIMESTEP, embeddings)
         outputs["optimized"] = segmenter.score(recording)[1]
 

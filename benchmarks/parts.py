@@ -47,8 +47,7 @@ def stages(backbone: Backbone, classes: int, size: tuple[int, int], repeats: int
     ids = torch.randint(0, backbone.text_encoder.config.vocab_size, (classes, length), device=backbone.device)
     truth = np.zeros((h * factor, w * factor), np.uint8)
     segmenter = DiffSegmenter(backbone, Config())
-    small = backbone.dtype == torch.float32 and backbone.device.type == "cpu"
-    arguments = (given["latents"], given["noise"], TIMESTEP, given["embeddings"], given["token_weights"], "matrix" if small else "finest")
+    arguments = (given["latents"], given["noise"], TIMESTEP, given["embeddings"], given["token_weights"])
 
     def once() -> dict[str, float]:
         one: dict[str, float] = {}

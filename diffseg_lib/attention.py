@@ -7,31 +7,27 @@ words, and stops after the last layer that is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from threading import Lock, RLock, get_ident
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, nn, promote_types
 from torch.nn.functional import scaled_dot_product_attention
 
-from .optimizations import (
-    OPTIMIZATIONS,
-    ROWS,
-    add_rows,
-    chunk_feed_forward,
-    last_read_layer,
-    pack_matrix,
-    running_sum,
-    share_stem,
-    single_thread_workers,
-    unpack_matrix,
-)
-from .recording import Recording, RecordingOptions, resolution_pyramid
+from .optimizations import OPTIMIZATIONS, chunk_feed_forward, last_read_layer, share_stem
+from .recording import Recording, RecordingOptions, resolution_pyramid, words_of
 
-SELF_ATTENTION = ("finest", "all", "matrix", "none")
+SELF_ATTENTION = ("finest", "all", "none")
+STAGES = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order in which they run
+
+_locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
+_locks_guard, _stance_lock = Lock(), RLock()  # whether torch.compile is obeyed holds for the whole process
+_taken: WeakSet[nn.Module] = WeakSet()
 
 
 class _Finished(Exception):
@@ -45,24 +41,22 @@ class _Recorder:
         self.name, self.inner, self.recording, self.options = name, inner, recording, options
 
     def __call__(
-        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Any = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         if self.recording.finest_size == (0, 0):  # a UNet goes from fine to coarse, so the first layer is of the finest
             self.recording.finest_size = self._size(hidden_states.shape[1])
-        if "pack_matrix" in self.options.optimizations and not self._finest(hidden_states.shape[1]):
-            pack_matrix(self.recording)
         wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.options.same
         if (wanted or same) and "reuse_probabilities" in self.options.optimizations and attention_mask is None and is_plain_attention(attn, self.inner):
             return self._record_and_compute(attn, hidden_states, encoder_hidden_states, wanted, same)
         if wanted:
-            self._record_only(attn, hidden_states, encoder_hidden_states)
+            self._record_only(attn, hidden_states, words_of(encoder_hidden_states))
         if self.name == self.options.last:
             raise _Finished
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
     def _wanted(self, cross: bool, count: int) -> bool:
         if not cross:
-            return self.options.self_attention == "all" or (self.options.self_attention in ("finest", "matrix") and self._finest(count))
+            return self.options.self_attention == "all" or (self.options.self_attention == "finest" and self._finest(count))
         if self.options.token_weights is None:
             return False
         size = self._size(count)
@@ -82,8 +76,6 @@ class _Recorder:
         query, key = _heads(attn.to_q(hidden), attn.heads), _heads(attn.to_k(hidden if context is None else context), attn.heads)
         if context is not None:
             self._attend(query, key, None, attn.scale)
-        elif self.options.self_attention == "matrix":
-            self._accumulate(query, key, None, attn.scale)
         else:
             self._keep(query, key)
 
@@ -95,8 +87,6 @@ class _Recorder:
         value = None if last else _heads(attn.to_v(source), attn.heads)
         if context is not None and wanted:
             output = self._attend(query, key, value, attn.scale)
-        elif wanted and self.options.self_attention == "matrix":
-            output = self._accumulate(query, key, value, attn.scale)
         else:
             if wanted:
                 self._keep(query, key)
@@ -111,44 +101,23 @@ class _Recorder:
         self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
-        """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output."""
+        """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output; probabilities in float32 at least."""
         size = self._size(query.shape[2])
-        token_weights = self.options.token_weights.to(query) if self.options.token_weights is not None else query.new_empty(0)
+        scores = query.new_empty(query.shape[1], query.shape[2], key.shape[2], dtype=promote_types(query.dtype, torch.float32))
+        token_weights = self.options.token_weights.to(scores) if self.options.token_weights is not None else scores.new_empty(0)
         if token_weights.shape != (len(key), key.shape[2]):
             raise ValueError(f"token weights of shape {tuple(token_weights.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
-        scores, maps, outputs = query.new_empty(query.shape[1], query.shape[2], key.shape[2]), [], []
+        maps, outputs = [], []
         for row in range(len(key)):
-            one = query[row if len(query) > 1 else 0]
-            torch.baddbmm(scores, one, key[row].mT, beta=0, alpha=scale, out=scores)
+            one = query[row if len(query) > 1 else 0].to(scores)
+            torch.baddbmm(scores, one, key[row].to(scores).mT, beta=0, alpha=scale, out=scores)
             torch.softmax(scores, -1, out=scores)  # heads n l
             of_heads = scores @ token_weights[row]
             maps.append(of_heads if self.options.heads else of_heads.mean(0))
             if value is not None:
-                outputs.append(scores @ value[row])
+                outputs.append(scores.to(value) @ value[row])
         self.recording.cross[self.name] = torch.stack(maps).unflatten(-1, size)
         return torch.stack(outputs) if outputs else None
-
-    def _accumulate(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
-        """Self-attention, some rows of the n x n matrix at a time: adds its mean over heads, and the layer's output if there are values."""
-        b, n = len(query), query.shape[2]
-        kept = 1 if self.options.first_only else self.options.prompts
-        total = running_sum(self.recording, query, kept)
-        output = None if value is None else torch.empty_like(value)
-        for row in range(b):
-            if row >= kept:  # the others of a shared completion
-                if output is not None and value is not None:
-                    output[row] = scaled_dot_product_attention(query[row : row + 1], key[row : row + 1], value[row : row + 1])[0]
-                continue
-            target = total if b < self.options.prompts else total[row : row + 1]  # one row for all prompts, where nothing told them apart yet
-            one = (query[row], (key[row] * scale).mT, None if value is None else value[row], target, None if output is None else output[row])
-            threads = min(torch.get_num_threads(), -(-n // ROWS))
-            if query.device.type != "cpu" or threads == 1:
-                add_rows(range(0, n, ROWS), query.new_empty(2, min(ROWS, n), n), *one)
-            else:
-                shares = [range(first * ROWS, n, threads * ROWS) for first in range(threads)]
-                scratch_of_threads = query.new_empty(threads, 2, min(ROWS, n), n)  # made here: what a thread allocates itself it does not give back
-                list(single_thread_workers(threads).map(lambda starts, scratch, one=one: add_rows(starts, scratch, *one), shares, scratch_of_threads))
-        return output
 
 
 def _heads(projected: Tensor, heads: int) -> Tensor:
@@ -164,33 +133,79 @@ def is_plain_attention(attn: Any, processor: Any) -> bool:
 
 def _running_order(names: Collection[str]) -> list[str]:
     """Layers in the order in which a UNet runs them: down, middle, up."""
-    stages = ("down", "mid", "up")
-    return sorted(names, key=lambda name: next((i for i, stage in enumerate(stages) if name.startswith(stage)), len(stages)))
+    return sorted(names, key=lambda name: STAGES.index(name.split(".")[0]))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The UNet in a model that wraps or compiles it: the module that owns the blocks.
+
+    Raises:
+        ValueError: If no module has them.
+    """
+    for module in model.modules():
+        if {"down_blocks", "up_blocks"} <= module._modules.keys():
+            return module
+    raise ValueError(f"{type(model).__name__} has no attention layers in down_blocks and up_blocks: expected a UNet2DConditionModel, or a module around one")
 
 
 def attention_layers(unet: nn.Module) -> dict[str, Any]:
-    """The attention layers of a UNet by name.
+    """The attention layers of a UNet, by their names in the module that owns the blocks, whatever wraps it.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If there are no blocks, or none of them attends.
     """
-    layers = {name: m for name, m in unet.named_modules() if hasattr(m, "set_processor") and hasattr(m, "to_q")}
+    named = unwrapped(unet).named_modules()
+    layers = {name: m for name, m in named if name.startswith(STAGES) and hasattr(m, "set_processor") and hasattr(m, "to_q")}
     if not layers:
-        raise ValueError(f"{type(unet).__name__} has no attention layers: expected a UNet2DConditionModel")
+        raise ValueError(f"{type(unet).__name__} has no attention layers in its blocks: expected a UNet2DConditionModel")
     return layers
 
 
+def unet_lock(model: nn.Module) -> AbstractContextManager[Any]:
+    """The lock that a thread holds while it calls a UNet or has replaced its processors; a thread may hold it several times."""
+    with suppress(ValueError):
+        model = unwrapped(model)
+    with _locks_guard:
+        return _locks.setdefault(model, RLock())
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    function = hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
+    return function or type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None
+
+
 @contextmanager
-def replaced_processors(layers: Mapping[str, Any], make: Callable[[str, Any], Any]) -> Iterator[None]:
-    """Give each layer the processor that `make` returns for its name and its own one, which is put back on leaving, whatever happens."""
-    before = {name: layer.processor for name, layer in layers.items()}
-    try:
+def replaced_processors(unet: nn.Module, make: Callable[[str, Any, Any], Any]) -> Iterator[dict[str, Any]]:
+    """Give each attention layer a processor, and its own one back on leaving, whatever happens.
+
+    Until then the UNet is this thread's: others wait, also in :meth:`~diffseg_lib.backbone.Backbone.predict_noise`. A compiled UNet runs as if it were not.
+
+    Args:
+        unet: A ``UNet2DConditionModel``, or a module around one.
+        make: From the name of a layer, the layer and its own processor to the processor that it is to have.
+
+    Yields:
+        The layers by name, as :func:`attention_layers` finds them.
+
+    Raises:
+        ValueError: As :func:`attention_layers`.
+        RuntimeError: If this thread has replaced the processors of the UNet already.
+    """
+    owner, layers = unwrapped(unet), attention_layers(unet)
+    with ExitStack() as stack:
+        stack.enter_context(unet_lock(owner))
+        if owner in _taken:
+            raise RuntimeError("the attention of this UNet is being recorded or edited already: leave the outer with block first")
+        _taken.add(owner)
+        stack.callback(_taken.discard, owner)
+        if any(_is_compiled(module) for module in unet.modules()):
+            stack.enter_context(_stance_lock)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in layers.items():
-            layer.set_processor(make(name, before[name]))
-        yield
-    finally:
-        for name, layer in layers.items():
-            layer.set_processor(before[name])
+            processor = layer.processor
+            stack.callback(layer.set_processor, processor)
+            layer.set_processor(make(name, layer, processor))
+        yield layers
 
 
 @contextmanager
@@ -204,37 +219,36 @@ def record_attention(
     resolutions: Collection[int] | None = None,
     first_only: bool = False,
 ) -> Iterator[Recording]:
-    """Record one call of `unet` made inside the ``with`` block.
+    """Record one call of `unet` made inside the ``with`` block, by the thread that entered it; other threads wait for the end of the block.
 
     Args:
-        unet: A ``UNet2DConditionModel``; its processors are put back on leaving, whatever happens.
+        unet: A ``UNet2DConditionModel``, or a module around one (a compiled one runs as if it were not); its processors are put back on leaving, whatever
+            happens. Of an IP-Adapter's attention the words' is recorded.
         token_weights: Weight of each token in the recorded map, b l, a row a prompt (1/m at each of a class's m sub-tokens gives their mean); None records no
             cross-attention.
-        self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none"; or, for the
-            finest, the "matrix" of their probabilities.
+        self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none".
         heads: Whether every head's cross map is kept rather than their mean.
         optimizations: Savings, any of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": Probabilities are computed once, for
             the layer's output and for the recording. "share_stem": What comes before the first text is done once for all prompts (where the latents are one
             row, expanded). "early_stop": The ``with`` block ends after the last layer that is read, so the UNet's output is not to be had.
-            "chunk_feed_forward": The finest feed-forward layers take a quarter of the pixels at a time. "pack_matrix": A large matrix waits in 16 bits while
-            the coarser layers run (an error of some 1e-5 of the maps' range).
+            "chunk_feed_forward": The finest feed-forward layers take a quarter of the pixels at a time.
         resolutions: Strides relative to the latents whose cross maps are wanted; None takes all.
         first_only: Whether self-attention is kept for the first prompt alone.
 
     Raises:
         ValueError: On an unknown choice, if the model has no attention layers, or if `token_weights` does not fit the prompts.
+        RuntimeError: On a block inside another one on the same UNet, a second call of the UNet, or its call by another thread.
     """
     if self_attention not in SELF_ATTENTION or not set(optimizations) <= set(OPTIMIZATIONS):
         raise ValueError(
             f"self_attention {self_attention!r}, optimizations {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, "
             f"and any of {', '.join(OPTIMIZATIONS)}"
         )
-    layers = attention_layers(unet)
     recording, options = Recording(), RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations)
     with ExitStack() as stack:
-        stack.enter_context(replaced_processors(layers, lambda name, inner: _Recorder(name, inner, recording, options)))
+        layers = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))
+        unet = unwrapped(unet)
         _note_call(unet, recording, options, stack)
-        stack.callback(unpack_matrix, recording)
         names = _running_order(layers)
         if "early_stop" in optimizations:
             options.last = last_read_layer(names, len(list(unet.get_submodule("down_blocks").children())), options)
@@ -247,7 +261,13 @@ def record_attention(
 
 
 def _note_call(unet: nn.Module, recording: Recording, options: RecordingOptions, stack: ExitStack) -> None:
+    thread = get_ident()
+
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if get_ident() != thread:
+            raise RuntimeError("another thread records this UNet: call it by Backbone.predict_noise, which waits until that is done")
+        if options.prompts:
+            raise RuntimeError("a recording is of one UNet call, and this is the second: open another with block for it")
         sample = args[0] if args else kwargs["sample"]
         recording.size, options.prompts = (sample.shape[-2], sample.shape[-1]), len(sample)
 

@@ -6,17 +6,21 @@ not by its name. Which model, and the numbers chosen for it, is a :class:`~diffs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import RLock
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .attention import unet_lock
 from .profiles import Profile
 
 EMBEDDING_CACHE_SIZE = 256  # embeddings: 60 MB of a Stable Diffusion in float32
+TEXT_LOCK = RLock()  # one thread at a time: a tokenizer keeps the padding of a call until the next one
 
 
 @dataclass(frozen=True)
@@ -93,41 +97,49 @@ class Backbone:
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Float[Tensor, "b l d"]:
         """Token embeddings, padded to the model's length."""
-        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
-        return self.text_encoder(ids.to(self.device)).last_hidden_state
+        with TEXT_LOCK:
+            ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt").input_ids
+            return self.text_encoder(ids.to(self.device)).last_hidden_state
 
     def cached_embedding(self, text: str) -> Float[Tensor, "1 l d"]:
         """Token embeddings of one prompt, kept for the next time; it is encoded by itself, so that they depend on no other prompt."""
-        if text not in self._embedded:
-            while len(self._embedded) >= EMBEDDING_CACHE_SIZE:
-                del self._embedded[next(iter(self._embedded))]
-            self._embedded[text] = self.encode_prompts([text])
-        return self._embedded[text]
+        with TEXT_LOCK:
+            if text not in self._embedded:
+                while len(self._embedded) >= EMBEDDING_CACHE_SIZE:
+                    del self._embedded[next(iter(self._embedded))]
+                self._embedded[text] = self.encode_prompts([text])
+            return self._embedded[text]
+
+    def noise_scales(self, timestep: int) -> tuple[float, float]:
+        """The factors sqrt(abar_t) of the latents and sqrt(1 - abar_t) of the noise, in float64 whatever the model's precision."""
+        alpha_bar = float(self.alphas_cumprod[timestep])
+        return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
 
     def add_noise(self, latents: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
         """Noisy latents z_t = sqrt(abar_t) z + sqrt(1 - abar_t) eps, at a timestep of the schedule (else a ``ValueError``)."""
         if not 0 <= timestep < len(self.alphas_cumprod):
             raise ValueError(f"timestep {timestep}: expected 0 to {len(self.alphas_cumprod) - 1}")
-        alpha_bar = self.alphas_cumprod[timestep].to(latents)
-        return alpha_bar.sqrt() * latents + (1 - alpha_bar).sqrt() * noise
+        kept, sigma = self.noise_scales(timestep)
+        return kept * latents + sigma * noise
 
     def estimate_clean(self, noisy: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], timestep: int) -> Float[Tensor, "b c h w"]:
         """The latents that `noise` was added to: z = (z_t - sqrt(1 - abar_t) eps) / sqrt(abar_t)."""
-        alpha_bar = self.alphas_cumprod[timestep].to(noisy)
-        return (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+        kept, sigma = self.noise_scales(timestep)
+        return (noisy - sigma * noise) / kept
 
     @torch.no_grad()
     def predict_noise(self, noisy: Float[Tensor, "_ c h w"], timestep: int, embeddings: Float[Tensor, "b l d"]) -> Float[Tensor, "b c h w"]:
-        """Predict the noise by one UNet call, the conditional half only. One noisy latent serves every prompt of the batch.
+        """Predict the noise by one UNet call, the conditional half only. One noisy latent serves every prompt of the batch; threads take turns.
 
         A UNet that predicts v = sqrt(abar_t) eps - sqrt(1 - abar_t) z is asked for eps = sqrt(abar_t) v + sqrt(1 - abar_t) z_t.
         """
         batch = noisy.to(self.device, self.dtype).expand(len(embeddings), -1, -1, -1)
-        output = self._denoise(batch, timestep, embeddings)
+        with unet_lock(self.unet):
+            output = self._denoise(batch, timestep, embeddings)
         if self.prediction == "epsilon":
             return output
-        alpha_bar = self.alphas_cumprod[timestep].to(output)
-        return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * batch
+        kept, sigma = self.noise_scales(timestep)
+        return kept * output + sigma * batch
 
     def _denoise(self, batch: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
         return self.unet(batch, timestep, encoder_hidden_states=embeddings).sample

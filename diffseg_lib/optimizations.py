@@ -2,87 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cache
-from threading import Barrier
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .recording import Recording, RecordingOptions, resolution_pyramid
+from .recording import RecordingOptions, resolution_pyramid, words_of
 
-OPTIMIZATIONS = ("reuse_probabilities", "share_stem", "early_stop", "chunk_feed_forward", "pack_matrix")  # what a optimized recording saves
-ROWS = 256  # of the n x n probabilities held at a time, so that they stay in a processor's cache
-PACKED_FROM = 2048  # pixels from which a matrix that waits is packed
-
-
-def add_rows(starts: Collection[int], scratch: Tensor, query: Tensor, turned: Tensor, value: Tensor | None, target: Tensor, output: Tensor | None) -> None:
-    """For :data:`ROWS` rows from each start: the mean over heads of the probabilities into `target`, heads' outputs into `output`; `scratch` is for both."""
-    heads, n, _ = query.shape
-    with torch.no_grad():  # of each thread its own
-        of_head, mean = scratch
-        for start in starts:
-            rows = slice(start, min(start + ROWS, n))
-            scores, sums = of_head[: rows.stop - start], mean[: rows.stop - start]
-            for head in range(heads):
-                torch.mm(query[head, rows], turned[head], out=scores)
-                torch.softmax(scores, -1, out=scores)
-                sums.copy_(scores) if head == 0 else sums.add_(scores)
-                if output is not None and value is not None:
-                    torch.mm(scores, value[head], out=output[head, rows])
-            target[:, rows].add_(sums, alpha=1 / heads)
-
-
-@cache
-def single_thread_workers(threads: int) -> ThreadPoolExecutor:
-    """A pool of so many threads, each of which computes by itself.
-
-    The rows take hundreds of short operations; were each spread over torch's threads, waking those would cost as much as half the arithmetic on a machine whose
-    idle cores sleep.
-    """
-    pool, ready, before = ThreadPoolExecutor(threads), Barrier(threads), torch.get_num_threads()
-
-    def alone() -> None:
-        torch.set_num_threads(1)
-        ready.wait()  # so that every thread of the pool takes one such call
-
-    for done in [pool.submit(alone) for _ in range(threads)]:
-        done.result()
-    torch.set_num_threads(before)  # also what threads begin with that are started later
-    return pool
-
-
-def pack_matrix(recording: Recording) -> None:
-    """Pack the matrix into 16 bits a number while coarser layers, which take the most memory, run: its square root, by row."""
-    if recording.matrix is None or recording.matrix.shape[-1] < PACKED_FROM:
-        return
-    top = recording.matrix.amax(-1, keepdim=True)
-    packed = torch.empty(recording.matrix.shape, dtype=torch.int16, device=top.device)
-    for part, rows, largest in zip(packed.split(ROWS, 1), recording.matrix.split(ROWS, 1), top.split(ROWS, 1), strict=True):
-        part.copy_((rows / largest).sqrt_().mul_(32767).round_())
-    recording.matrix, recording.packed = None, (packed, top)
-
-
-def unpack_matrix(recording: Recording) -> None:
-    """Bring a matrix that :func:`pack_matrix` packed back to its own precision; without one, do nothing."""
-    if recording.packed is None:
-        return
-    packed, top = recording.packed
-    recording.matrix, recording.packed = top.new_empty(packed.shape), None
-    for rows, part, largest in zip(recording.matrix.split(ROWS, 1), packed.split(ROWS, 1), top.split(ROWS, 1), strict=True):
-        torch.mul(part.to(top.dtype).div_(32767).square_(), largest, out=rows)
-
-
-def running_sum(recording: Recording, like: Tensor, rows: int) -> Tensor:
-    """The matrix so far, with one more layer to come; zeros for as many prompts if there is none."""
-    unpack_matrix(recording)
-    if recording.matrix is None:
-        recording.matrix = like.new_zeros(rows, like.shape[2], like.shape[2])
-    recording.layers += 1
-    return recording.matrix
+OPTIMIZATIONS = ("reuse_probabilities", "share_stem", "early_stop", "chunk_feed_forward")  # what an optimized recording saves
 
 
 def stride_of(name: str, levels: int) -> int:
@@ -115,7 +42,7 @@ def share_stem(unet: nn.Module, first: str, options: RecordingOptions, stack: Ex
         return ((sample[:1], *args[1:]), kwargs) if sample is not None and len(sample) > 1 and sample.stride(0) == 0 else None
 
     def all_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        rows = len(kwargs["encoder_hidden_states"])
+        rows = len(words_of(kwargs["encoder_hidden_states"]))
         if len(args[0]) == rows:
             return None
         options.same = (first, first.replace("attn1", "attn2"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,9 +20,6 @@ class Recording:
             ``heads=True``: b heads h w).
         queries: Layer name to queries, b heads n d, of the self-attention layers at the finest resolution (or of all).
         keys: Layer name to keys of the same layers, b heads n d.
-        matrix: Sum over the finest layers of the mean over heads of A_self, b n n, instead of queries and keys.
-        packed: The same sum in 16 bits a number, while the coarser layers run.
-        layers: Number of layers in that sum.
         size: Height and width of the latents.
         finest_size: Height and width at the finest resolution at which the model attends to itself, which is that of the latents in Stable Diffusion 1.x and
             2.x, and half of it in XL.
@@ -30,9 +28,6 @@ class Recording:
     cross: dict[str, Tensor] = field(default_factory=dict)
     queries: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, Tensor] = field(default_factory=dict)
-    matrix: Tensor | None = None
-    packed: tuple[Tensor, Tensor] | None = None
-    layers: int = 0
     size: tuple[int, int] = (0, 0)
     finest_size: tuple[int, int] = (0, 0)
 
@@ -70,6 +65,11 @@ def resolution_pyramid(size: tuple[int, int]) -> dict[int, tuple[int, int]]:
         levels[stride] = (h, w)
         h, w = (h + 1) // 2, (w + 1) // 2
     return levels
+
+
+def words_of(context: Any) -> Any:
+    """The prompts' embeddings, which an IP-Adapter hands to the layers in a tuple with those of pictures."""
+    return context[0] if isinstance(context, tuple) else context
 
 
 @dataclass

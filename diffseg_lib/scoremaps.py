@@ -83,7 +83,8 @@ def complete(
     """Complete maps along self-attention, Eq. (6) (7), without ever building an n x n matrix.
 
     The mean over layers and heads of A_self, applied to a vector, is the mean of each one applied: mean(A) v = mean(A v). So attention is asked for A v
-    directly, with the maps as its value matrix, padded to the width of a head so that fused kernels take it.
+    directly, with the maps as its value matrix, padded to the width of a head so that fused kernels take it. Half-precision queries and keys are multiplied
+    in float32.
 
     Args:
         maps: Fused maps, one a class, k h w.
@@ -102,39 +103,18 @@ def complete(
     k, h, w = maps.shape
     for _ in range(iterations):
         total = torch.zeros_like(maps)
-        for query, key in zip(queries, keys, strict=True):
+        for query, key in zip(map(_precise, queries), map(_precise, keys), strict=True):
             _, heads, n, d = query.shape
             shared = query.shape[0] == 1
             vectors = maps.reshape(1, k, n).mT if shared else maps.reshape(k, n, 1)
             parts = []
-            for columns in vectors.to(query.dtype).split(d, dim=-1):
+            for columns in vectors.to(query).split(d, dim=-1):
                 value = pad(columns, (0, d - columns.shape[-1]))[:, None].expand(-1, heads, n, d)
                 parts.append(scaled_dot_product_attention(query, key, value)[..., : columns.shape[-1]].mean(1))
             applied = torch.cat(parts, dim=-1)  # b n (k or 1)
             total += (applied.mT if shared else applied).reshape(k, h, w).to(maps.dtype)
         maps = total / len(queries)
     return maps
-
-
-def apply_attention(maps: Float[Tensor, "k h w"], matrix: Float[Tensor, "b n n"], layers: int = 1, iterations: int = 1) -> Float[Tensor, "k h w"]:
-    """Complete maps by a self-attention matrix that was kept, Eq. (6) (7): n x n numbers a class, and no score product again.
-
-    Args:
-        maps: Fused maps, one a class, k h w.
-        matrix: Sum of A_self over `layers`, b n n: a row of the batch a class, or one for all.
-        layers: Number of layers that were summed.
-        iterations: Number of times that the mean is applied.
-
-    Raises:
-        ValueError: If the shapes do not fit.
-    """
-    k, n = maps.shape[0], maps.shape[1] * maps.shape[2]
-    if matrix.shape[0] not in (1, k) or matrix.shape[2] != n:
-        raise ValueError(f"self-attention of shape {tuple(matrix.shape)} (b n n) does not fit maps {tuple(maps.shape)}: expected b = {k} or 1, n = {n}")
-    vectors = maps.reshape(1, k, n).mT if matrix.shape[0] == 1 else maps.reshape(k, n, 1)
-    for _ in range(iterations):
-        vectors = matrix.to(maps.dtype) @ vectors / layers
-    return (vectors.mT if matrix.shape[0] == 1 else vectors).reshape(maps.shape)
 
 
 def complete_all_resolutions(
@@ -171,7 +151,7 @@ def daam_maps(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int
 def self_attention(queries: Sequence[Float[Tensor, "b _ n _"]], keys: Sequence[Float[Tensor, "b _ n _"]]) -> Float[Tensor, "b n n"]:
     """A_self of Eq. (6): the mean over layers and heads of softmax(Q K^T / sqrt d), materialised."""
     total = torch.zeros((), device=queries[0].device)
-    for query, key in zip(queries, keys, strict=True):
+    for query, key in zip(map(_precise, queries), map(_precise, keys), strict=True):
         total = total + (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1).mean(1)
     return total / len(queries)
 
@@ -184,7 +164,14 @@ def complete_materialised(
 ) -> Float[Tensor, "k h w"]:
     """The readable twin of :func:`complete`: build the n x n matrix, then multiply. For reference."""
     _check(maps, queries, keys)
-    return apply_attention(maps, self_attention(queries, keys), iterations=iterations)
+    matrix, vectors = self_attention(queries, keys), maps.flatten(1)[..., None]
+    for _ in range(iterations):
+        vectors = matrix.to(maps.dtype) @ vectors
+    return vectors.reshape(maps.shape)
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _check(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor]) -> None:

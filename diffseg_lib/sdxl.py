@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .backbone import Backbone
+from .backbone import TEXT_LOCK, Backbone
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,10 @@ class SdxlBackbone(Backbone):
     def encode_prompts(self, texts: Sequence[str]) -> Float[Tensor, "b l d"]:
         """Token embeddings, and the pooled embedding as the last row: l is one more than the tokens."""
         outputs = []
-        for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt").input_ids
-            outputs.append(encoder(ids.to(self.device), output_hidden_states=True))
+        with TEXT_LOCK:
+            for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
+                ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt").input_ids
+                outputs.append(encoder(ids.to(self.device), output_hidden_states=True))
         tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         pooled = outputs[1].text_embeds
         return torch.cat([tokens, pad(pooled, (0, tokens.shape[-1] - pooled.shape[-1]))[:, None]], dim=1)

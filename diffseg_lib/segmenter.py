@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from .attention import record_attention
-from .backbone import Backbone
+from .backbone import TEXT_LOCK, Backbone
 from .config import Config, configure
 from .loading import load_backbone
 from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
 from .prompts import Prompt, fill_template, make_prompt, reweight, unknown_words, weigh_tokens
 from .recording import Recording
-from .scoremaps import apply_attention, complete, constant_maps, fuse, label, upsample
+from .scoremaps import complete, constant_maps, fuse, label, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
 from .support.images import Photo, areas, load_photo, to_numpy, to_photo, working_size
 from .vision_language import Captioner
-
-LARGEST_MATRIX = 64 * 96  # pixels of the finest attention up to which an n x n matrix a class is kept: 64 MiB at 64 x 64, 144 at 64 x 96
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,8 @@ class DiffSegmenter:
         if pixels is not None and self.captioner is not None and self.config.caption == "phrase":
             before = self.captioner.describe(pixels, names)
         tokenizer, template = self.backbone.tokenizer, self.template
-        return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
+        with TEXT_LOCK:
+            return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
 
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
@@ -250,9 +250,7 @@ class DiffSegmenter:
     ) -> Recording:
         """:meth:`attend`, of what :meth:`score` reads alone (of all cross maps, if they are to be kept)."""
         resolutions = None if return_intermediates else [stride for stride, weight in self.weights.items() if weight]
-        count = latents.shape[-2] * latents.shape[-1] // self.backbone.finest_stride**2
-        small = latents.device.type == "cpu" and self.backbone.dtype == torch.float32 and count <= LARGEST_MATRIX
-        which = "none" if not self.config.iterations or (self.config.share_self_attention and not first) else "matrix" if small else "finest"
+        which = "none" if not self.config.iterations or (self.config.share_self_attention and not first) else "finest"
         return self.attend(
             latents,
             noise,
@@ -275,8 +273,6 @@ class DiffSegmenter:
         source, rows = (first or recording, slice(0, 1)) if self.config.share_self_attention else (recording, slice(None))
         if not self.config.iterations:
             return fused, fused
-        if source.matrix is not None:
-            return fused, apply_attention(fused, source.matrix[rows], source.layers, self.config.iterations)
         queries, keys = ([t[rows] for t in group] for group in source.finest())
         return fused, complete(fused, queries, keys, self.config.iterations)
 
@@ -316,19 +312,30 @@ class DiffSegmenter:
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
         embeddings, token_weights = self.embed(prompts)
+        given, batch, found = (latents, noise, embeddings, token_weights, return_intermediates), min(self.config.class_batch, len(prompts)), None
         try:
-            cross, layers, fused, completed = self._maps(latents, noise, embeddings, token_weights, return_intermediates, self.config.class_batch)
+            found = self._maps(*given, batch)
         except OUT_OF_MEMORY as error:
-            if not ran_out_of_memory(error) or len(prompts) == 1:
+            if not ran_out_of_memory(error) or batch == 1:
                 raise
-            half = (min(self.config.class_batch, len(prompts)) + 1) // 2
-            photo = replace(photo, notes=(*photo.notes, f"out of memory with all classes at once: done {half} at a time"))
-            cross, layers, fused, completed = self._maps(latents, noise, embeddings, token_weights, return_intermediates, half)
+        if found is None:  # the error is gone here, and with it what its frames held
+            _free_memory()
+            half = (batch + 1) // 2
+            photo = replace(photo, notes=(*photo.notes, f"out of memory with {batch} classes at once: done {half} at a time"))
+            found = self._maps(*given, half)
+        cross, layers, fused, completed = found
         scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
         names = tuple(p.name for p in prompts)
         notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
         kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
         return Segmentation(to_numpy(label(scores, self.threshold)), to_numpy(scores), names, self.threshold, notes, kept, tuple(prompts))
+
+
+def _free_memory() -> None:
+    """Give back what nothing refers to any more: cycles of Python's, then torch's own reserve on a GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _photo(image: str | Path | Image.Image | np.ndarray) -> Photo:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
+from conftest import tiny_pipeline
 from einops import rearrange
 
-from diffseg_lib.attention import record_attention
+from diffseg_lib.attention import _Recorder, record_attention
 from diffseg_lib.optimizations import OPTIMIZATIONS
-from diffseg_lib.scoremaps import apply_attention, complete, self_attention
+from diffseg_lib.recording import Recording, RecordingOptions
+from diffseg_lib.scoremaps import complete, complete_materialised
 
 SIZES = [(16, 16), (16, 24), (32, 8)]
 
@@ -145,7 +150,7 @@ def test_all_sides_are_kept_on_request_and_grouped_by_side(backbone):
 
 
 def test_an_unknown_choice_of_self_attention_is_refused(backbone):
-    with pytest.raises(ValueError, match="expected one of finest, all, matrix, none"), record_attention(backbone.unet, None, self_attention="most"):
+    with pytest.raises(ValueError, match="expected one of finest, all, none"), record_attention(backbone.unet, None, self_attention="most"):
         pass
     with pytest.raises(ValueError, match="any of reuse_probabilities, share_stem"), record_attention(backbone.unet, None, optimizations=("fast",)):
         pass
@@ -180,60 +185,18 @@ def test_a_lean_recording_is_the_plain_one(backbone, size, optimizations):
     torch.testing.assert_close(complete(maps, *found.finest()), complete(maps, *plain.finest()), atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("optimizations", [(), ("reuse_probabilities",), ("reuse_probabilities", "share_stem"), OPTIMIZATIONS])
-@pytest.mark.parametrize("heads", [False, True])
-def test_the_matrix_is_the_mean_of_the_finest_layers(backbone, optimizations, heads):
-    plain = optimized_call(backbone, token_weights())
-    found = optimized_call(backbone, token_weights(), optimizations=optimizations, self_attention="matrix", heads=heads)
-    assert found.layers == len(plain.queries) and not found.queries
-    expected = self_attention([q.expand(2, -1, -1, -1) for q in plain.queries.values()], list(plain.keys.values()))
-    torch.testing.assert_close(found.matrix / found.layers, expected, atol=1e-7, rtol=1e-4)
-    torch.testing.assert_close(found.matrix.sum(-1) / found.layers, torch.ones(2, 16 * 24))
-    maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
-    for iterations in (1, 2):
-        expected = complete(maps, *plain.finest(), iterations)
-        torch.testing.assert_close(apply_attention(maps, found.matrix, found.layers, iterations), expected, atol=1e-6, rtol=1e-4)
-
-
-def test_a_matrix_that_rested_is_the_same_to_a_few_parts_in_a_hundred_thousand(backbone, monkeypatch):
-    awake = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
-    monkeypatch.setattr("diffseg_lib.optimizations.PACKED_FROM", 1)
-    for module in ("attention", "optimizations"):
-        monkeypatch.setattr(f"diffseg_lib.{module}.ROWS", 100)  # a last part that is not full
-    rested = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention="matrix")
-    assert rested.packed is None and not torch.equal(rested.matrix, awake.matrix)
-    maps = torch.rand(2, 16, 24, generator=torch.Generator().manual_seed(2))
-    first, second = (apply_attention(maps, one.matrix, one.layers) for one in (awake, rested))
-    torch.testing.assert_close(second, first, atol=5e-5, rtol=0)
-    with (
-        pytest.raises(ZeroDivisionError),
-        record_attention(backbone.unet, token_weights(), self_attention="matrix", optimizations=("reuse_probabilities", "pack_matrix")) as cut,
-    ):
-        hook = backbone.unet.mid_block.register_forward_hook(lambda *_: 1 / 0)
-        try:
-            call(backbone)
-        finally:
-            hook.remove()
-    assert cut.packed is None and cut.layers == 1 and cut.matrix is not None  # whatever ends it, the matrix is unpacked
-
-
-@pytest.mark.parametrize("which", ["matrix", "finest"])
-def test_one_prompt_alone_is_kept_on_request(backbone, which):
-    every = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention=which)
-    one = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, self_attention=which, first_only=True)
-    if which == "matrix":
-        assert one.matrix.shape[0] == 1
-        torch.testing.assert_close(one.matrix, every.matrix[:1])
-    else:
-        assert all(query.shape[0] == 1 for query in one.queries.values())
-        assert all(torch.equal(one.keys[name], every.keys[name][:1]) for name in one.keys)
+def test_one_prompt_alone_is_kept_on_request(backbone):
+    every = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS)
+    one = optimized_call(backbone, token_weights(), optimizations=OPTIMIZATIONS, first_only=True)
+    assert all(query.shape[0] == 1 for query in one.queries.values())
+    assert all(torch.equal(one.keys[name], every.keys[name][:1]) for name in one.keys)
 
 
 def test_a_lean_recording_reads_only_the_sides_asked_for_and_leaves_no_trace(backbone):
     before, hooks = processors(backbone.unet), [len(m._forward_pre_hooks) for m in backbone.unet.modules()]
     plain = call(backbone)
-    found = optimized_call(backbone, token_weights(), (16, 16), OPTIMIZATIONS, resolutions=[2], self_attention="matrix")
-    assert set(found.by_resolution()) == {2} and found.layers == 3
+    found = optimized_call(backbone, token_weights(), (16, 16), OPTIMIZATIONS, resolutions=[2])
+    assert set(found.by_resolution()) == {2} and len(found.queries) == 3
     assert all(now is before[name] for name, now in processors(backbone.unet).items())
     assert [len(m._forward_pre_hooks) for m in backbone.unet.modules()] == hooks
     assert all(m._chunk_size is None for m in backbone.unet.modules() if hasattr(m, "_chunk_size"))
@@ -291,3 +254,175 @@ def test_a_layer_that_is_not_plain_attention_is_recorded_beside_its_own_processo
         layer.set_processor(inner)
     for name in plain.cross:
         torch.testing.assert_close(found.cross[name], plain.cross[name], atol=1e-6, rtol=1e-4)
+
+
+# -- one user at a time ---------------------------------------------------------------------------
+
+
+def test_a_recording_inside_another_on_the_same_unet_is_refused(backbone):
+    before = processors(backbone.unet)
+    with record_attention(backbone.unet, token_weights()) as outer:
+        with pytest.raises(RuntimeError, match="leave the outer with block first"), record_attention(Wrapper(backbone.unet), token_weights()):
+            pass
+        call(backbone)
+    assert outer.cross and processors(backbone.unet) == before
+
+
+@pytest.mark.parametrize("optimizations", [(), ("reuse_probabilities", "share_stem")])
+def test_a_second_call_in_one_recording_is_refused(backbone, optimizations):
+    before = processors(backbone.unet)
+    with pytest.raises(RuntimeError, match="one UNet call, and this is the second"), record_attention(backbone.unet, None, optimizations=optimizations):
+        call(backbone)
+        call(backbone)
+    assert processors(backbone.unet) == before and not backbone.unet._forward_pre_hooks
+
+
+def test_other_threads_wait_for_a_recording_and_are_not_recorded(backbone):
+    embeddings, plain = backbone.encode_prompts(["a fish"]), call(backbone)
+    with ThreadPoolExecutor(1) as other:
+        with record_attention(backbone.unet, token_weights()) as recording:
+            waiting = other.submit(call, backbone)
+            past = other.submit(lambda: None)
+            with pytest.raises(TimeoutError):
+                past.result(0.2)
+            recorded = call(backbone)
+        assert torch.equal(waiting.result(), plain) and torch.equal(recorded, plain)
+        assert all(maps.shape[0] == 2 for maps in recording.cross.values())
+        with record_attention(backbone.unet, token_weights()), pytest.raises(RuntimeError, match=r"call it by Backbone\.predict_noise"):
+            other.submit(backbone.unet, torch.zeros(1, 4, 16, 16), 100, embeddings).result()
+
+
+@pytest.mark.parametrize("which", ["set_chunk_feed_forward", "register_forward_pre_hook", "set_processor"])
+def test_a_recording_that_cannot_begin_leaves_no_trace(backbone, monkeypatch, which):
+    before, plain = processors(backbone.unet), call(backbone)
+    module = next(m for name, m in backbone.unet.named_modules() if hasattr(m, which) and name.startswith("up_blocks.3"))
+    kept, calls = getattr(module, which), []
+
+    def breaks_once(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return kept(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, which, breaks_once)
+        with pytest.raises(ZeroDivisionError), record_attention(backbone.unet, token_weights(), optimizations=("share_stem", "chunk_feed_forward")):
+            call(backbone)
+    assert processors(backbone.unet) == before and not any(m._forward_pre_hooks for m in backbone.unet.modules())
+    assert all(m._chunk_size is None for m in backbone.unet.modules() if hasattr(m, "_chunk_size"))
+    assert optimized_call(backbone, token_weights(), (16, 16)).cross and torch.equal(call(backbone), plain)
+
+
+# -- wrapped and compiled UNets, IP-Adapters ------------------------------------------------------
+
+
+class Wrapper(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
+
+
+def compiled(unet):
+    return torch.compile(unet, backend="eager")
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, compiled, lambda unet: Wrapper(compiled(unet))])
+@pytest.mark.parametrize("optimizations", [(), OPTIMIZATIONS])
+def test_layers_of_a_wrapped_unet_have_its_own_names_and_maps(backbone, wrap, optimizations):
+    plain = optimized_call(backbone, token_weights(), (16, 16), optimizations)
+    found = optimized_call(replace(backbone, unet=wrap(backbone.unet)), token_weights(), (16, 16), optimizations)
+    assert list(found.cross) == list(plain.cross) and list(found.queries) == list(plain.queries)
+    assert all(torch.equal(found.cross[name], plain.cross[name]) for name in plain.cross)
+
+
+def test_a_unet_that_was_compiled_before_is_recorded_and_goes_on_compiled(backbone):
+    noisy, embeddings, compiles = torch.randn(1, 4, 8, 8), backbone.encode_prompts(["a fish"]), []
+
+    def backend(graph, inputs):
+        compiles.append(graph)
+        return graph.forward
+
+    both = replace(backbone, unet=torch.compile(backbone.unet, backend=backend))
+    expected = both.predict_noise(noisy, 100, embeddings)
+    count = len(compiles)
+    with record_attention(both.unet, token_weights()[:1]) as recording:
+        found = both.predict_noise(noisy, 100, embeddings)
+    assert len(recording.cross) == 10 and torch.equal(found, expected) and count
+    assert torch.equal(both.predict_noise(noisy, 100, embeddings), expected) and len(compiles) == count
+
+
+def test_a_model_whose_blocks_are_not_found_is_refused(backbone):
+    class Flat(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = next(m for name, m in backbone.unet.named_modules() if name.endswith("attn2"))
+
+    with pytest.raises(ValueError, match="Flat has no attention layers in down_blocks and up_blocks"), record_attention(Flat(), None):
+        pass
+
+
+@pytest.mark.parametrize("optimizations", [(), OPTIMIZATIONS])
+def test_of_an_ip_adapters_attention_the_words_is_recorded(optimizations):
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    unet = tiny_pipeline().unet.eval().requires_grad_(False)
+    noisy, words, pictures = (torch.randn(*shape, generator=torch.Generator().manual_seed(0)) for shape in ((1, 4, 16, 16), (2, 24, 16), (2, 1, 4, 16)))
+    noisy = noisy.expand(2, -1, -1, -1)
+    with record_attention(unet, token_weights(), optimizations=optimizations) as plain:
+        unet(noisy, 100, encoder_hidden_states=words)
+    for layer in unet.modules():
+        if hasattr(layer, "set_processor") and layer.to_k.in_features == 16 and layer.is_cross_attention:
+            torch.manual_seed(1)
+            layer.set_processor(IPAdapterAttnProcessor2_0(layer.inner_dim, 16, num_tokens=(4,), scale=0.0))
+    before = processors(unet)
+    with record_attention(unet, token_weights(), optimizations=optimizations) as found:
+        unet(noisy, 100, encoder_hidden_states=(words, [pictures]))
+    assert processors(unet) == before and list(found.cross) == list(plain.cross)
+    for name in plain.cross:  # of scale 0, so that the layers after it see the same
+        torch.testing.assert_close(found.cross[name], plain.cross[name], atol=1e-6, rtol=1e-4)
+
+
+# -- half precision -------------------------------------------------------------------------------
+
+
+def large_logits(dtype, largest, **options):
+    """Layers of attention to words and of self-attention whose logits reach so far, with their inputs, all in half precision."""
+    from diffusers.models.attention_processor import Attention
+
+    torch.manual_seed(0)
+    hidden, words, found = torch.randn(2, 64, 16).to(dtype), torch.randn(2, 24, 16).to(dtype), []
+    for context in (words, None):
+        layer = Attention(16, 16 if context is not None else None, heads=2, dim_head=8, **options).requires_grad_(False)
+        query, key = layer.head_to_batch_dim(layer.to_q(hidden.float())), layer.head_to_batch_dim(layer.to_k((hidden if context is None else words).float()))
+        factor = (largest / (query @ key.mT * layer.scale).abs().max()).sqrt()
+        for projection in (layer.to_q, layer.to_k):
+            projection.weight.mul_(factor)
+        found.append((layer.to(dtype), hidden, context))
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("largest", [2_000, 200_000])
+@pytest.mark.parametrize("optimizations", [(), ("reuse_probabilities",)])
+@pytest.mark.parametrize("upcast", [{}, {"upcast_attention": True}, {"upcast_softmax": True}])
+def test_maps_in_half_precision_are_those_of_its_queries_and_keys_in_float32(dtype, largest, optimizations, upcast):
+    recording = Recording(size=(8, 8), finest_size=(8, 8))
+    options = RecordingOptions(torch.rand(2, 24), False, "finest", None, False, optimizations, prompts=2)
+    for name, (layer, hidden, context) in zip(("attn2", "attn1"), large_logits(dtype, largest, **upcast), strict=True):
+        output = _Recorder(name, layer.processor, recording, options)(layer, hidden, context)
+        plain = layer.processor(layer, hidden, context)
+        assert output.dtype == dtype and output.isfinite().all()
+        torch.testing.assert_close(output.float(), plain.float(), atol=8 * torch.finfo(dtype).eps * float(plain.abs().max()), rtol=0)
+    (layer, hidden, words), _ = large_logits(dtype, largest)
+    query, key = (rearrange(projected.double(), "b n (e d) -> b e n d", e=2) for projected in (layer.to_q(hidden), layer.to_k(words)))
+    probabilities = (query @ key.mT * layer.scale).softmax(-1)
+    expected = torch.einsum("b e n l, b l -> b n", probabilities, options.token_weights.double()) / 2
+    found = recording.cross["attn2"].flatten(1)
+    assert (found - expected).abs().max() < 1e-3 * (expected.max() - expected.min())
+    maps = torch.rand(2, 8, 8)
+    attended = complete(maps.double(), [recording.queries["attn1"].double()], [recording.keys["attn1"].double()])
+    for completed in (complete(maps, *recording.finest()), complete_materialised(maps, *recording.finest())):
+        assert (completed - attended).abs().max() < 1e-3 * (attended.max() - attended.min())

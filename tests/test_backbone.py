@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,3 +144,49 @@ def test_one_noisy_latent_serves_every_prompt(backbone):
     both = backbone.predict_noise(noisy, 100, embeddings)
     alone = torch.cat([backbone.predict_noise(noisy, 100, row[None]) for row in embeddings])
     torch.testing.assert_close(both, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 100, 999])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_scalars_of_the_schedule_are_those_of_float64_in_every_precision(backbone, dtype, timestep, monkeypatch):
+    kept = float(backbone.alphas_cumprod[timestep])
+    signal, sigma, eps = math.sqrt(kept), math.sqrt(1 - kept), torch.finfo(dtype).eps
+    latents, noise, zeros = (torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(i)).to(dtype) * (i < 2) for i in range(3))
+    monkeypatch.setattr(type(backbone), "_denoise", lambda self, batch, timestep, embeddings: velocity)
+    monkeypatch.setattr(type(backbone), "dtype", dtype)
+    words, predicts_v = backbone.encode_prompts(["a fish"]), replace(backbone, prediction="v_prediction")
+
+    def near(found, expected):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), expected, atol=0, rtol=float(eps))
+
+    near(backbone.add_noise(latents, zeros, timestep), signal * latents.double())
+    near(backbone.add_noise(zeros, noise, timestep), sigma * noise.double())
+    near(backbone.estimate_clean(latents, zeros, timestep), latents.double() / signal)
+    torch.testing.assert_close(backbone.estimate_clean(zeros, noise, timestep).double(), -sigma * noise.double() / signal, atol=0, rtol=2 * float(eps))
+    velocity = noise
+    near(predicts_v.predict_noise(zeros, timestep, words), signal * noise.double())
+    velocity = zeros
+    near(predicts_v.predict_noise(latents, timestep, words), sigma * latents.double())
+
+
+def test_kept_embeddings_are_right_whatever_threads_ask_for_them(backbone, monkeypatch):
+    monkeypatch.setattr("diffseg_lib.backbone.EMBEDDING_CACHE_SIZE", 2)
+    texts, asked, inner = [f"a photograph of a {word}" for word in ("fish", "house", "red fish", "cat", "dog")], [], type(backbone).encode_prompts
+    alone = [backbone.encode_prompts([text]) for text in texts]
+    fresh = replace(backbone, _embedded={})
+
+    def slow(self, texts):
+        asked.append(texts)
+        found = inner(self, texts)
+        time.sleep(0.002)  # so that threads meet
+        return found
+
+    monkeypatch.setattr(type(backbone), "encode_prompts", slow)
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(fresh.cached_embedding, texts * 20))
+        assert all(torch.equal(one, alone[i % len(texts)]) for i, one in enumerate(found))
+        monkeypatch.setattr("diffseg_lib.backbone.EMBEDDING_CACHE_SIZE", 256)
+        asked.clear()
+        list(pool.map(replace(backbone, _embedded={}).cached_embedding, texts * 20))
+    assert sorted(asked) == sorted([text] for text in texts)  # each once

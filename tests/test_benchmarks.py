@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import families, gpu, parts
 from benchmarks.__main__ import extra, main
-from benchmarks.cases import OTHERS, OURS, STEPS, cases, segment
+from benchmarks.cases import OTHERS, OURS, SHARED, STEPS, cases, ours_in, segment
 from benchmarks.goals import DATASETS, committed_speed, goals, hours, vae_gigaflops
 from benchmarks.measure import interleaved_timings, peak_of, ratios, summary
 from benchmarks.models import inputs, unet_config
@@ -22,11 +22,11 @@ def tiny_inputs(backbone, classes, size=(16, 16)):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 24)])
-@pytest.mark.parametrize("way", [*STEPS, next(iter(OTHERS))])
+@pytest.mark.parametrize("way", list(STEPS))
 def test_every_step_gives_the_released_recipes_maps(backbone, way, size):
     given = inputs(backbone, 2, size)
     theirs = released_maps(backbone, given, 100, PAPER_WEIGHTS)
-    ours = segment(backbone, given, {**STEPS, **OTHERS}[way])
+    ours = segment(backbone, given, STEPS[way])
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
@@ -38,7 +38,7 @@ def test_the_released_recipe_leaves_the_model_as_it_was(backbone):
 
 def test_one_self_attention_for_all_is_the_first_class_and_another_for_the_rest(backbone):
     given = inputs(backbone, 2, (16, 16))
-    own, shared = (segment(backbone, given, way) for way in (STEPS[OURS], OTHERS["one self-attention for all classes"]))
+    own, shared = (segment(backbone, given, way) for way in (STEPS[OURS], OTHERS[SHARED]))
     torch.testing.assert_close(shared[0], own[0], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(shared[1], own[1], atol=1e-5)
 
@@ -115,6 +115,18 @@ def test_the_committed_run_has_every_table_and_says_how_it_was_made():
     assert {"time_ratio", "extra_mib", "speedup_vs_released", "memory_vs_released", "device", "dtype", "repeats", "command", "commit", "versions"} <= set(facts)
     assert set(facts["time_ratio"]) == {"1", "4", "20"} and set(facts["gpu"]) == set(gpu.TABLES) and not facts["quick"]
     assert all(row["difference"] < 1e-4 for row in facts["full"]["released"].values())
+
+
+def test_some_tables_of_an_earlier_run_are_kept(tmp_path, monkeypatch):
+    import benchmarks.__main__ as module
+
+    kept = committed_speed()
+    assert ours_in(kept["full"]["time"]["1"]) != OURS == ours_in(STEPS)  # it had another step
+    (tmp_path / "speed.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(module.parts, "sharing", lambda images: {"images": images})
+    assert main(["--only", "sharing", "--images", "3", "--json", str(tmp_path / "speed.json")]) == 0
+    facts = json.loads((tmp_path / "speed.json").read_text())
+    assert facts["sharing"] == {"images": 3} and all(facts[key] == kept[key] for key in ("time_ratio", "extra_mib", "memory_vs_released"))
 
 
 def test_tables_hold_what_was_measured():

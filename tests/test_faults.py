@@ -222,7 +222,7 @@ def test_a_map_that_is_not_a_number_is_an_error_row_by_name(tree, tmp_path, monk
 def test_a_map_that_says_nothing_is_zeros_and_a_note(tree, tmp_path, monkeypatch):
     import diffseg_lib.segmenter as module
 
-    monkeypatch.setattr(module, "apply_attention", lambda maps, *rest: torch.full_like(maps, 0.2))
+    monkeypatch.setattr(module, "complete", lambda maps, *rest: torch.full_like(maps, 0.2))
     code, found = evaluate(tree, tmp_path / "out")
     assert code == 0 and np.array(found["confusion"])[:, 1:].sum() == 0
     assert all("is constant" in row["notes"] for row in rows(tmp_path / "out").values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,18 @@ import torch
 from PIL import Image
 
 from diffseg_lib.applications.generation import to_uint8
-from diffseg_lib.applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, align, ddim_invert, edit, token_indices
+from diffseg_lib.applications.prompt_to_prompt import (
+    AttentionControl,
+    Gate,
+    LocalBlend,
+    PromptToPrompt,
+    _Controlled,
+    align,
+    ddim_invert,
+    edit,
+    token_indices,
+)
+from diffseg_lib.attention import record_attention
 from diffseg_lib.cli.main import main
 from diffseg_lib.config import Config
 from diffseg_lib.segmenter import DiffSegmenter
@@ -246,3 +258,44 @@ def test_psnr_and_success_are_those_of_a_hand_made_edit():
     corner = np.zeros((32, 32), bool)
     corner[30:, 30:] = True
     assert box(pixels, corner).shape == (2, 2, 3)
+
+
+def test_edits_and_segmentations_of_several_threads_are_those_of_one(segmenter, picture, inverted):
+    def one(i: int) -> np.ndarray:
+        if i % 2:
+            return segmenter.segment(picture, ["house", "red fish"][: 1 + i % 4 // 2]).scores
+        return edit(segmenter.backbone, inverted, TARGET, HARD, gate=Gate(left_half(picture)) if i % 4 else None).picture
+
+    alone, before = [one(i) for i in range(4)], dict(segmenter.backbone.unet.attn_processors)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(one, range(8)))
+    assert all(np.array_equal(array, alone[i % 4]) for i, array in enumerate(found))
+    assert segmenter.backbone.unet.attn_processors == before
+
+
+def test_an_edit_inside_a_recording_is_refused(segmenter, inverted):
+    with record_attention(segmenter.backbone.unet, None), pytest.raises(RuntimeError, match="recorded or edited already"):
+        edit(segmenter.backbone, inverted, TARGET, HARD)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_attention_of_an_edit_is_float32_and_its_output_the_models_own_precision(dtype):
+    control = AttentionControl(
+        PromptToPrompt(0.0, 0.0), torch.eye(6), torch.ones(6), torch.ones(6), (2, 2), None, LocalBlend("a", "b", stride=1), torch.eye(2, 6)
+    )
+    generator = torch.Generator().manual_seed(0)
+    query, key = (300 * torch.randn(2, 3, n, 8, generator=generator).to(dtype) for n in (4, 6))
+    found = _Controlled(None, control)._cross(query, key, 8**-0.5, 1, (2, 2))
+    expected = (query.double() @ key.double().mT * 8**-0.5).softmax(-1)
+    torch.testing.assert_close(found.double(), expected[1:], atol=1e-3, rtol=0)
+    torch.testing.assert_close(control.sums.double(), expected[[0, 1], :, :, [0, 1]].mean(1).unflatten(1, (2, 2)), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_edits_in_half_precision_keep_their_identities(pipeline_folder, picture, dtype):
+    segmenter = DiffSegmenter.from_profile(pipeline_folder, dtype=dtype)
+    source = ddim_invert(segmenter, picture, SOURCE, steps=2)
+    plain = edit(segmenter.backbone, source, TARGET, HARD).picture
+    whole, none = (edit(segmenter.backbone, source, TARGET, HARD, gate=Gate(np.full(picture.shape[:2], on))).picture for on in (True, False))
+    assert np.array_equal(whole, plain) and np.array_equal(none, picture) and not np.array_equal(plain, picture)
+    assert edit(segmenter.backbone, source, TARGET, HARD, blend=LocalBlend("house", "fish", start=0.0)).picture.shape == picture.shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -191,7 +193,7 @@ def test_pictures_come_as_paths_pil_or_arrays(segmenter, picture, tmp_path):
 def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypatch):
     import diffseg_lib.segmenter as module
 
-    monkeypatch.setattr(module, "apply_attention", lambda maps, *rest: torch.cat([torch.full_like(maps[:1], 0.2), maps[1:]]))
+    monkeypatch.setattr(module, "complete", lambda maps, *rest: torch.cat([torch.full_like(maps[:1], 0.2), maps[1:]]))
     found = segmenter.segment(picture, CLASSES)
     assert not found.scores[0].any() and not (found.labels == 1).any()
     assert found.notes == ("the map of house is constant",)
@@ -210,9 +212,7 @@ def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypa
         {"share_self_attention": True, "class_batch": 1},
     ],
 )
-@pytest.mark.parametrize("largest", [64 * 64, 0])
-def test_the_lean_way_gives_what_the_plain_one_gives(segmenter, picture, monkeypatch, changes, largest):
-    monkeypatch.setattr("diffseg_lib.segmenter.LARGEST_MATRIX", largest)  # 0: queries and keys are kept
+def test_the_lean_way_gives_what_the_plain_one_gives(segmenter, picture, changes):
     optimized, plain = (segmenter.with_config(optimized=way, **changes) for way in (True, False))
     for keep in (False, True):
         found, expected = (one.segment(picture, ["house", "fish", "red fish"], return_intermediates=keep) for one in (optimized, plain))
@@ -250,6 +250,68 @@ def test_out_of_memory_halves_the_classes_of_a_call_once(segmenter, picture, mon
     most = 1
     with pytest.raises(RuntimeError, match="allocate memory"):
         segmenter.segment(picture, ["house", "fish", "red fish"])
+
+
+def test_out_of_memory_with_one_class_a_call_is_not_tried_again(segmenter, picture, monkeypatch):
+    calls = []
+
+    def nothing_left(self, *arguments):
+        calls.append(arguments)
+        raise MemoryError
+
+    monkeypatch.setattr(type(segmenter), "_attend_optimized", nothing_left)
+    for one, classes in ((with_config(segmenter, class_batch=1), CLASSES), (segmenter, ["house"])):
+        calls.clear()
+        with pytest.raises(MemoryError):
+            one.segment(picture, classes)
+        assert len(calls) == 1
+
+
+def test_the_second_try_begins_when_what_the_first_held_is_freed(segmenter, picture, monkeypatch):
+    held, inner = [], type(segmenter)._attend_optimized
+
+    def limited(self, latents, noise, timestep, embeddings, *rest):
+        if len(embeddings) == 3:
+            recording = inner(self, latents, noise, timestep, embeddings, *rest)
+            cycle = [next(iter(recording.cross.values()))]
+            cycle.append(cycle)
+            held.extend(weakref.ref(tensor) for tensor in (embeddings, cycle[0], *recording.keys.values()))
+            raise MemoryError
+        assert held and not any(reference() is not None for reference in held)
+        return inner(self, latents, noise, timestep, embeddings, *rest)
+
+    monkeypatch.setattr(type(segmenter), "_attend_optimized", limited)
+    assert "out of memory with 3 classes at once: done 2 at a time" in segmenter.segment(picture, CLASSES).notes
+
+
+@pytest.mark.parametrize("optimized", [True, False])
+def test_ten_threads_give_what_ten_calls_in_a_row_give(segmenter, picture, optimized):
+    segmenter = replace(with_config(segmenter, optimized=optimized), backbone=replace(segmenter.backbone, _embedded={}))
+    before = {name: layer.processor for name, layer in segmenter.backbone.unet.named_modules() if hasattr(layer, "processor")}
+    pictures = [np.roll(picture, 7 * i, axis=1) for i in range(10)]
+    classes = [[("house", "cat", "red fish", "fish", "red house")[(i + j) % 5] for j in range(1 + i % 3)] for i in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(segmenter.segment, pictures, classes))
+    assert all(layer.processor is before[name] for name, layer in segmenter.backbone.unet.named_modules() if hasattr(layer, "processor"))
+    assert not any(module._forward_pre_hooks for module in segmenter.backbone.unet.modules())
+    for one, pixels, names in zip(found, pictures, classes, strict=True):
+        alone = segmenter.segment(pixels, names)
+        assert np.array_equal(one.scores, alone.scores) and np.array_equal(one.labels, alone.labels)
+
+
+def test_a_wrapped_unet_segments_as_the_plain_one(segmenter, picture):
+    class Wrapper(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.config = inner, inner.config
+
+        def forward(self, *args, **kwargs):
+            return self.inner(*args, **kwargs)
+
+    plain, unet = segmenter.segment(picture, CLASSES), segmenter.backbone.unet
+    for wrapped in (Wrapper(unet), torch.compile(unet, backend="eager")):
+        found = replace(segmenter, backbone=replace(segmenter.backbone, unet=wrapped)).segment(picture, CLASSES)
+        assert np.array_equal(found.scores, plain.scores) and np.array_equal(found.labels, plain.labels)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16"])

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, max_pool2d, scaled_dot_product_attention
 
-from ..attention import attention_layers, is_plain_attention, replaced_processors
+from ..attention import is_plain_attention, replaced_processors
 from ..backbone import Backbone
 from ..recording import resolution_pyramid
 from ..segmenter import DiffSegmenter
@@ -269,7 +269,7 @@ def edit(
             latents = ddim_step(backbone, latents, guided, source.timesteps[k], source.timesteps[k - 1])
             allowed = control.where(k, steps)
             if allowed is not None:
-                latents = allowed * latents + (1 - allowed) * source.latents[k - 1]
+                latents = (allowed * latents + (1 - allowed) * source.latents[k - 1]).to(noise)
     h, w = source.pixels.shape[:2]
     limit = control.where(1, steps)
     picture = np.asarray(Image.fromarray(to_uint8(backbone.decode_latents(latents))[0]).resize((w, h), Image.Resampling.BICUBIC))
@@ -334,7 +334,7 @@ class AttentionControl:
 def _control(
     backbone: Backbone, source: Trajectory, target: str, settings: PromptToPrompt, weights: Mapping[str, float], gate: Gate | None, blend: LocalBlend | None
 ) -> AttentionControl:
-    tokenizer, like = backbone.tokenizer, source.latents[0]
+    tokenizer, like = backbone.tokenizer, source.latents[0].float()  # probabilities are float32 in every precision of the model
     if gate is not None and blend is not None:
         raise ValueError("a gate and a local blend: expected one limit of where the picture may change, or none")
     if gate is not None and gate.mask.shape != source.pixels.shape[:2]:
@@ -371,19 +371,19 @@ class _Controlled:
             row = slice(0, 1) if held else slice(1, 2)
             output = scaled_dot_product_attention(query[row], key[row], value[1:])
         else:
-            output = self._cross(query, key, attn.scale, stride, size) @ value[1:]
+            output = self._cross(query, key, attn.scale, stride, size).to(value) @ value[1:]
         changed = attn.to_out[1](attn.to_out[0](rearrange(output, "b e n d -> b n (e d)")))
         mask = self.control.mask(size) if self.control.gate is not None and self.control.gate.attention else None
         rows = torch.cat([kept, changed])
         if mask is not None:  # the rows without words as well, so that guidance adds nothing outside
-            inside = mask.flatten()[:, None]
+            inside = mask.flatten()[:, None].to(rows)
             rows = inside * rows + (1 - inside) * kept[:1]
         return rows
 
     def _cross(self, query: Tensor, key: Tensor, scale: float, stride: int, size: tuple[int, int]) -> Tensor:
         """The target's cross-attention: the source's where tokens take it over, weighted; 1 e n l."""
         control = self.control
-        source, target = torch.softmax(query @ key.mT * scale, -1).split(1)
+        source, target = torch.softmax(query.float() @ key.float().mT * scale, -1).split(1)
         if control.done < control.settings.cross_replace_steps:
             target = control.taken * (source @ control.mapper) + (1 - control.taken) * target
         target = target * control.weights
@@ -396,8 +396,11 @@ class _Controlled:
 @contextmanager
 def _controlled(unet: nn.Module, control: AttentionControl) -> Iterator[None]:
     """Every attention layer under control; its processor is put back on leaving."""
-    layers = attention_layers(unet)
-    if odd := [name for name, layer in layers.items() if not is_plain_attention(layer, layer.processor)]:
-        raise ValueError(f"{odd[0]} is not plain attention: expected a UNet2DConditionModel with diffusers' own processors")
-    with replaced_processors(layers, lambda name, inner: _Controlled(inner, control)):
+
+    def controlled(name: str, layer: Any, processor: Any) -> _Controlled:
+        if not is_plain_attention(layer, processor):
+            raise ValueError(f"{name} is not plain attention: expected a UNet2DConditionModel with diffusers' own processors")
+        return _Controlled(processor, control)
+
+    with replaced_processors(unet, controlled):
         yield
