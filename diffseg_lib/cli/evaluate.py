@@ -50,7 +50,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on.")
     parser.add_argument("--order", choices=["alphabetical", "original"], default="", help="The order of Context's labels, where the tree does not tell.")
     share(parser, "--seed", "--workers", "--scheduler")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, its machine's cores, shared among local workers.")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, its machine's cores, shared among local workers."
+    )
     parser.add_argument("--chunk", type=int, default=0, metavar="N", help="Images that a worker is given at a time. Without it, 1 here and 8 on workers.")
     share(parser, *MODELS, *PLACES)
 
