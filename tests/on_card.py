@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -125,7 +126,7 @@ def test_pseudo_edit_and_network(tree, photo, tmp_path, pipeline_folder):
 # -- the library
 
 
-@pytest.fixture(params=[("sd15", "float16"), ("sd21-v", "float32"), ("sdxl", "bfloat16")], ids="-".join)
+@pytest.fixture(params=[("sd15", "bfloat16"), ("sd21-v", "float16"), ("sdxl", "float32")], ids="-".join)
 def segmenter(family_folders, request):
     family, dtype = request.param
     return DiffSegmenter.from_profile(family_folders[family], device=CARD, dtype=dtype)
@@ -186,7 +187,8 @@ def stop_after(updates):
     return progress
 
 
-def test_pocket_training(tmp_path):
+def test_pocket_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffseg_lib.pocket.training.fitting.autocast", lambda device: nullcontext())  # torch casts for a card that it knows
     model = torch.nn.Sequential(torch.nn.Linear(3, 1))
 
     def loss(generator, progress):

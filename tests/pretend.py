@@ -45,6 +45,15 @@ class OnCard(torch.Tensor):
     def tolist(self):
         return self.inner.tolist()
 
+    def data_ptr(self):
+        return self.inner.data_ptr()
+
+    def storage(self):
+        return self.inner.storage()
+
+    def untyped_storage(self):
+        return self.inner.untyped_storage()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
