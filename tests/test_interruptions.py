@@ -75,7 +75,7 @@ module.ddim_step = step
 
 
 def test_study(tmp_path, pipeline_folder, tree):
-    arguments = ["study", "ablation", "--voc", str(tree), "--images", "20", "--train-images", "2", "--profile", str(pipeline_folder)]
+    arguments = ["study", "ablation", "--voc", str(tree), "--images", "20", "--train-images", "2", "--profile", str(pipeline_folder), "--captioner", "pocket"]
     before = f"import diffseg_lib.cli.study as module\nfrom pathlib import Path\nmodule.build_dir = lambda: Path({str(tmp_path / 'build')!r})"
     told = stopped(tmp_path, [*arguments, "--out", str(tmp_path / "results")], lambda: list((tmp_path / "build").rglob("*.npz")), before)
     assert "parts that are done are kept" in told and not list((tmp_path / "results").rglob("*.json"))

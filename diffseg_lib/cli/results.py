@@ -46,7 +46,7 @@ def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path)
     Args:
         found: The result.
         photo: Of what.
-        facts: Of ``result.json``, which is written last: where it is, the others are whole, and of the same picture. All is computed before anything is written.
+        facts: Of ``result.json``, which is written last: where it is, the others are whole. All is computed before anything is written.
         folder: Where to; it is made.
 
     Raises:
