@@ -17,39 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .prompts import FUNCTION_WORDS, lemma
+from .support.images import to_numpy
+from .support.words import ADJECTIVES, SYNONYMS
 
 if TYPE_CHECKING:
-    from .profiles import Profile
+    from torch import Tensor
 
-# Words that captions set before nouns and that are no thing themselves, though CLIP may find them close to one.
-ADJECTIVES = frozenset(
-    "red orange yellow green blue purple pink brown white black grey gray golden silver dark light bright small big large little tiny huge tall short "
-    "long old young new wooden metal plastic glass colorful colourful many other".split()
-)
-# Other words for a class, beside its plural (which the lemma takes care of).
-SYNONYMS: Mapping[str, tuple[str, ...]] = {
-    "person": ("man", "woman", "boy", "girl", "child", "kid", "baby", "lady", "guy", "player", "rider"),
-    "plane": ("airplane", "aeroplane", "jet", "aircraft"),
-    "airplane": ("plane", "aeroplane", "jet", "aircraft"),
-    "bicycle": ("bike",),
-    "motorcycle": ("motorbike", "scooter"),
-    "boat": ("ship", "sailboat", "canoe"),
-    "car": ("automobile", "van", "taxi"),
-    "cat": ("kitten",),
-    "dog": ("puppy",),
-    "cow": ("cattle", "bull", "calf"),
-    "sheep": ("lamb", "goat"),
-    "horse": ("pony", "foal"),
-    "sofa": ("couch",),
-    "couch": ("sofa",),
-    "table": ("dining table", "desk"),
-    "dining table": ("table",),
-    "potted plant": ("plant", "houseplant"),
-    "monitor": ("tv", "television", "screen", "computer"),
-    "tv": ("television", "monitor", "screen"),
-    "cup": ("mug",),
-    "bird": ("parrot", "duck", "goose", "pigeon"),
-}
+    from .profiles import Profile
 
 
 class Captions(Protocol):
@@ -67,7 +41,7 @@ class ImageTextScorer(Protocol):
         """Cosines of pictures with names, b k."""
         ...
 
-    def texts(self, names: Sequence[str]) -> object:
+    def texts(self, names: Sequence[str]) -> Tensor:
         """Unit embeddings of names, k d."""
         ...
 
@@ -181,7 +155,7 @@ class CategoryFilter:
         known = {word for word, _ in found.values()}
         rest = [word for word in words if word not in known and not any(word in pair.split() for pair in known)]
         if rest:
-            cosines = np.asarray(self.clip.texts(rest)) @ np.asarray(self.clip.texts(self.names)).T
+            cosines = to_numpy(self.clip.texts(rest)) @ to_numpy(self.clip.texts(self.names)).T
             for word, row in zip(rest, cosines, strict=True):
                 name, value = self.names[int(row.argmax())], float(row.max())
                 if value >= self.text_similarity_threshold and value > found.get(name, ("", 0.0))[1]:

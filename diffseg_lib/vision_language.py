@@ -7,7 +7,7 @@ files are already on this machine; nothing is downloaded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from .profiles import split_revision
 from .prompts import adjectives, fill_template
 from .support.images import to_numpy
 from .support.paths import models_dir
+
+KEPT_LISTS = 16  # of texts, whose embeddings a CLIP keeps
 
 
 def load_pretrained(model: str, processor: str, source: str | Path, pocket: str, device: str = "cpu", **options: Any) -> tuple[Any, Any]:
@@ -59,6 +61,7 @@ class Clip:
     model: Any
     processor: Any
     template: str = "a photograph of a {class}"
+    _embedded: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def load(cls, source: str | Path = "pocket", device: str = "cpu") -> Clip:
@@ -67,10 +70,15 @@ class Clip:
 
     @torch.no_grad()
     def texts(self, names: Sequence[str]) -> Float[Tensor, "k d"]:
-        """Unit embeddings of the template with each name in it."""
-        texts = [fill_template(name, self.template) for name in names]
-        coded = self.processor.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").to(self.model.device)
-        return _unit(self.model.get_text_features(**coded))
+        """Unit embeddings of the template with each name in it; those of the last few lists of names are kept."""
+        texts = tuple(fill_template(name, self.template) for name in names)
+        if (found := self._embedded.pop(texts, None)) is None:
+            coded = self.processor.tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").to(self.model.device)
+            found = _unit(self.model.get_text_features(**coded))
+        self._embedded[texts] = found
+        if len(self._embedded) > KEPT_LISTS:
+            self._embedded.pop(next(iter(self._embedded)), None)
+        return found
 
     @torch.no_grad()
     def images(self, pictures: Sequence[np.ndarray]) -> Float[Tensor, "b d"]:
@@ -103,11 +111,12 @@ class Captioner:
 
     def caption(self, pictures: Sequence[np.ndarray]) -> list[str]:
         """One caption a picture (H W 3, uint8)."""
-        return self._write(pictures, "")
+        return self._write(self._see(pictures), "")
 
     def continue_captions(self, picture: np.ndarray, beginnings: Sequence[str]) -> list[str]:
         """What BLIP writes after each beginning, about one picture: the continuation alone, "" where it stops."""
-        return [self._write([picture], beginning)[0] for beginning in beginnings]
+        seen = self._see([picture])
+        return [self._write(seen, beginning)[0] for beginning in beginnings]
 
     def describe(self, picture: np.ndarray, names: Sequence[str]) -> list[str]:
         """The adjectives that the free caption gives each name, "" where it gives none or does not name it."""
@@ -115,12 +124,17 @@ class Captioner:
         return [adjectives(caption, name) for name in names]
 
     @torch.no_grad()
-    def _write(self, pictures: Sequence[np.ndarray], beginning: str) -> list[str]:
-        pixels = self.processor.image_processor(images=list(pictures), return_tensors="pt").pixel_values.to(self.model.device)
-        if not beginning:
-            written, start = self.model.generate(pixels, max_new_tokens=self.length, do_sample=False, num_beams=1), 0
-        else:
-            ids = self.processor.tokenizer(beginning, return_tensors="pt").input_ids.to(self.model.device)
-            start = ids.shape[1] - 1  # generation drops the end token and goes on from there
-            written = self.model.generate(pixels, input_ids=ids.expand(len(pictures), -1), max_new_tokens=self.length, do_sample=False, num_beams=1)
-        return [" ".join(text.split()) for text in self.processor.batch_decode(written[:, start:], skip_special_tokens=True)]
+    def _see(self, pictures: Sequence[np.ndarray]) -> Float[Tensor, "b n d"]:
+        pixels = self.processor.image_processor(images=list(pictures), return_tensors="pt").pixel_values
+        return self.model.vision_model(pixel_values=pixels.to(self.model.device)).last_hidden_state
+
+    @torch.no_grad()
+    def _write(self, seen: Float[Tensor, "b n d"], beginning: str) -> list[str]:
+        """What ``generate`` of the whole model writes, which would encode the pictures once more for every beginning."""
+        words = self.model.config.text_config
+        ids = self.processor.tokenizer(beginning, return_tensors="pt").input_ids[:, :-1].to(seen.device)  # goes on where the end token was
+        ids[:, 0] = words.bos_token_id
+        shown = {"encoder_hidden_states": seen, "encoder_attention_mask": seen.new_ones(seen.shape[:2], dtype=torch.long)}
+        ends = {"eos_token_id": words.sep_token_id, "pad_token_id": words.pad_token_id, "max_new_tokens": self.length}
+        written = self.model.text_decoder.generate(ids.expand(len(seen), -1), do_sample=False, num_beams=1, **shown, **ends)
+        return [" ".join(text.split()) for text in self.processor.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from diffseg_lib.category_filter import CategoryFilter, nouns, precision_recall
 from diffseg_lib.pocket.scenes import voc_samples
@@ -28,7 +29,7 @@ class Sees:
         self.scores = scores
 
     def texts(self, names):
-        return np.array([AXES.get(name, (0.577, 0.577, 0.577)) for name in names], float)
+        return torch.tensor([AXES.get(name, (0.577, 0.577, 0.577)) for name in names])
 
     def similarities(self, pictures, names):
         return np.array([[self.scores.get(name.replace(" ", "_"), -0.5) for name in names]] * len(pictures))
@@ -92,3 +93,15 @@ def test_on_pocket_scenes_most_words_are_right():
     category_filter, samples = CategoryFilter.load(CLASS_NAMES), list(voc_samples("train", 20))
     precision, recall = precision_recall([category_filter.filter(s.image).names for s in samples], [s.classes for s in samples])
     assert precision > 0.7 and recall > 0.7
+
+
+def test_class_names_are_encoded_once_a_filter(monkeypatch):
+    category_filter, samples = CategoryFilter.load(CLASS_NAMES), list(voc_samples("train", 3))
+    first = [category_filter.filter(sample.image) for sample in samples]
+    batches = []
+    model = category_filter.clip.model
+    inner = model.get_text_features
+    monkeypatch.setattr(model, "get_text_features", lambda **coded: batches.append(len(coded["input_ids"])) or inner(**coded))
+    fresh = CategoryFilter(CLASS_NAMES, category_filter.captioner, type(category_filter.clip)(model, category_filter.clip.processor))
+    assert [fresh.filter(sample.image) for sample in samples] == first
+    assert batches.count(len(CLASS_NAMES)) == 1 and len(batches) <= 1 + len(samples)

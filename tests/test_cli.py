@@ -229,6 +229,25 @@ def test_half_precision_writes_all_its_files(pipeline_folder, photo, tmp_path, d
     assert json.loads((tmp_path / dtype / "result.json").read_text())["classes"] == ["house", "red fish"]
 
 
+def test_what_cannot_be_computed_leaves_no_file_and_what_cannot_be_written_no_result(pipeline_folder, photo, tmp_path, monkeypatch, capsys):
+    from diffseg_lib.cli import results
+
+    inner = results.to_numpy
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "to_numpy", lambda tensor: inner(tensor) if tensor.ndim == 4 else 1 / 0)
+        assert segment(pipeline_folder, tmp_path / "out", [photo], "--save-intermediates") == 70
+        assert not (tmp_path / "out").exists()
+    assert segment(pipeline_folder, tmp_path / "out", [photo]) == 0
+
+    def full(file, **arrays):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(results.np, "savez_compressed", full)
+    assert segment(pipeline_folder, tmp_path / "out", [photo], "--seed", "1") == 2
+    assert "no space left" in capsys.readouterr().err
+    assert {one.name for one in (tmp_path / "out").iterdir()} == {"labels.png", "overlay.png", "segments.json", "scores.npz"}  # whole, but of no result
+
+
 # -- help pages ----------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from diffseg_lib.evaluation.jobs import Job, evaluate_ids, make_segmenter, run_j
 from diffseg_lib.evaluation.run_store import open_run
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.support.executors import InProcess, finished, open_executor
+from diffseg_lib.support.files import RunError
 from diffseg_lib.support.images import save_labels
 
 IMAGES = 6
@@ -177,7 +178,7 @@ def test_the_command_line_says_that_a_run_cannot_be_kept(tree, tmp_path, capsys)
 
 
 def test_work_in_process_is_done_in_order_and_errors_stay_with_their_call():
-    done = list(finished(InProcess(), lambda a, b: a / b, [(4, 2), (1, 0), (9, 3)], 1))
+    done = list(finished(InProcess(), lambda a, b: a / b, [(4, 2), (1, 0), (9, 3)], lambda: 1))
     assert [chunk for chunk, _ in done] == [(4, 2), (1, 0), (9, 3)]
     assert done[0][1].result() == 2 and done[2][1].result() == 3
     with pytest.raises(ZeroDivisionError):
@@ -197,7 +198,7 @@ def test_no_more_calls_are_under_way_than_the_window_holds():
             return future
 
     most: list[int] = []
-    work = finished(Slow(), print, ((i,) for i in range(10)), 3)
+    work = finished(Slow(), print, ((i,) for i in range(10)), lambda: 3)
     for _ in range(5):
         next(work)
     assert max(most) == 3
@@ -225,11 +226,95 @@ def test_dask_gives_the_same_rows_though_a_worker_is_killed_midway(job, rows, tm
                 time.sleep(0.2)
 
         with open_executor(scheduler=cluster.scheduler_address) as (executor, at_once):
+            assert at_once() == 2
             found = run_job(job, run, executor, at_once, chunk=1, progress=kill)
-    assert at_once == 2 and not victims and same(found, rows)
+    assert not victims and same(found, rows)
 
 
 def test_a_scheduler_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr("diffseg_lib.support.executors.CONNECT", 1)
     with pytest.raises(ValueError, match="no Dask scheduler answers at 'tcp://127.0.0.1:9'"), open_executor(scheduler="tcp://127.0.0.1:9"):
         pass
+
+
+@pytest.fixture
+def threads_of_dask():
+    """A scheduler whose one worker, in this process, was started with four threads."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=4, processes=False, dashboard_address=None, silence_logs=50) as cluster:
+        yield cluster
+
+
+def test_a_worker_of_several_threads_does_one_image_at_a_time(job, rows, tmp_path, monkeypatch, threads_of_dask):
+    import diffseg_lib.evaluation.jobs as jobs
+
+    inner, together, most = jobs.evaluate_image, [], []
+
+    def watched(*arguments):
+        together.append(0)
+        most.append(len(together))
+        time.sleep(0.05)
+        try:
+            return inner(*arguments)
+        finally:
+            together.pop()
+
+    monkeypatch.setattr(jobs, "evaluate_image", watched)
+    with open_executor(scheduler=threads_of_dask.scheduler_address) as (executor, _):
+        found = run_job(job, open_run(tmp_path, job.facts()), executor, lambda: 4)
+    assert max(most) == 1 and len(most) == IMAGES and same(found, rows)
+
+
+def test_workers_that_join_later_are_given_work(threads_of_dask):
+    with open_executor(scheduler=threads_of_dask.scheduler_address) as (executor, at_once):
+        assert at_once() == 1
+        taken = []
+        work = finished(executor, divmod, ((taken.append(i) or i + 1, 1) for i in range(9)), at_once)
+        next(work)
+        assert len(taken) == 1
+        threads_of_dask.scale(3)
+        started = time.monotonic()
+        while at_once() < 3:
+            assert time.monotonic() - started < 30
+            time.sleep(0.05)
+        next(work)
+        assert len(taken) == 4
+        assert len(list(work)) == 7
+
+
+def test_work_that_takes_long_does_not_keep_new_workers_waiting(monkeypatch):
+    monkeypatch.setattr("diffseg_lib.support.executors.LOOK", 0.01)
+    rooms, submitted = [1, 1, 3], []
+
+    class Endless(InProcess):
+        def submit(self, fn, /, *args, **kwargs):
+            submitted.append(Future())
+            if len(submitted) == 3:
+                submitted[0].set_result(None)
+            return submitted[-1]
+
+    next(finished(Endless(), print, ((i,) for i in range(9)), lambda: rooms.pop(0) if len(rooms) > 1 else rooms[0]))
+    assert len(submitted) == 3
+
+
+def test_no_threads_named_are_the_cores_of_the_machine_that_does_the_work(job, monkeypatch):
+    import diffseg_lib.evaluation.jobs as jobs
+
+    told = []
+    monkeypatch.setattr(jobs, "cores", lambda: 3)
+    monkeypatch.setattr(jobs, "evaluate_image", lambda *_: told.append(torch.get_num_threads()))
+    for threads in (0, 2):
+        evaluate_ids(replace(job, threads=threads), job.open().ids[:1])
+    assert told == [3, 2]
+
+
+def test_the_command_line_leaves_the_threads_of_a_schedulers_workers_to_them(tree, tmp_path, threads_of_dask):
+    arguments = ["evaluate", "--dataset", "voc", "--root", str(tree), "--labels", "image", "--threshold", ".3", "--out", str(tmp_path)]
+    assert main([*arguments, "--limit", "2", "--scheduler", threads_of_dask.scheduler_address]) == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["threads"] == 0
+
+
+@pytest.mark.parametrize("error", [RunError("no space left"), OSError("another"), TimeoutError("slow")])
+def test_an_error_while_a_scheduler_is_used_is_told_as_what_it_is(threads_of_dask, error):
+    with pytest.raises(type(error), match=str(error)), open_executor(scheduler=threads_of_dask.scheduler_address):
+        raise error

@@ -17,7 +17,7 @@ import pytest
 
 from diffseg_lib.evaluation.metrics import ScoreHistogram
 from diffseg_lib.evaluation.run_store import Row, open_run, pending_ids
-from diffseg_lib.support.files import RunError
+from diffseg_lib.support.files import RunError, atomic_write, claim
 from diffseg_lib.support.identity import fingerprint
 
 FACTS = {"method": "test", "seed": 0}
@@ -217,3 +217,63 @@ def test_two_processes_on_one_run_do_no_harm(tmp_path):
         assert first.wait() == second.wait() == 0
     found = open_run(tmp_path, FACTS).rows()
     assert len(found) == 60 and all(found[f"image-{i}"].agrees(row(i)) for i in range(60))
+
+
+# -- several processes that come at the same moment
+
+
+CLAIMS = """
+import sys, time
+from pathlib import Path
+from diffseg_lib.evaluation.run_store import open_run
+from diffseg_lib.support.files import RunError, claim
+top, me, start = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+for i in range(15):
+    time.sleep(max(0, start + i * 0.15 - time.time()))
+    open_run(top / "runs", {"number": i})
+    claim(top / f"same-{i}", {"number": i})
+    try:
+        claim(top / f"other-{i}", {"process": me, "long": "x" * 50_000})
+    except RunError as error:
+        assert "another process" in str(error)
+        continue
+    print(i)
+"""
+
+
+def test_of_processes_that_claim_a_folder_at_the_same_moment_one_has_it(tmp_path):
+    start = str(time.time() + 3)
+    workers = [
+        subprocess.Popen([sys.executable, "-c", CLAIMS, str(tmp_path), str(me), start], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for me in range(8)
+    ]
+    had: dict[int, list[int]] = {}
+    for me, worker in enumerate(workers):
+        told, error = worker.communicate(timeout=120)
+        assert worker.returncode == 0, error
+        for i in map(int, told.split()):
+            had.setdefault(i, []).append(me)
+    assert sorted(had) == list(range(15)) and all(len(one) == 1 for one in had.values())
+    for i, [me] in had.items():
+        assert json.loads((tmp_path / f"other-{i}" / "manifest.json").read_text())["process"] == me
+    assert len(list((tmp_path / "runs").iterdir())) == 15 and not list(tmp_path.rglob(".*"))
+
+
+def test_a_file_that_is_written_once_stays_also_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def no_links(*names):
+        raise OSError(errno.EPERM, "not permitted")
+
+    for given in (os.link, no_links):
+        monkeypatch.setattr(os, "link", given)
+        path = tmp_path / given.__name__
+        for text in ("first", "second"):
+            with atomic_write(path, "w", once=True) as file:
+                file.write(text)
+        assert path.read_text() == "first"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_manifest_is_told(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"half')
+    with pytest.raises(RunError, match="manifest.json cannot be read.*delete the folder"):
+        claim(tmp_path, {"seed": 0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from diffseg_lib import DiffSegmenter
 from diffseg_lib.pocket.scenes import photo_or_scene, voc_samples
@@ -36,6 +37,37 @@ def test_continuations_leave_out_their_beginning(captioner, scene):
     beginning = "a photograph of a fish"
     [rest] = captioner.continue_captions(scene.image, [beginning])
     assert beginning not in rest and "house" in rest
+
+
+def test_a_picture_is_encoded_once_and_what_is_written_is_what_the_whole_model_writes(captioner, monkeypatch):
+    images = [sample.image for sample in voc_samples("train", 3)]
+    beginnings = ["a photograph of a fish", "a photograph of a red house", "a photo of"]
+    tokenizer, expected = captioner.processor.tokenizer, []
+    for image in images:
+        pixels = captioner.processor.image_processor(images=[image], return_tensors="pt").pixel_values
+        written = [captioner.model.generate(pixels, max_new_tokens=captioner.length, do_sample=False, num_beams=1)]
+        for beginning in beginnings:
+            ids = tokenizer(beginning, return_tensors="pt").input_ids
+            found = captioner.model.generate(pixels, input_ids=ids.clone(), max_new_tokens=captioner.length, do_sample=False, num_beams=1)
+            written.append(found[:, ids.shape[1] - 1 :])
+        expected.append([" ".join(tokenizer.decode(one[0], skip_special_tokens=True).split()) for one in written])
+    calls, inner = [], captioner.model.vision_model.forward
+    monkeypatch.setattr(captioner.model.vision_model, "forward", lambda *given, **named: calls.append(0) or inner(*given, **named))
+    found = [captioner.caption([image]) + captioner.continue_captions(image, beginnings) for image in images]
+    assert found == expected and len(calls) == 2 * len(images)
+
+
+def test_a_clip_keeps_the_texts_it_read_last_and_no_more(monkeypatch):
+    from diffseg_lib import vision_language
+
+    clip, batches = Clip.load(), []
+    inner = clip.model.get_text_features
+    monkeypatch.setattr(clip.model, "get_text_features", lambda **coded: batches.append(len(coded["input_ids"])) or inner(**coded))
+    monkeypatch.setattr(vision_language, "KEPT_LISTS", 2)
+    for names in (["house", "fish"], ["cat"], ["house", "fish"], ["car"], ["house", "fish"], ["cat"]):
+        assert clip.texts(names).shape[0] == len(names)
+    assert batches == [2, 1, 1, 1] and len(clip._embedded) == 2
+    torch.testing.assert_close(clip.texts(["cat", "car"])[1:], clip.texts(["car"]))
 
 
 def test_captions_of_a_batch_are_those_of_each(captioner):

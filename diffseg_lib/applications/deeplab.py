@@ -175,7 +175,14 @@ def _batch(dataset: Dataset, recipe: Recipe, update: int, process: int) -> tuple
 
 
 def train(
-    dataset: Dataset, recipe: Recipe, out: str | Path, *, initial: str = "", every: int = 500, progress: Callable[[int, float], Any] = lambda update, loss: None
+    dataset: Dataset,
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    initial: str = "",
+    every: int = 500,
+    progress: Callable[[int, float], Any] = lambda update, loss: None,
+    device: str = "",
 ) -> Path:
     """Train a network on a data set's masks; go on from the last checkpoint in `out`, bit for bit on a processor.
 
@@ -188,17 +195,22 @@ def train(
         initial: Folder or hub id of a ResNet trained on ImageNet's labels; without it weights are random.
         every: Updates between checkpoints.
         progress: Called with the number of updates done and the loss.
+        device: Device that it runs on, "cpu", "cuda" and so on; "" leaves the choice to accelerate, which takes a card where there is one.
 
     Returns:
         The folder `out`.
 
     Raises:
+        ValueError: If a device is named although ``accelerate launch`` gives each of several processes its own.
         RunError: If `out` is of another recipe, data set or masks.
     """
     from accelerate import Accelerator
     from safetensors.torch import save_model
 
-    accelerator, top = Accelerator(), Path(out)
+    accelerator, top = Accelerator(device_placement=not device), Path(out)
+    if device and accelerator.num_processes > 1:
+        raise ValueError(f"device {device!r}: accelerate gives each of the {accelerator.num_processes} processes a card of its own; leave the device out")
+    place = torch.device(device) if device else accelerator.device
     facts = {"recipe": asdict(recipe), "data": dataset.fingerprint(), "images": len(dataset), "names": list(dataset.names)}
     facts |= {"initial": model_key(initial) if initial else "", "code": describe_code("applications.deeplab")}
     facts["notes"] = list(dataset.notes)  # say whose masks they are
@@ -209,18 +221,19 @@ def train(
     network = DeepLabV2(len(dataset.names), NETS[recipe.net], recipe.rates)
     if initial:
         _start_from(network, initial)
+    network.to(place)
     head = list(network.head.parameters())
     groups = [{"params": list(network.backbone.parameters())}, {"params": head}]
     optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.decay)
     model, optimizer = accelerator.prepare(network, optimizer)
     network = accelerator.unwrap_model(model)
-    weights = class_weights(dataset).to(accelerator.device) if recipe.balanced else None
+    weights = class_weights(dataset).to(place) if recipe.balanced else None
     done, losses = _restore(top, network, optimizer)
     model.train()
     for update in range(done, recipe.iterations):
         for group, times in zip(optimizer.param_groups, (1, 10), strict=True):
             group["lr"] = recipe.rate(update) * times
-        pixels, masks = (part.to(accelerator.device) for part in _batch(dataset, recipe, update, accelerator.process_index))
+        pixels, masks = (part.to(place) for part in _batch(dataset, recipe, update, accelerator.process_index))
         logits = interpolate(model(pixels), size=masks.shape[1:], mode="bilinear", align_corners=False)
         loss = cross_entropy(logits, masks, weights, ignore_index=VOID)
         optimizer.zero_grad()

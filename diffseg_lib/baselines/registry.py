@@ -23,13 +23,13 @@ def _elbo(segmenter: DiffSegmenter, source: str) -> Method:
 def _dense_clip(segmenter: DiffSegmenter, source: str) -> Method:
     from .dense_clip import DenseClip
 
-    return DenseClip.from_path(source or segmenter.backbone.profile.clip)
+    return DenseClip.from_path(source or segmenter.backbone.profile.clip, device=str(segmenter.backbone.device))
 
 
 def _group_vit(segmenter: DiffSegmenter, source: str) -> Method:
     from .group_vit import GroupVit
 
-    return GroupVit.from_path(source or "nvidia/groupvit-gcc-yfcc")
+    return GroupVit.from_path(source or "nvidia/groupvit-gcc-yfcc", device=str(segmenter.backbone.device))
 
 
 METHODS: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {
@@ -47,7 +47,7 @@ def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method
 
     Args:
         name: The method's name, a key of :data:`METHODS`.
-        segmenter: The diffusion model, its profile naming the CLIP beside it.
+        segmenter: The diffusion model, its profile naming the CLIP beside it; a rival's own model runs on its device.
         source: Folder or hub id of the rival's own model; "" takes the profile's CLIP for "denseclip" and ``nvidia/groupvit-gcc-yfcc``
             for "groupvit".
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on.")
     parser.add_argument("--order", choices=["alphabetical", "original"], default="", help="The order of Context's labels, where the tree does not tell.")
     share(parser, "--seed", "--workers", "--scheduler")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, the cores, shared among local workers.")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, its machine's cores, shared among local workers."
+    )
     parser.add_argument("--chunk", type=int, default=0, metavar="N", help="Images that a worker is given at a time. Without it, 1 here and 8 on workers.")
     share(parser, *MODELS, *PLACES)
     parser.add_argument("--strict", action="store_true", help="Know pictures and masks by their content, which is read, rather than by size and date.")
@@ -76,14 +78,14 @@ def run(o: argparse.Namespace) -> int:
     given = {key: getattr(o, key) for key in ("dataset", "root", "split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
-    threads = o.threads or max(1, cores() // max(1, o.workers))
+    threads = o.threads or (0 if o.scheduler else max(1, cores() // max(1, o.workers)))  # 0: as many as the worker's machine has
     job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict)
     dataset = job.open()
     profile = make_segmenter(job).backbone.profile
     if o.threshold != "train":
         threshold, chosen_on = fixed_threshold(o.threshold, profile, o.dataset, o.labels, o.method)
     with open_executor(o.workers, o.scheduler) as (executor, at_once):
-        place = (executor, at_once, o.chunk or (1 if at_once == 1 else 8))
+        place = (executor, at_once, o.chunk or (8 if o.workers or o.scheduler else 1))
         if o.threshold == "train":
             before = replace(job, split="train", limit=o.train_limit)
             candidates, train = _kept_rows(before, o.out, *place)[0], before.open()
@@ -109,7 +111,7 @@ def run(o: argparse.Namespace) -> int:
     return _report(summary)
 
 
-def _kept_rows(job: Job, out: Path, executor: Executor, at_once: int, chunk: int) -> tuple[list[Row], Run]:
+def _kept_rows(job: Job, out: Path, executor: Executor, at_once: Callable[[], int], chunk: int) -> tuple[list[Row], Run]:
     """A job's rows, those of an earlier start of the same run read again; a bar of progress while the others come, a line at the end."""
     from tqdm import tqdm
 

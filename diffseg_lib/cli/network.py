@@ -58,6 +58,7 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
     share(parser, "--seed", default=None, help=known("Recipe", "seed", "Without it, 0."))
     parser.add_argument("--balanced", action="store_true", default=None, help=known("Recipe", "balanced"))
     parser.add_argument("--every", type=int, default=500, metavar="N", help=known("train", "every"))
+    share(parser, "--device", help="Where the network runs: cpu, cuda, cuda:1, mps. Without it, a card where there is one.")
     share(parser, "--out", required=True)
 
 
@@ -97,7 +98,7 @@ def run_train(o: argparse.Namespace) -> int:
             bar.update(update - bar.n)
             bar.set_postfix(loss=f"{loss:.3f}")
 
-        train(dataset, recipe, o.out, initial=o.initial, every=o.every, progress=progress)
+        train(dataset, recipe, o.out, initial=o.initial, every=o.every, progress=progress, device=check_device(o.device))
     print(o.out)
     return Exit.OK
 

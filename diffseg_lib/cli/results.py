@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..support.files import atomic_write, write_json
+from ..support.files import atomic_write, to_plain, write_json
 from ..support.images import Photo, coco_segments, overlay, save_labels, to_numpy
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path)
     Args:
         found: The result.
         photo: Of what.
-        facts: Of ``result.json``, which is written last: where it is, the others are whole.
+        facts: Of ``result.json``, which is written last: where it is, the others are whole. All is computed before anything is written.
         folder: Where to; it is made.
 
     Raises:
@@ -54,21 +54,23 @@ def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path)
     """
     from PIL import Image
 
+    drawn, segments, about = Image.fromarray(overlay(photo.pixels, found.labels)), coco_segments(found.labels, found.classes), to_plain(facts)
+    arrays: dict[str, dict[str, Any]] = {"scores": {"scores": found.scores}}
+    if (kept := found.intermediates) is not None:
+        maps = {name: to_numpy(getattr(kept, name)) for name in ("latents", "noise", "fused", "completed")}
+        maps |= {f"cross_{one.shape[-2]}": to_numpy(one) for one in kept.cross.values()}
+        arrays["intermediates"] = {"timestep": np.array(kept.timesteps), "tokens": to_numpy(kept.token_weights), **maps}
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)  # an earlier one is of other files
     with atomic_write(folder / "labels.png") as file:
         save_labels(found.labels, file)
     with atomic_write(folder / "overlay.png") as file:
-        Image.fromarray(overlay(photo.pixels, found.labels)).save(file, "PNG")
-    write_json(folder / "segments.json", coco_segments(found.labels, found.classes))
-    with atomic_write(folder / "scores.npz") as file:
-        np.savez_compressed(file, scores=found.scores)
-    if found.intermediates is not None:
-        kept = found.intermediates
-        maps: dict[str, Any] = {f"cross_{one.shape[-2]}": to_numpy(one) for one in kept.cross.values()}
-        rest: dict[str, Any] = {name: to_numpy(getattr(kept, name)) for name in ("latents", "noise", "fused", "completed")}
-        with atomic_write(folder / "intermediates.npz") as file:
-            np.savez_compressed(file, timestep=np.array(kept.timesteps), tokens=to_numpy(kept.token_weights), **maps, **rest)
-    write_json(folder / "result.json", facts)
+        drawn.save(file, "PNG")
+    write_json(folder / "segments.json", segments)
+    for name, given in arrays.items():
+        with atomic_write(folder / f"{name}.npz") as file:
+            np.savez_compressed(file, **given)
+    write_json(folder / "result.json", about)
 
 
 def versions() -> dict[str, str]:

@@ -21,9 +21,9 @@ from ..data import READERS, Dataset, LabelError, released_words
 from ..data.names import CONTEXT_ORDERS
 from ..profiles import DTYPES, Profile, load_profile
 from ..segmenter import DiffSegmenter
-from ..support.executors import InProcess, finished
+from ..support.executors import InProcess, cores, finished
 from ..support.identity import describe_code, digest_files, model_key
-from ..support.settings import Count, NotNegativeInteger, Seed, one_of, settings
+from ..support.settings import NotNegativeInteger, Seed, one_of, settings
 from .evaluator import evaluate_image
 from .run_store import Row, Run, pending_ids
 from .sources import open_dataset
@@ -52,7 +52,7 @@ class Job:
         dtype: Precision of weights and activations; "" is the profile's.
         offloaded: Whether models wait in main memory, as :func:`~diffseg_lib.loading.load_backbone` takes it.
         seed: Seed of the noise that is added to the latents.
-        threads: Number of torch's threads, on which the last bits of a score depend.
+        threads: Number of torch's threads, on which the last bits of a score depend; 0 is the cores of the machine that does the work.
         strict: Whether pictures and masks count by their content in the run's key, rather than by size and time of change.
 
     Raises:
@@ -75,7 +75,7 @@ class Job:
     dtype: Annotated[str, one_of(("", *DTYPES))] = ""
     offloaded: bool = False
     seed: Seed = 0
-    threads: Count = 1
+    threads: NotNegativeInteger = 1
     strict: bool = False
 
     def open(self) -> Dataset:
@@ -155,7 +155,7 @@ def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
         LabelError: On a mask whose labels are no classes of the data set.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(job.threads or cores())
     try:
         dataset = job.open()
         method, category_filter = _tools(replace(job, split="", limit=0), dataset.prompts)
@@ -165,7 +165,12 @@ def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
 
 
 def run_job(
-    job: Job, run: Run, executor: Executor | None = None, at_once: int = 1, chunk: int = 1, progress: Callable[[Sequence[Row]], Any] = lambda rows: None
+    job: Job,
+    run: Run,
+    executor: Executor | None = None,
+    at_once: Callable[[], int] = lambda: 1,
+    chunk: int = 1,
+    progress: Callable[[Sequence[Row]], Any] = lambda rows: None,
 ) -> list[Row]:
     """Compute what a run lacks, keep it part by part, and return all its rows in the data set's order.
 
@@ -173,7 +178,7 @@ def run_job(
         job: Evaluation that is carried out.
         run: Run in which the rows are kept.
         executor: Executor that does the work; None works in this process.
-        at_once: Number of calls that the executor works on at once.
+        at_once: From nothing to the number of calls that the executor can work on at once now, as of :func:`~diffseg_lib.support.executors.open_executor`.
         chunk: Number of images a call.
         progress: Function that is called with new rows.
 
@@ -186,8 +191,9 @@ def run_job(
     known: dict[Path, list[Row]] = {}
     written = time.monotonic()
     work = ((job, names) for names in _chunks(run, ids, chunk, known))
+    here = isinstance(executor, InProcess)
     try:
-        for (_, names), future in finished(executor, evaluate_ids, work, 2 * at_once if at_once > 1 else 1):
+        for (_, names), future in finished(executor, evaluate_ids, work, lambda: 1 if here else 2 * at_once()):  # so that no worker waits for this process
             rows = _rows_of(future.result, names)
             fresh += rows
             progress(rows)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..support.files import RunError, atomic_write, to_plain, write_json
+from ..support.files import RunError, atomic_write, read_manifest, to_plain, write_json
 from ..support.identity import fingerprint
 from .metrics import ScoreHistogram
 
@@ -151,12 +151,8 @@ def open_run(parent: str | Path, facts: Mapping[str, Any]) -> Run:
     with _kept(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not manifest.exists():
-            write_json(manifest, facts)
-    try:
-        held = json.loads(manifest.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{manifest} cannot be read ({error}): delete the folder and run again") from error
-    if held != facts:
+            write_json(manifest, facts, once=True)
+    if read_manifest(manifest) != facts:
         raise RunError(f"{manifest} is of another run than its folder's name says: delete the folder and run again")
     return Run(folder, facts)
 

@@ -20,7 +20,7 @@ class RunError(OSError):
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "wb", once: bool = False) -> Iterator[IO[Any]]:
     """Open a file that appears whole or not at all, and is on the disk when the block ends.
 
     It is written under a name of its own beside its place, flushed and renamed, so that several processes may write the same file. After an error nothing is
@@ -29,6 +29,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Args:
         path: Place of the file; its folder must exist.
         mode: Mode in which it is opened: "wb", or "w" for text in UTF-8 with plain line ends.
+        once: Whether a file that is there stays: of several processes that write it at the same moment the first one's is kept, by each of them.
 
     Raises:
         OSError: If it cannot be written.
@@ -41,10 +42,21 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        _put_once(temporary, path) if once else temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put_once(temporary: Path, path: Path) -> None:
+    """Give a whole file a second name, unless another has it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            temporary.replace(path)
 
 
 def _sync(folder: Path) -> None:
@@ -102,27 +114,49 @@ def to_plain(value: Any, where: str = "") -> Any:
     raise TypeError(f"{where or 'the value'} is a {type(value).__name__}: expected what JSON can hold")
 
 
-def write_json(path: str | Path, facts: Any) -> Path:
+def write_json(path: str | Path, facts: Any, once: bool = False) -> Path:
     """Write a JSON file in one step; returns its path.
+
+    Args:
+        path: Place of the file.
+        facts: What it holds, as :func:`to_plain` takes it.
+        once: Whether a file that is there stays, as of :func:`atomic_write`.
 
     Raises:
         ValueError, TypeError: As of :func:`to_plain`; nothing is written then.
     """
-    return write_text(path, json.dumps(to_plain(facts), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(to_plain(facts), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    with atomic_write(path, "w", once) as file:
+        file.write(text)
+    return Path(path)
 
 
 def claim(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write a folder's ``manifest.json``, or find that it was made by the same facts.
+    """Write a folder's ``manifest.json``, or find that it was made by the same facts; of several processes that come at the same moment one writes it.
 
     Raises:
-        RunError: If it holds what was made by others; they are named.
+        RunError: If it holds what was made by others; they are named. So it is where the manifest cannot be read.
     """
     manifest, given = folder / "manifest.json", to_plain(facts)
     if not manifest.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(manifest, given)
-        return
-    known = json.loads(manifest.read_text(encoding="utf-8"))
+        write_json(manifest, given, once=True)
+    known = read_manifest(manifest)
     other = sorted(key for key in {*known, *given} if known.get(key) != given.get(key))
     if other:
         raise RunError(f"{folder} was made with another {', '.join(other)}: name another folder, or delete this one")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The facts of a ``manifest.json``.
+
+    Raises:
+        RunError: If it cannot be read, or is no object of JSON.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(held, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete the folder and run again") from error
+    return held
