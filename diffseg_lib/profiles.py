@@ -22,6 +22,7 @@ from .support.paths import models_dir, profiles_dir
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
 DTYPES = ("float32", "bfloat16", "float16")  # of weights and activations
+POCKET = "pocket"  # in place of a data set's folder: the pocket world's tree; before its name: that tree's
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 _YAML = (".yaml", ".yml")
 
@@ -58,7 +59,7 @@ class Profile:
         clip: Source of the CLIP beside the model.
         relative_clip_threshold: Share of the best class's CLIP score that keeps a class (see :mod:`diffseg_lib.category_filter`).
         text_similarity_threshold: CLIP text cosine at which a caption's word means a class (see :mod:`diffseg_lib.category_filter`).
-        roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them.
+        roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them; "pocket" is the pocket world's tree.
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
         chosen_on: Phrase on where the numbers are from.
@@ -86,9 +87,46 @@ class Profile:
         return replace(self, captioner=captioner or self.captioner, clip=clip or self.clip)
 
     def data_root(self, dataset: str, given: str = "") -> str:
-        """The folder of a data set: the one given, else the profile's; "" (the pocket world's tree) if its variable is not set."""
-        root = given or os.path.expandvars(self.roots.get(dataset, ""))
-        return "" if root.startswith("$") else root
+        """The folder of a data set: the one given, else the profile's; "pocket" is the pocket world's tree, of which no other profile is measured unasked.
+
+        Args:
+            dataset: Name of the data set: "voc", "context" or "object"; "pocket-voc" and so on are the pocket world's.
+            given: Folder that goes before the profile's; "" is none.
+
+        Raises:
+            ValueError: If no folder is given and the profile has none, or its variable is not set.
+        """
+        dataset, given = pocket_source(dataset, given)
+        declared = self.roots.get(dataset, "")
+        root = given or os.path.expandvars(declared)
+        if root and not root.startswith("$"):
+            return root
+        lacking = f"the variable {declared} is not set" if declared else "it names none"
+        raise ValueError(
+            f"profile {self.name!r} has no folder of the data set {dataset!r} ({lacking}): give one, by --root (--{dataset} of study) or the parameter "
+            f"data_root, or give {POCKET!r} there for the pocket world's tree"
+        )
+
+
+def pocket_source(dataset: str, root: str = "") -> tuple[str, str]:
+    """The name and the folder of a data set, which may be named as the pocket world's.
+
+    Args:
+        dataset: Name of the data set, ``pocket-`` before it or not.
+        root: Folder of the data set; "" is none.
+
+    Raises:
+        ValueError: If another folder is given for a tree of the pocket world.
+
+    >>> pocket_source("pocket-voc"), pocket_source("voc", "DIR")
+    (('voc', 'pocket'), ('voc', 'DIR'))
+    """
+    name = dataset.removeprefix(f"{POCKET}-")
+    if name == dataset:
+        return name, root
+    if root not in ("", POCKET):
+        raise ValueError(f"{dataset} is the pocket world's, which lies in no folder {root}: give the folder alone, or call the data set {name}")
+    return name, POCKET
 
 
 def known_profiles() -> list[str]:

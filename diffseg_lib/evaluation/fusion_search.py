@@ -120,7 +120,7 @@ class Score:
 
     Args:
         miou: Mean IoU, percent.
-        ci95: Its 95 % bootstrap interval over images, percent: low, high.
+        ci95: Its 95 % bootstrap interval over images, percent: low, high; None of too few images to have one.
         threshold: Background threshold at which it was read off, in [0, 1].
         oracle: Highest mean IoU that any threshold gives on these images, percent.
         oracle_threshold: Threshold that gives it, in [0, 1].
@@ -128,7 +128,7 @@ class Score:
     """
 
     miou: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     threshold: float
     oracle: float
     oracle_threshold: float
@@ -142,8 +142,8 @@ def score(counted: Sequence[ScoreHistogram], threshold: float, classes: int) -> 
     return Score(float(miou(confusions.sum(0))), bootstrap_miou(confusions), threshold, oracle, oracle_threshold, confusions)
 
 
-def gain(first: Score, second: Score) -> tuple[float, tuple[float, float]]:
-    """Mean IoU of `first` minus `second` on the same images, in points, with its paired 95 % interval."""
+def gain(first: Score, second: Score) -> tuple[float, tuple[float, float] | None]:
+    """Mean IoU of `first` minus `second` on the same images, in points, with its paired 95 % interval, None of too few images to have one."""
     return first.miou - second.miou, bootstrap_difference(first.confusions, second.confusions)
 
 

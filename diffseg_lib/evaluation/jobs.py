@@ -36,7 +36,7 @@ class Job:
 
     Args:
         dataset: Name of the data set: "voc", "context" or "object".
-        root: Folder of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it; "" is the profile's, or else the pocket world's.
+        root: Folder of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it; "" is the profile's.
         split: Split of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it.
         limit: Number of images, the first of the split; 0 is all (of the pocket world, 500).
         order: Order of Context's labels, "alphabetical" or "original", where the tree does not tell.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 from torch import Tensor
@@ -32,7 +33,7 @@ class Variant:
     Args:
         label: Its name for people; the number is that of the paper's row.
         short: A shorter name, to stand above a picture.
-        weights: Weights of Eq. 5: "equal", "chosen" on the train split, or the "paper"'s.
+        weights: Weights of Eq. 5: "equal", the profile's ("chosen" on the train split), the "paper"'s, or strides that share them equally, as in "4+2".
         completion: The self-attention that completes the maps: "none", that of "all" layers, or of the "finest".
         prompt: A key of :data:`PROMPTS`.
     """
@@ -55,6 +56,11 @@ ROWS: Mapping[str, Variant] = {
     "paper_weights": Variant("7 with the paper's weights", "7 with the paper's weights", "paper", "finest", "caption_emphasis"),
 }
 LABELS = {name: row.label for name, row in ROWS.items()}
+SINGLE = {f"single_{d}": Variant(f"latent/{d} alone", f"latent/{d}", str(d), "finest", "caption_emphasis") for d in PAPER_WEIGHTS}
+PAIRS = {
+    f"pair_{a}_{b}": Variant(f"latent/{a} and /{b}", f"latent/{a}, /{b}", f"{a}+{b}", "finest", "caption_emphasis") for a, b in combinations(PAPER_WEIGHTS, 2)
+}
+SEVERAL = (*PAIRS, "completed_finest", "paper_weights")  # rows that weigh two resolutions or more
 EFFECTS: Mapping[str, tuple[str, str, str]] = {  # label, and the two rows
     "completion_by_all": ("self-attention of all layers", "completed_all", "fused_equal"),
     "finest_over_all": ("finest layers instead of all", "completed_finest", "completed_all"),
@@ -82,7 +88,11 @@ PAPER: Mapping[str, float] = {  # effects on VOC's train images as Table 4 print
 
 @dataclass(frozen=True, kw_only=True)
 class AblationResult(StudyResult):
-    """The rows of Table 4 (keys of :data:`ROWS`) and paired differences (keys of :data:`EFFECTS`, and "fused_over_nothing").
+    """The rows of Table 4 (keys of :data:`ROWS`) and paired differences.
+
+    ``effects`` are the keys of :data:`EFFECTS` and "fused_over_nothing"; and, of row 7 with other weights, "several_over_single" and
+    "several_over_equal": several resolutions fused (the one of :data:`SEVERAL` that is best on train) against the one that is best alone on
+    train, and against equal weights.
 
     Args:
         rows: Mean IoU by variant.
@@ -96,7 +106,7 @@ class AblationResult(StudyResult):
 
 
 def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], rows: Mapping[str, Variant] = ROWS) -> dict[str, Tensor]:
-    """The maps of every row on one image, k h w, one UNet call a kind of prompt."""
+    """The maps of every row on one image, k h w, one UNet call a kind of prompt; a row of resolutions that the model lacks is left out."""
     latents = segmenter.encode(sample.image)
     noise, [timestep] = segmenter.noise(sample.image, latents), segmenter.timesteps[:1]
     found: dict[str, Tensor] = {}
@@ -108,15 +118,16 @@ def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], row
         known = {"equal": EQUAL, "chosen": segmenter.weights, "paper": PAPER_WEIGHTS}
         weights = {name: {d: w for d, w in one.items() if d in cross} for name, one in known.items()}  # of the resolutions that the model has
         for name, row in rows.items():
-            if row.prompt != prompt:
+            shared = [int(d) for d in row.weights.split("+")] if row.weights not in weights else []
+            if row.prompt != prompt or not set(shared) <= set(cross):
                 continue
-            fused = fuse(cross, weights[row.weights], recording.finest_size, segmenter.config.scale)
+            fused = fuse(cross, weights.get(row.weights) or dict.fromkeys(shared, 1 / len(shared)), recording.finest_size, segmenter.config.scale)
             if row.completion == "finest":
                 fused = complete(fused, *recording.finest())
             elif row.completion == "all":
                 fused = complete_all_resolutions(fused, recording.self_attention())
             found[name] = fused
-    return {name: found[name] for name in rows}
+    return {name: found[name] for name in rows if name in found}
 
 
 def ablation_study(
@@ -141,24 +152,27 @@ def ablation_study(
         seeds: Seeds of the noise.
         store: Keeps the parts; None keeps nothing.
     """
+    asked = {**ROWS, **SINGLE, **PAIRS}
     splits = count_splits(
         (dataset, root, split),
         (train_images, images),
         seeds,
-        lambda opened, seed: count_maps(opened, partial(variants, segmenter.with_config(seed=seed)), segmenter.config.final_norm),
+        lambda opened, seed: count_maps(opened, partial(variants, segmenter.with_config(seed=seed), rows=asked), segmenter.config.final_norm),
         store,
-        {"study": "ablation", "rows": {name: [row.weights, row.completion, row.prompt] for name, row in ROWS.items()}, "prompts": dict(PROMPTS)},
+        {"study": "ablation", "rows": {name: [row.weights, row.completion, row.prompt] for name, row in asked.items()}, "prompts": dict(PROMPTS)},
     )
-    measured = splits.measured(LABELS)
+    measured, on_train = splits.measured({name: row.label for name, row in asked.items()}), splits.measured(on="train").rows
+    single, several = (max((name for name in names if name in on_train), key=lambda name: on_train[name].value) for names in (SINGLE, SEVERAL))
     return AblationResult(
-        rows=measured.rows,
+        rows={name: measured.rows[name] for name in ROWS},
         effects={name: measured.effect(a, b, label) for name, (label, a, b) in EFFECTS.items()}
-        | {"fused_over_nothing": measured.against_nothing("fused_equal", "cross attention against nothing found")},
+        | {"fused_over_nothing": measured.against_nothing("fused_equal", "cross attention against nothing found")}
+        | {"several_over_single": measured.effect(several, single), "several_over_equal": measured.effect(several, "completed_finest")},
         weights={"chosen": {str(d): w for d, w in segmenter.weights.items()}, "paper": {str(d): w for d, w in PAPER_WEIGHTS.items()}},
         timestep=segmenter.timesteps[0],
         seeds=tuple(seeds),
         images=len(splits.test),
-        dataset=dataset,
+        dataset=splits.test.name,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..evaluation.fusion_search import ResolutionMaps, Score, choose_weights, gain, score, score_histograms
 from ..evaluation.metrics import best_threshold
 from ..profiles import PAPER_WEIGHTS
-from .measure import Effect, format_effect
+from .measure import Effect, format_effect, side_of_zero
 
 CHOSEN = "chosen on train"
 
@@ -77,8 +77,8 @@ def numbers(fused: Mapping[str, Score], images: int) -> dict[str, str]:
     over = {name: gained(fused[CHOSEN], fused[name]) for name in ("paper", "equal", best_single)}
 
     def judged(name: str) -> str:
-        low, high = over[name].ci95
-        return "better" if low > 0 else "worse" if high < 0 else "neither better nor worse, as far as these scenes can tell"
+        told = {1: "better", -1: "worse", 0: "neither better nor worse, as far as these scenes can tell"}
+        return told.get(side_of_zero(over[name]), f"undecided: {images} images")  # type: ignore[arg-type]
 
     return {
         "fusion_images": str(images),

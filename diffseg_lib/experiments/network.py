@@ -16,8 +16,8 @@ from ..baselines.base import Method
 from ..baselines.dense_clip import DenseClip
 from ..data import Dataset, Sample
 from ..data.samples import VOID
-from ..evaluation.metrics import confusion, miou
-from ..evaluation.sources import open_dataset
+from ..evaluation.metrics import confusion, interval_text, miou
+from ..evaluation.sources import open_splits
 from ..segmenter import DiffSegmenter
 from .claims import effect_texts, effect_verdict
 from .measure import Estimate, StudyResult, paired_miou, pooled_miou
@@ -142,7 +142,7 @@ def network_study(
         out: Folder of masks and networks; what is there is not made again.
         dataset: Name of the data set.
         root: Folder of the data set; "" is the pocket world's.
-        split: The split that is measured; masks of train are trained on.
+        split: The split that is measured; masks of train are trained on, and no image of them is measured.
         train_images: The number of images of train.
         images: The number of images of `split`.
         tuning_images: The number of the first images of train, on which thresholds and CRFs are fixed.
@@ -153,7 +153,7 @@ def network_study(
         rival: The rival's method; None is dense CLIP with the CLIP of the segmenter's profile.
         progress: Called with a line after each step.
     """
-    train_set, test = open_dataset(dataset, root, "train", train_images), open_dataset(dataset, root, split, images)
+    train_set, test = open_splits(dataset, root, split, train_images, images)
     profile = segmenter.backbone.profile
     methods: dict[str, Method] = {OURS: both_means(segmenter)[FOUR], RIVAL: rival or DenseClip.from_path(profile.clip, device=str(segmenter.backbone.device))}
     masks = make_masks(methods, train_set, tuning_images, out / "masks", min_confidence, {"profile": profile.name, "seed": segmenter.config.seed}, candidates)
@@ -168,9 +168,12 @@ def network_study(
         found[name] = confusions(network, test, SCALES if multiscale else (1.0,), multiscale)
         progress(f"{LABELS[name]}: trained and measured")
     rows = {name: pooled_miou(one, LABELS[name]) for name, one in found.items()}
-    effects = {f"{OURS}_minus_{other}": paired_miou(found[OURS], found[other], f"{LABELS[OURS]} minus {LABELS[other]}") for other in (RIVAL, DRAWN)}
+    effects = {
+        f"{OURS}_minus_{other}": paired_miou(found[OURS], found[other], f"{LABELS[OURS]} minus {LABELS[other]}", seeds=(recipe.seed,))
+        for other in (RIVAL, DRAWN)
+    }
     label = f"masks: {LABELS[OURS]} minus {LABELS[RIVAL]}"
-    effects[f"masks_{OURS}_minus_{RIVAL}"] = paired_miou(masks[OURS][0], masks[RIVAL][0], label)
+    effects[f"masks_{OURS}_minus_{RIVAL}"] = paired_miou(masks[OURS][0], masks[RIVAL][0], label, seeds=(segmenter.config.seed,))
     return NetworkResult(
         rows=rows,
         effects=effects,
@@ -181,7 +184,7 @@ def network_study(
         train_images=len(train_set),
         images=len(test),
         seeds=(recipe.seed,),
-        dataset=dataset,
+        dataset=test.name,
     )
 
 
@@ -200,7 +203,7 @@ def network_table(rows: Mapping[str, Estimate]) -> Any:
     """Mean IoU of networks, as a table (pandas)."""
     import pandas as pd
 
-    return pd.DataFrame({row.label: {"mIoU, %": f"{row.value:.1f}", "95 % interval": f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}"} for row in rows.values()}).T
+    return pd.DataFrame({row.label: {"mIoU, %": f"{row.value:.1f}", "95 % interval": interval_text(row.ci95, row.images)} for row in rows.values()}).T
 
 
 def numbers(result: NetworkResult) -> dict[str, str]:
