@@ -88,8 +88,8 @@ def test_small_samples_say_so_and_print_no_interval_that_is_too_narrow():
     assert table(some.rows)["95 % interval"]["good"].endswith("; small sample: a sketch")
     assert format_effect(few.effect("good", "bad")).endswith(" (small sample: a sketch)")
     live = StudyResult(rows=few.rows, effects={"a": few.effect("good", "bad")}, images=6, seeds=(0,), dataset="voc")
-    assert list(titled(live, None))[0] == "this page, 6 images (small sample: a sketch)"
-    for figure in (plots.study_rows({"page": live}), plots.study_effects({"page": live}), plots.curves({"a": few.rows | {1: few.rows["good"]}}, "x", "y")):
+    assert list(titled(live, None))[0] == "this page, 6 images\nsmall sample: a sketch"
+    for figure in (plots.study_rows({"page": live}), plots.study_effects({"page": live}), plots.curves({"a": dict(enumerate(few.rows.values()))}, "x", "y")):
         plt.close(figure)
 
 

@@ -15,7 +15,7 @@ from ..profiles import PAPER_WEIGHTS
 from ..scoremaps import complete, complete_all_resolutions, fuse
 from ..segmenter import DiffSegmenter
 from .claims import effect_texts, effect_verdicts
-from .measure import Row, Store, StudyResult, count_maps, count_splits
+from .measure import CommittedRun, Row, Store, StudyResult, count_maps, count_splits, format_value
 
 EQUAL = dict.fromkeys(PAPER_WEIGHTS, 0.25)
 PROMPTS: Mapping[str, Mapping[str, Any]] = {
@@ -55,7 +55,6 @@ ROWS: Mapping[str, Variant] = {
     "full": Variant("7 row 4 + BLIP and ++", "7 row 4 + BLIP and ++", "chosen", "finest", "caption_emphasis"),
     "paper_weights": Variant("7 with the paper's weights", "7 with the paper's weights", "paper", "finest", "caption_emphasis"),
 }
-LABELS = {name: row.label for name, row in ROWS.items()}
 SINGLE = {f"single_{d}": Variant(f"latent/{d} alone", f"latent/{d}", str(d), "finest", "caption_emphasis") for d in PAPER_WEIGHTS}
 PAIRS = {
     f"pair_{a}_{b}": Variant(f"latent/{a} and /{b}", f"latent/{a}, /{b}", f"{a}+{b}", "finest", "caption_emphasis") for a, b in combinations(PAPER_WEIGHTS, 2)
@@ -176,6 +175,18 @@ def ablation_study(
     )
 
 
+def captions_table(run: CommittedRun[AblationResult] | None) -> Any:
+    """Mean IoU of the method's defaults, without captions, and with BLIP's continuation of the prompt, as a table (pandas), with what both were measured on."""
+    import pandas as pd
+
+    named = {"without captions (the defaults, as above)": "emphasis", "with BLIP's continuation": "full"}
+    if run is None:
+        return pd.DataFrame({name: {"mIoU, %": "not run"} for name in named}).T
+    found = run.result
+    measured = {"on": f"{found.dataset}, {found.images} images, {len(found.seeds)} seeds", "words": "the true ones", "++": "yes", "completion": "finest"}
+    return pd.DataFrame({name: {"mIoU, %": format_value(found.rows[key])} | measured for name, key in named.items()}).T
+
+
 def numbers(result: AblationResult) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
     cited = {
@@ -189,4 +200,6 @@ def numbers(result: AblationResult) -> dict[str, str]:
     }
     judged = {f"{name}_verdict": cited[name] for name in ("ablation_finest_all", "ablation_blip", "ablation_plus", "ablation_both")}
     counted = {"ablation_images": str(result.images), "ablation_seeds": str(len(result.seeds))}
+    kept = [d for d, weight in result.weights["chosen"].items() if weight > 0]
+    counted["ablation_kept"] = f"{len(kept)} of {len(result.weights['chosen'])} resolutions"
     return counted | effect_texts(result.effects, cited) | effect_verdicts(result.effects, judged)

@@ -191,12 +191,17 @@ def about(run: CommittedRun[Any] | None) -> str:
 
 def titled(live: StudyResult, run: CommittedRun[Any] | None) -> dict[str, Any]:
     """A page's own run and the committed one by their titles for a figure: results, or None for a run that there is not."""
+    return {run_title("this page", live): live, run_title("larger run", run.result) if run else "larger run": run.result if run else None}
 
-    def title(name: str, found: StudyResult) -> str:
-        seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
-        return f"{name}, {found.images} images{seeds}" + (" (small sample: a sketch)" if found.images < SKETCH else "")
 
-    return {title("this page", live): live, title("larger run", run.result) if run else "larger run": run.result if run else None}
+def run_title(name: str, found: StudyResult) -> str:
+    """A run's title: its images, its seeds if there are several, and of a small sample (:data:`~diffseg_lib.evaluation.metrics.SKETCH`) what it is.
+
+    >>> run_title("this page", StudyResult(rows={}, effects={}, images=8, seeds=(0,), dataset="voc"))
+    'this page, 8 images\\nsmall sample: a sketch'
+    """
+    seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
+    return f"{name}, {found.images} images{seeds}" + ("\nsmall sample: a sketch" if found.images < SKETCH else "")
 
 
 def table(rows: Mapping[str, Row]) -> Any:
