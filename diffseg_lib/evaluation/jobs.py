@@ -106,6 +106,7 @@ class Job:
             "clip_relative": profile.relative_clip_threshold,
             "caption_similarity": profile.text_similarity_threshold,
             "models": {name: _known(name, source) for name, source in sources.items() if source},
+            "dataset": dataset.name,
             "data": dataset.fingerprint(),
             "names": list(dataset.names),
             "prompts": list(dataset.prompts),

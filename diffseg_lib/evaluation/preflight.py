@@ -113,7 +113,7 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
             yield Finding(what, "wrong", f"and {len(broken) - SHOWN} more of the {len(looked)} images looked at")
         if not broken and len(dataset) == dataset.expected:
             notes = f" ({'; '.join(dataset.notes)})" if dataset.notes else ""
-            yield Finding(what, "ready", f"{len(dataset)} images, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
+            yield Finding(what, "ready", f"{len(dataset)} images of {dataset.name}, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
 
 
 def _place(profile: Profile, name: str, given: str, split: str) -> Finding:

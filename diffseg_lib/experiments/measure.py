@@ -182,11 +182,11 @@ def committed_result(study: str, profile: str, kind: type[Result]) -> CommittedR
 
 
 def about(run: CommittedRun[Any] | None) -> str:
-    """A line on a kept run: how many images and seeds, by which command; or that there is none."""
+    """A line on a kept run: how many images of which data set, which seeds, by which command; or that there is none."""
     if run is None:
         return "larger run: not run on this profile"
     seeds = " ".join(str(seed) for seed in run.result.seeds)
-    return f"larger run: {run.result.images} test images, seed {seeds}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
+    return f"larger run: {run.result.images} images of {run.result.dataset}, seed {seeds}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
 
 
 def titled(live: StudyResult, run: CommittedRun[Any] | None) -> dict[str, Any]:
