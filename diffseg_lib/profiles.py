@@ -7,7 +7,6 @@ behind it or not), or the folder of a pipeline, whose ``profile.json`` holds the
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -17,12 +16,11 @@ from typing import Any
 import yaml
 
 from .support.errors import nearest
-from .support.paths import models_dir, profiles_dir
+from .support.paths import data_folder, models_dir, profiles_dir
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
 DTYPES = ("float32", "bfloat16", "float16")  # of weights and activations
-POCKET = "pocket"  # in place of a data set's folder: the pocket world's tree; before its name: that tree's
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
 _YAML = (".yaml", ".yml")
 
@@ -87,46 +85,12 @@ class Profile:
         return replace(self, captioner=captioner or self.captioner, clip=clip or self.clip)
 
     def data_root(self, dataset: str, given: str = "") -> str:
-        """The folder of a data set: the one given, else the profile's; "pocket" is the pocket world's tree, of which no other profile is measured unasked.
-
-        Args:
-            dataset: Name of the data set: "voc", "context" or "object"; "pocket-voc" and so on are the pocket world's.
-            given: Folder that goes before the profile's; "" is none.
+        """The folder of a data set: the one given, else the profile's; "pocket", and a name as "pocket-voc", is the pocket world's tree.
 
         Raises:
             ValueError: If no folder is given and the profile has none, or its variable is not set.
         """
-        dataset, given = pocket_source(dataset, given)
-        declared = self.roots.get(dataset, "")
-        root = given or os.path.expandvars(declared)
-        if root and not root.startswith("$"):
-            return root
-        lacking = f"the variable {declared} is not set" if declared else "it names none"
-        raise ValueError(
-            f"profile {self.name!r} has no folder of the data set {dataset!r} ({lacking}): give one, by --root (--{dataset} of study) or the parameter "
-            f"data_root, or give {POCKET!r} there for the pocket world's tree"
-        )
-
-
-def pocket_source(dataset: str, root: str = "") -> tuple[str, str]:
-    """The name and the folder of a data set, which may be named as the pocket world's.
-
-    Args:
-        dataset: Name of the data set, ``pocket-`` before it or not.
-        root: Folder of the data set; "" is none.
-
-    Raises:
-        ValueError: If another folder is given for a tree of the pocket world.
-
-    >>> pocket_source("pocket-voc"), pocket_source("voc", "DIR")
-    (('voc', 'pocket'), ('voc', 'DIR'))
-    """
-    name = dataset.removeprefix(f"{POCKET}-")
-    if name == dataset:
-        return name, root
-    if root not in ("", POCKET):
-        raise ValueError(f"{dataset} is the pocket world's, which lies in no folder {root}: give the folder alone, or call the data set {name}")
-    return name, POCKET
+        return data_folder(dataset, given, self.roots, self.name)
 
 
 def known_profiles() -> list[str]:

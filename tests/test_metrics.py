@@ -319,7 +319,7 @@ def test_a_paired_difference():
     assert high - low < 0.7 * np.hypot(*widths)  # narrower than of unpaired images
 
 
-def population(images: int = 1500, classes: int = 17) -> tuple[np.ndarray, np.ndarray]:
+def population(images: int = 1000, classes: int = 17) -> tuple[np.ndarray, np.ndarray]:
     """Made-up confusions of two methods on the same images, of one to four classes each, some rarer and some harder than others: images C C."""
     rng = np.random.default_rng(1)
     frequent, hard = rng.dirichlet(np.full(classes - 1, 3.0)), np.concatenate([[3.0], rng.uniform(0, 3, classes - 1)])
@@ -338,7 +338,7 @@ def population(images: int = 1500, classes: int = 17) -> tuple[np.ndarray, np.nd
     return first, second
 
 
-def coverage(first: np.ndarray, second: np.ndarray, images: int, draws: int = 200) -> tuple[float, float]:
+def coverage(first: np.ndarray, second: np.ndarray, images: int, draws: int = 150) -> tuple[float, float]:
     """Shares of samples of so many images whose intervals of mean IoU, and of the paired difference, hold the population's figure."""
     one = float(miou(first.sum(0)))
     two = one - float(miou(second.sum(0)))
@@ -351,7 +351,7 @@ def coverage(first: np.ndarray, second: np.ndarray, images: int, draws: int = 20
 
 
 def test_the_intervals_of_small_samples_hold_their_level():
-    """The percentile interval holds 87 and 90 % at 20 images of this population; what is to be held is the figure of its 1500 images."""
+    """The percentile interval holds 87 and 90 % at 20 images of this population; what is to be held is the figure of its 1000 images."""
     population_ = population()
     for images in (20, 40):
         single, paired = coverage(*population_, images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..profiles import pocket_source
+from ..support.paths import pocket_source
 from .exits import Exit
 from .options import MODELS, page, profile_of, share
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import READERS
-from ..profiles import DTYPES, POCKET, Profile, load_profile, pocket_source
-from ..support.paths import repository_root
+from ..profiles import DTYPES, Profile, load_profile
+from ..support.paths import POCKET, pocket_source, repository_root
 
 if TYPE_CHECKING:
     from ..segmenter import DiffSegmenter
@@ -32,7 +32,12 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--device": {"default": "", "metavar": "NAME", "help": "Where the models run: cpu, cuda, cuda:1, mps. Without it, where the profile says."},
     "--dtype": {"choices": DTYPES, "default": "", "help": "The precision of the diffusion model. Without it, the profile's."},
     "--offload": {"action": "store_true", "help": "Keep the models in main memory and let each visit the card while it works."},
-    "--dataset": {"choices": DATASETS, "default": "voc", "metavar": "NAME", "help": "voc (2012), context (PASCAL) or object (COCO); pocket-voc and so on."},
+    "--dataset": {
+        "choices": DATASETS,
+        "default": "voc",
+        "metavar": "NAME",
+        "help": "The data set: voc, context or object (COCO); pocket-voc and so on are the pocket world's.",
+    },
     "--root": {"default": "", "metavar": "DIR", "help": "The folder of the data set. Without it, the profile's; pocket is the pocket world's tree."},
     "--split": {"default": "val", "metavar": "NAME", "help": "The split that is read: train, val, and trainaug of VOC."},
     "--limit": {"type": int, "default": 0, "metavar": "N", "help": "Only the first N images. 0 is all of them."},

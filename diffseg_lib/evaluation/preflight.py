@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..data import READERS, place_of
 from ..loading import check_folder
-from ..profiles import POCKET, Profile, is_hub_id, load_profile, pocket_source, split_revision
-from ..support.paths import models_dir
+from ..profiles import Profile, is_hub_id, load_profile, split_revision
+from ..support.paths import POCKET, models_dir, pocket_source
 from .sources import open_dataset
 
 SPLITS = ("train", "val")

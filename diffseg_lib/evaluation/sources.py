@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data import READERS, place_of
 from ..data.samples import DataError, Dataset
-from ..profiles import POCKET, pocket_source
+from ..support.paths import POCKET, pocket_source
 
 POCKET_IMAGES = 500  # of a pocket split, where no number is asked for
 

@@ -186,7 +186,8 @@ def about(run: CommittedRun[Any] | None) -> str:
     if run is None:
         return "larger run: not run on this profile"
     seeds = " ".join(str(seed) for seed in run.result.seeds)
-    return f"larger run: {run.result.images} images of {run.result.dataset}, seed {seeds}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
+    measured = f"{run.result.images} images of {run.result.dataset}, seed {seeds}"
+    return f"larger run: {measured}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
 
 
 def titled(live: StudyResult, run: CommittedRun[Any] | None) -> dict[str, Any]:
