@@ -85,11 +85,7 @@ class Profile:
         return replace(self, captioner=captioner or self.captioner, clip=clip or self.clip)
 
     def data_root(self, dataset: str, given: str = "") -> str:
-        """The folder of a data set: the one given, else the profile's; "pocket", and a name as "pocket-voc", is the pocket world's tree.
-
-        Raises:
-            ValueError: If no folder is given and the profile has none, or its variable is not set.
-        """
+        """The folder of a data set: the one given, else the profile's, else an error; as :func:`~diffseg_lib.support.paths.data_folder` finds it."""
         return data_folder(dataset, given, self.roots, self.name)
 
 
