@@ -338,6 +338,19 @@ def test_a_table_and_titles_are_for_people():
     assert format_value(run.result.rows["plain"]) == "84.1 (82.5 to 85.6)"
 
 
+def test_the_defaults_are_shown_without_captions_and_with_them():
+    from diffseg_lib.config import Config
+    from diffseg_lib.experiments.ablation import PROMPTS, captions_table
+
+    assert {key: getattr(Config(), key) for key in PROMPTS["emphasis"]} == PROMPTS["emphasis"]  # the row of the defaults
+    run = committed_result("ablation", "pocket", AblationResult)
+    shown = captions_table(run)
+    assert list(shown["mIoU, %"]) == [format_value(run.result.rows[key]) for key in ("emphasis", "full")]
+    assert set(shown["on"]) == {"pocket-voc, 500 images, 3 seeds"} and set(shown["words"]) == {"the true ones"}
+    assert list(captions_table(None)["mIoU, %"]) == ["not run"] * 2
+    assert "500 images of pocket-voc, seed 0 1 2" in about(run)
+
+
 def test_effects_are_said_in_whole_points():
     assert format_effect(Effect(value=-0.4, ci95=(-1.6, 0.4), images=300)) == "-0 (-2 to +0)"
 
