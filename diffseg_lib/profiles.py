@@ -7,7 +7,6 @@ behind it or not), or the folder of a pipeline, whose ``profile.json`` holds the
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import field, replace
@@ -17,7 +16,7 @@ from typing import Annotated, Any
 import yaml
 
 from .support.errors import nearest
-from .support.paths import models_dir, profiles_dir
+from .support.paths import data_folder, models_dir, profiles_dir
 from .support.settings import NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
@@ -59,7 +58,7 @@ class Profile:
         clip: Source of the CLIP beside the model.
         relative_clip_threshold: Share of the best class's CLIP score that keeps a class (see :mod:`diffseg_lib.category_filter`).
         text_similarity_threshold: CLIP text cosine at which a caption's word means a class (see :mod:`diffseg_lib.category_filter`).
-        roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them.
+        roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them; "pocket" is the pocket world's tree.
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
         chosen_on: Phrase on where the numbers are from.
@@ -90,9 +89,8 @@ class Profile:
         return replace(self, captioner=captioner or self.captioner, clip=clip or self.clip)
 
     def data_root(self, dataset: str, given: str = "") -> str:
-        """The folder of a data set: the one given, else the profile's; "" (the pocket world's tree) if its variable is not set."""
-        root = given or os.path.expandvars(self.roots.get(dataset, ""))
-        return "" if root.startswith("$") else root
+        """The folder of a data set: the one given, else the profile's, else an error; as :func:`~diffseg_lib.support.paths.data_folder` finds it."""
+        return data_folder(dataset, given, self.roots, self.name)
 
 
 def known_profiles() -> list[str]:

@@ -6,19 +6,20 @@ import json
 
 import pytest
 
+from diffseg_lib.book.plots import claim_forest
 from diffseg_lib.cli.study import STUDIES
-from diffseg_lib.experiments.claims import CLAIMS, Claim, ledger, verdict, write_ledger
-from diffseg_lib.experiments.measure import CommittedRun, Effect, StudyResult
+from diffseg_lib.experiments.claims import CLAIMS, Claim, counts, effect_verdict, ledger, measured_text, numbers, verdict, write_ledger
+from diffseg_lib.experiments.measure import CommittedRun, Effect, StudyResult, committed_result
 from diffseg_lib.support.files import to_plain, write_json
 from diffseg_lib.support.paths import data_dir
 
 CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a_minus_b", "a_minus_c"), "+1")
 
 
-def fill_template(folder, **effects):
+def fill_template(folder, images=500, seeds=(0,), **effects):
     folder.mkdir(parents=True, exist_ok=True)
-    found = {name: Effect(value=sum(ci) / 2, ci95=ci, seeds=(0,), images=9) for name, ci in effects.items()}
-    result = StudyResult(rows={}, effects=found, images=9, seeds=(0,), dataset="voc")
+    found = {name: Effect(value=sum(ci) / 2, ci95=ci, seeds=seeds, images=images) for name, ci in effects.items()}
+    result = StudyResult(rows={}, effects=found, images=images, seeds=(0, 1), dataset="voc")
     about = {"command": "run it", "device": "cpu", "seconds": 1.0, "commit": None, "versions": {}}
     write_json(folder / "some.json", CommittedRun(study="some", profile=folder.name, result=result, **about))
 
@@ -31,7 +32,7 @@ def test_a_changed_json_changes_the_verdict(tmp_path, first, second, expected):
     fill_template(tmp_path / "pocket", a_minus_b=first, a_minus_c=second)
     [row] = ledger(tmp_path, claims=[CLAIM])
     assert row.verdict == expected
-    assert row.effect == min(sum(first), sum(second)) / 2 and row.command == "run it" and row.images == 9
+    assert row.effect == min(sum(first), sum(second)) / 2 and row.command == "run it" and row.images == 500
 
 
 def test_a_claim_of_the_opposite_sign():
@@ -39,11 +40,41 @@ def test_a_claim_of_the_opposite_sign():
     assert verdict([]) == "not run"
 
 
-def test_what_was_not_measured_is_not_run(tmp_path):
+def test_what_was_not_measured_is_not_run_or_says_by_what_it_will_be(tmp_path):
     assert ledger(tmp_path, claims=[CLAIM])[0].verdict == "not run"
     fill_template(tmp_path / "pocket", a_minus_b=(1, 2))
     [row] = ledger(tmp_path, claims=[CLAIM])
-    assert (row.verdict, row.effect, row.ci95, row.real) == ("not run", None, None, "not run")
+    assert (row.verdict, row.effect, row.ci95, row.real) == ("not measured yet", None, None, "not run")
+    assert row.command == measured_text(row) == "python -m diffseg_lib study some"
+    assert numbers([row])["claims_unrun"] == "1" and numbers([row])["claims_named_unrun"] == "a beats b"
+
+
+@pytest.mark.parametrize(("images", "expected"), [(1, "undecided: 1 images"), (99, "undecided: 99 images"), (100, "reproduced")])
+def test_few_images_decide_nothing(tmp_path, images, expected):
+    fill_template(tmp_path / "pocket", images, a_minus_b=(1, 2), a_minus_c=(1, 2))
+    rows = ledger(tmp_path, claims=[CLAIM])
+    assert rows[0].verdict == effect_verdict(Effect(value=1.5, ci95=(1, 2), images=images)) == expected
+    assert set(counts(rows)) == {expected.split(":")[0]} and numbers(rows)["claims_open"] == str(int(images < 100))
+    assert len(claim_forest(rows).axes) == 1
+
+
+def test_an_effect_without_an_interval_decides_nothing(tmp_path):
+    assert verdict([(1, 2), None]) == "undecided: 100 images" and effect_verdict(Effect(value=1.5, ci95=None, images=12)) == "undecided: 12 images"
+
+
+def test_every_row_has_the_seeds_of_its_effect_or_of_its_study(tmp_path):
+    fill_template(tmp_path / "pocket", seeds=(), a_minus_b=(1, 2), a_minus_c=(1, 2))
+    assert ledger(tmp_path, claims=[CLAIM])[0].seeds == (0, 1)
+    assert [row.claim for row in ledger() if row.effect is not None and not row.seeds] == []
+
+
+def test_a_claim_on_several_weights_is_not_judged_on_one_resolution():
+    run = committed_result("ablation", "pocket", StudyResult)
+    weights = json.loads((data_dir() / "results" / "pocket" / "ablation.json").read_text())["result"]["weights"]["chosen"]
+    alone = sum(value > 0 for value in weights.values()) == 1
+    claim = {one.effects: one.claim for one in CLAIMS}
+    assert "chosen_weights" in run.result.effects and ("keep one resolution" in claim["chosen_weights",]) == alone
+    assert {("several_over_single",), ("several_over_equal",)} <= set(claim)
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
@@ -77,3 +108,5 @@ def test_every_claim_has_a_study_that_was_run_and_a_chapter():
     assert [one.claim for one in CLAIMS if one.study not in STUDIES] == []
     assert [one.claim for one in CLAIMS if not (notebooks_dir() / f"{one.chapter}.ipynb").is_file()] == []
     assert [row.claim for row in ledger() if row.verdict == "not run"] == []
+    unmeasured = [row for row in ledger() if row.verdict == "not measured yet"]
+    assert all(row.command == f"python -m diffseg_lib study {one.study}" for row in unmeasured for one in CLAIMS if one.claim == row.claim)

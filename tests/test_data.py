@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 
 from diffseg_lib.data import CONTEXT, CONTEXT_ORIGINAL, VOC, DataError, LabelError, decode_colours, read_mask, read_picture
 from diffseg_lib.data.names import SPLIT_SIZES
-from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.evaluation.sources import open_dataset, open_splits
 from diffseg_lib.pocket.layouts import ensure_layout, write_layout
 from diffseg_lib.pocket.scenes import voc_truth
 from diffseg_lib.pocket.world import GROUND_OFFSET, compose, paint, trace
@@ -56,6 +56,34 @@ def test_a_fingerprint_tells_splits_names_and_ids_apart(tmp_path):
     classes.write_text(classes.read_text().replace("barn", "house"))
     moved = (tmp_path / "tree").rename(tmp_path / "elsewhere")
     assert open_dataset("voc", moved).fingerprint() == seen[0]
+
+
+def test_the_pocket_worlds_trees_say_whose_they_are(tmp_path):
+    for name in TRUTHS:
+        assert open_dataset(name, "", "train", 1).name == open_dataset(f"pocket-{name}", "pocket", "train", 1).name == f"pocket-{name}"
+    write_layout("voc", "val", 1, 0, tmp_path / "tree")
+    assert open_dataset("voc", tmp_path / "tree" / "VOCdevkit" / "VOC2012").name == "pocket-voc"
+    (tmp_path / "tree" / "pocket.json").unlink()
+    assert open_dataset("voc", tmp_path / "tree").name == "voc"  # a tree of somebody's own
+    with pytest.raises(ValueError, match="lies in no folder"):
+        open_dataset("pocket-voc", tmp_path / "tree")
+
+
+def test_no_image_is_tuned_on_and_measured(tmp_path):
+    tuning, measured = open_splits("voc", "", "train", 2, 3)
+    assert len(tuning) == 2 and len(measured) == 3 and set(tuning.ids).isdisjoint(measured.ids)
+    assert measured.ids == open_dataset("voc", "", "train", 5).ids[2:]
+    assert [one.ids for one in open_splits("voc", "", "val", 2, 3)] == [open_dataset("voc", "", "train", 2).ids, open_dataset("voc", "", "val", 3).ids]
+    write_layout("voc", "train", 4, 0, tmp_path)
+    lists = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    names = (lists / "train.txt").read_text().split()
+    (lists / "more.txt").write_text("\n".join(reversed(names)) + "\n")  # another split of the same images
+    tuning, measured = open_splits("voc", tmp_path, "more", 1, 0)
+    assert tuning.ids == (names[0],) and measured.ids == tuple(reversed(names[1:]))
+    with pytest.raises(ValueError, match="'train' has 1 images beside the 3 of 'train' that are tuned on, 2 are to be measured: ask for fewer"):
+        open_splits("voc", tmp_path, "train", 3, 2)
+    with pytest.raises(ValueError, match="0 images beside the 4"):
+        open_splits("voc", tmp_path, "train", 0, 0)
 
 
 def test_a_root_may_be_relative(tmp_path, monkeypatch):

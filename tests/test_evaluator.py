@@ -19,11 +19,11 @@ from diffseg_lib.category_filter import CategoryFilter
 from diffseg_lib.cli.main import main
 from diffseg_lib.data import DataError
 from diffseg_lib.evaluation.evaluator import choose_threshold, evaluate_images, image_miou, requested_labels, save, summarise
+from diffseg_lib.evaluation.jobs import Job
 from diffseg_lib.evaluation.metrics import confusion, miou
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.evaluation.thresholds import fixed_threshold
 from diffseg_lib.pocket.layouts import write_layout
-from diffseg_lib.profiles import load_profile
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +245,8 @@ def test_evaluate_writes_its_summary(tree, tmp_path, capsys):
     wanted = {"miou", "miou_ci95", "miou_oracle", "miou_oracle_ci95", "iou", "threshold", "confusion", "images", "expected_images", "unet_calls", "seconds"}
     assert wanted <= set(found)
     assert (found["images"], found["expected_images"], found["split_images"]) == (3, 3, 4) and found["miou"] <= found["miou_oracle"]
-    assert found["miou_ci95"][0] <= found["miou"] <= found["miou_ci95"][1]
-    assert "mIoU" in capsys.readouterr().out
+    assert found["miou_ci95"] is None and found["dataset"] == "pocket-voc"
+    assert "95 % interval over 3 images: small sample: a sketch" in capsys.readouterr().out
 
 
 def test_evaluate_chooses_on_train_what_was_not_chosen_before(tree, tmp_path):
@@ -254,16 +254,66 @@ def test_evaluate_chooses_on_train_what_was_not_chosen_before(tree, tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["threshold_chosen_on"] == "2 train images"
 
 
-def test_thresholds_are_looked_up_given_or_refused():
-    pocket = load_profile("pocket")
-    value, said = fixed_threshold("", pocket, "voc", "filter", "cross")
+def test_what_is_tuned_on_is_not_measured(tree, tmp_path, capsys):
+    asked = ["--labels", "image", "--split", "train", "--threshold", "train", "--train-limit"]
+    assert evaluate(tree, tmp_path / "all", *asked, "2") == 0
+    found = json.loads((tmp_path / "all" / "summary.json").read_text())
+    assert (found["images"], found["expected_images"], found["coverage"]) == (1, 1, "full")
+    assert found["threshold_chosen_on"] == "2 train images, none of them measured"
+    ids = [line.split(",")[0] for line in (tmp_path / "all" / "images.csv").read_text().splitlines()[1:]]
+    assert ids == list(open_dataset("voc", tree, "train").ids[2:])
+    assert evaluate(tree, tmp_path / "few", *asked, "1", "--limit", "1") == 0
+    assert json.loads((tmp_path / "few" / "summary.json").read_text())["images"] == 1
+    assert evaluate(tree, tmp_path / "none", *asked, "3") == 2
+    assert "has 0 images beside the 3 of 'train' that are tuned on" in capsys.readouterr().err
+
+
+def test_thresholds_are_looked_up_given_or_refused(tree):
+    job = Job("voc", str(tree), labels="filter", method="cross")
+    value, said = fixed_threshold("", job)
     assert 0 < value < 1 and "train split" in said
-    assert fixed_threshold("0.25", pocket, "voc", "filter", "cross") == (0.25, "given")
-    assert fixed_threshold("", pocket, "voc", "image - 7", "diffsegmenter") == (pocket.threshold, pocket.chosen_on)
-    with pytest.raises(ValueError, match="--threshold train"):
-        fixed_threshold("", pocket, "voc", "all", "groupvit")
+    assert fixed_threshold("0.25", job) == (0.25, "given")
+    with pytest.raises(ValueError, match="none was chosen for groupvit with labels all.*--threshold train"):
+        fixed_threshold("", replace(job, labels="all", method="groupvit"))
     with pytest.raises(ValueError, match="0 to 1"):
-        fixed_threshold("1.5", pocket, "voc", "all", "cross")
+        fixed_threshold("1.5", job)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"recipe": "paper"}, r"caption 'complete', chosen for 'none'; .*final_norm 'before', chosen for 'after'"),
+        ({"recipe": "released"}, "template 'a photograph of {class}', chosen for '.*'; span 'last', chosen for 'all'"),
+        ({"captioner": "somewhere"}, "captioner 'somewhere', chosen for 'pocket'"),
+        ({"clip": "somewhere"}, "clip 'somewhere', chosen for 'pocket'"),
+        ({"labels": "own.json"}, "none was chosen for diffsegmenter with labels own.json"),
+        ({"method": "denseclip", "model": "other"}, "model 'other', chosen for ''"),
+        ({"split": "train"}, "chosen on train images, and split 'train' is measured"),
+    ],
+)
+def test_a_threshold_is_not_taken_for_a_setting_that_it_was_not_chosen_for(tree, change, said):
+    job = Job("voc", str(tree), labels="filter")
+    fixed_threshold("", job)
+    with pytest.raises(ValueError, match=said) as error:
+        fixed_threshold("", replace(job, **change))
+    assert "give --threshold train, or a number" in str(error.value)
+
+
+def test_a_threshold_of_the_pocket_world_is_not_taken_for_somebodys_data(tree, tmp_path):
+    import shutil
+
+    shutil.copytree(tree, tmp_path / "own")
+    (tmp_path / "own" / "pocket.json").unlink()
+    with pytest.raises(ValueError, match="data set 'voc', chosen for 'pocket-voc'"):
+        fixed_threshold("", Job("voc", str(tmp_path / "own"), labels="filter"))
+
+
+def test_a_profile_without_a_run_has_its_own_threshold_for_its_own_switches(tree, pipeline_folder):
+    job = Job("voc", str(tree), labels="image", profile=str(pipeline_folder))
+    assert fixed_threshold("", job) == (0.5, "the paper's values")
+    for change in ({"recipe": "paper"}, {"method": "cross"}):
+        with pytest.raises(ValueError, match="no threshold is known for .* --threshold train"):
+            fixed_threshold("", replace(job, **change))
 
 
 def test_a_broken_image_ends_in_one_and_says_partial(tree, tmp_path, capsys):

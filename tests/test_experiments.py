@@ -5,21 +5,36 @@ from __future__ import annotations
 import json
 import re
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from diffseg_lib import DiffSegmenter
+from diffseg_lib.book import plots
 from diffseg_lib.category_filter import CategoryFilter
 from diffseg_lib.cli.main import main
 from diffseg_lib.cli.study import STUDIES
-from diffseg_lib.data import READERS
+from diffseg_lib.data import READERS, Dataset
 from diffseg_lib.evaluation.metrics import ScoreHistogram, confusion, count_scores, miou
-from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.evaluation.sources import open_dataset, open_splits
 from diffseg_lib.experiments.ablation import ROWS, AblationResult, ablation_study, variants
 from diffseg_lib.experiments.benchmark import BenchmarkResult, choices, count_attention, filter_quality
 from diffseg_lib.experiments.edits import EditResult
 from diffseg_lib.experiments.elbo import ElboResult
-from diffseg_lib.experiments.measure import Effect, Store, StudyResult, about, committed_result, format_effect, format_value, measure, read_run, table, titled
+from diffseg_lib.experiments.measure import (
+    Effect,
+    Store,
+    StudyResult,
+    about,
+    committed_result,
+    format_effect,
+    format_value,
+    measure,
+    read_run,
+    side_of_zero,
+    table,
+    titled,
+)
 from diffseg_lib.experiments.network import NetworkResult
 from diffseg_lib.experiments.prompting import PromptResult
 from diffseg_lib.experiments.pseudo import PseudoResult
@@ -54,16 +69,106 @@ def counted(seed, images=6, right=0.8):
 
 
 def test_rows_and_effects_are_those_computed_by_hand():
-    train, test = counted(0), counted(1)
+    train, test = counted(0), counted(1, 30)
     measured = measure([train], [test], 2, [7])
     row = measured.rows["good"]
-    assert row.seeds == (7,) and row.sd is None and row.images == 6
+    assert row.seeds == (7,) and row.sd is None and row.images == 30
     assert row.value == pytest.approx(float(miou(measured.confusions["good"].sum(0))))
     effect = measured.effect("good", "bad")
     assert effect.value == pytest.approx(row.value - measured.rows["bad"].value)
     assert effect.ci95[0] < effect.value < effect.ci95[1] and effect.ci95[0] > 0 and effect.label == "good minus bad"
     backward = measured.effect("bad", "good")
     assert backward.value == pytest.approx(-effect.value) and backward.ci95 == pytest.approx((-effect.ci95[1], -effect.ci95[0]))
+
+
+def test_small_samples_say_so_and_print_no_interval_that_is_too_narrow():
+    few, some = (measure([counted(0)], [counted(1, n)], 2, [0]) for n in (6, 40))
+    assert few.rows["good"].ci95 is None and few.effect("good", "bad").ci95 is None and side_of_zero(few.effect("good", "bad")) is None
+    assert list(table(few.rows)["95 % interval"]) == ["small sample: a sketch"] * 2
+    assert table(some.rows)["95 % interval"]["good"].endswith("; small sample: a sketch")
+    assert format_effect(few.effect("good", "bad")).endswith(" (small sample: a sketch)")
+    live = StudyResult(rows=few.rows, effects={"a": few.effect("good", "bad")}, images=6, seeds=(0,), dataset="voc")
+    assert list(titled(live, None))[0] == "this page, 6 images\nsmall sample: a sketch"
+    for figure in (plots.study_rows({"page": live}), plots.study_effects({"page": live}), plots.curves({"a": dict(enumerate(few.rows.values()))}, "x", "y")):
+        plt.close(figure)
+
+
+class Stop(Exception):
+    """Enough was seen."""
+
+
+@pytest.mark.parametrize("study", ["timesteps", "qualitative", "benchmark"])
+def test_no_study_measures_an_image_that_it_chose_a_threshold_on(segmenter, study, monkeypatch):
+    from diffseg_lib.experiments import benchmark, qualitative, timesteps
+
+    loaded: dict[int, tuple[Dataset, set[str]]] = {}
+    load = Dataset.load
+
+    def recorded(self, name):
+        loaded.setdefault(id(self), (self, set()))[1].add(name)
+        return load(self, name)
+
+    monkeypatch.setattr(Dataset, "load", recorded)
+    source = {"split": "train", "train_images": 1, "images": 1}
+    category_filter = CategoryFilter.load(open_dataset("voc", "", "train", 1).prompts)
+    run = {
+        "timesteps": lambda: timesteps.timestep_study(segmenter, **source, timesteps=(100,)),
+        "qualitative": lambda: qualitative.qualitative_study(segmenter, **source),
+        "benchmark": lambda: benchmark.words_study(segmenter, category_filter, **source, wanted=("filter", "image")),
+    }
+    result = run[study]()
+    seen = [ids for _, ids in loaded.values()]
+    assert len(seen) == 2 and seen[0].isdisjoint(seen[1]) and result.images == 1 and result.dataset == "pocket-voc"
+
+
+def test_every_other_study_counts_by_way_of_the_same_splits():
+    import inspect
+
+    from diffseg_lib.experiments import ablation, elbo, prompting, recipes, timesteps
+
+    for module in (ablation, elbo, prompting, recipes, timesteps):
+        source = inspect.getsource(module)
+        assert "count_splits(" in source and "open_dataset" not in source and "open_splits" not in source, module.__name__
+
+
+def test_edits_and_networks_are_not_measured_on_what_they_were_made_with(segmenter, monkeypatch, tmp_path):
+    from diffseg_lib.experiments import edits, network
+
+    asked = []
+
+    def tasks(_, dataset, count, seed):
+        asked.append(dataset.ids)
+        if len(asked) == 2:
+            raise Stop
+        return [type("Task", (), {"id": one}) for one in dataset.ids[:count]]
+
+    monkeypatch.setattr(edits, "make_tasks", tasks)
+    monkeypatch.setattr(edits, "open_dataset", lambda name, root, split: open_dataset(name, root, split, 8))
+    with pytest.raises(Stop):
+        edits.edit_study(segmenter, None, split="train", tuning_images=3, images=3)
+    assert set(asked[0][:3]).isdisjoint(asked[1]) and len(asked[1]) == len(asked[0]) - 3
+
+    opened = []
+
+    def stop(methods, train_set, *_):
+        opened.append(train_set)
+        raise Stop
+
+    monkeypatch.setattr(network, "make_masks", stop)
+    monkeypatch.setattr(network, "open_splits", lambda *given: opened.extend(open_splits(*given)) or opened[:2])
+    with pytest.raises(Stop):
+        network.network_study(segmenter, tmp_path, split="train", train_images=3, images=2, rival=object())
+    assert opened[2] is opened[0] and set(opened[0].ids).isdisjoint(opened[1].ids) and len(opened[1]) == 2
+
+
+def test_the_single_and_the_several_resolutions_are_chosen_on_train(segmenter):
+    from diffseg_lib.experiments.ablation import PAIRS, SEVERAL, SINGLE
+
+    sample = open_dataset("voc", "", "train", 1).load("train0_000000")
+    maps = variants(segmenter, sample, sample.classes, {**SINGLE, **PAIRS, "completed_finest": ROWS["completed_finest"]})
+    assert len(SINGLE) == 4 and len(PAIRS) == 6 and set(SEVERAL).isdisjoint(SINGLE)
+    np.testing.assert_allclose(maps["pair_4_2"].numpy(), (maps["single_4"] + maps["single_2"]).numpy() / 2, atol=1e-5)  # completion is linear
+    np.testing.assert_allclose(maps["completed_finest"].numpy(), sum(maps[name] for name in SINGLE).numpy() / 4, atol=1e-5)
 
 
 def test_several_seeds_are_pooled_over_the_same_images():
@@ -114,7 +219,8 @@ def test_an_image_without_a_pixel_counted_is_kept_too(tmp_path):
 def test_the_ablation_has_the_rows_of_table_4(segmenter):
     found = ablation_study(segmenter, train_images=2, images=2, seeds=(0, 1))
     assert list(found.rows) == list(ROWS) and len(found.rows["caption"].by_seed) == 2
-    assert all(len(effect.ci95) == 2 and effect.images == 2 for effect in found.effects.values())
+    assert all(effect.ci95 is None and effect.images == 2 for effect in found.effects.values())
+    assert found.dataset == "pocket-voc" and {"several_over_single", "several_over_equal"} <= set(found.effects)
     assert [row.label[0] for row in found.rows.values()] == list("12345677")
 
 
@@ -232,8 +338,21 @@ def test_a_table_and_titles_are_for_people():
     assert format_value(run.result.rows["plain"]) == "84.1 (82.5 to 85.6)"
 
 
+def test_the_defaults_are_shown_without_captions_and_with_them():
+    from diffseg_lib.config import Config
+    from diffseg_lib.experiments.ablation import PROMPTS, captions_table
+
+    assert {key: getattr(Config(), key) for key in PROMPTS["emphasis"]} == PROMPTS["emphasis"]  # the row of the defaults
+    run = committed_result("ablation", "pocket", AblationResult)
+    shown = captions_table(run)
+    assert list(shown["mIoU, %"]) == [format_value(run.result.rows[key]) for key in ("emphasis", "full")]
+    assert set(shown["on"]) == {"pocket-voc, 500 images, 3 seeds"} and set(shown["words"]) == {"the true ones"}
+    assert list(captions_table(None)["mIoU, %"]) == ["not run"] * 2
+    assert "500 images of pocket-voc, seed 0 1 2" in about(run)
+
+
 def test_effects_are_said_in_whole_points():
-    assert format_effect(Effect(value=-0.4, ci95=(-1.6, 0.4), images=3)) == "-0 (-2 to +0)"
+    assert format_effect(Effect(value=-0.4, ci95=(-1.6, 0.4), images=300)) == "-0 (-2 to +0)"
 
 
 def test_recipes_turn_one_switch_a_row(segmenter):
@@ -291,7 +410,9 @@ def test_numbers_and_tables_say_what_the_results_hold():
     assert quoted_table(run.effects, ablation.PAPER).loc["++ on plain", "paper on VOC train, quoted"] == "+4.14"
     results = {name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}
     shown = benchmark.benchmark_table(results, "filter", ["diffsegmenter", "groupvit"])
-    assert list(shown.index) == ["diffsegmenter", "upper bound: true words", "filter: precision, recall"] and list(shown.columns) == list(results)
+    assert list(shown.index) == ["diffsegmenter", "upper bound: true words", "filter: precision, recall"] and list(shown.columns) == [
+        f"pocket-{name}" for name in results
+    ]
     assert benchmark.numbers({"voc": results["voc"]}, "filter")["benchmark_object_elbo"] == "not run"
     assert results["voc"].by_choice("diffsegmenter")["wrong2"].label == "true words and 2 wrong"
     assert results["voc"].by_method("image")["elbo"].label == "elbo" and results["voc"].row("elbo", "all") is None

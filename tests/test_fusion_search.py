@@ -19,6 +19,7 @@ from diffseg_lib.evaluation.fusion_search import (
     weight_grid,
 )
 from diffseg_lib.evaluation.metrics import confusion, confusions_at
+from diffseg_lib.experiments import fusion
 from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
 from diffseg_lib.pocket.training.measure import against_targets
 
@@ -69,7 +70,20 @@ def test_the_side_that_knows_gets_the_weight(good):
     assert value == pytest.approx(100)
     scored = score(score_histograms(_synthetic(good), weights, 2), threshold, 2)
     assert scored.miou == pytest.approx(100)
-    assert gain(scored, scored) == (0.0, (0.0, 0.0))
+    assert gain(scored, scored) == (0.0, None)  # one image has no interval
+
+
+@pytest.mark.parametrize("good", [1, 2])
+def test_several_resolutions_are_chosen_beside_the_best_one(good):
+    found = _synthetic(good)
+    choices, single = fusion.weight_choices(found, 2), fusion.single_resolutions(found)
+    assert sum(weight > 0 for weight in choices[fusion.SEVERAL].values()) == 2
+    alone = fusion.best_on_train(found, single, 2)
+    assert alone == f"latent/{good} alone"
+    fused = {name: fusion.fused_score(found, found, weights, 2) for name, weights in (choices | single).items()}
+    told = fusion.numbers(fused, alone, 1)
+    assert told["fusion_single"] == alone and told["fusion_verdict"] == told["fusion_single_verdict"] == "undecided: 1 images"
+    assert told["fusion_over_paper"].endswith("(small sample: a sketch)")
 
 
 def test_every_share_is_tried_and_sums_to_one():

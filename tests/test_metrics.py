@@ -288,13 +288,13 @@ def method(noise: float, images: int = 60) -> np.ndarray:
 def test_the_interval_holds_the_figure_and_follows_the_seed():
     confusions = method(0.35)
     low, high = bootstrap_miou(confusions)
-    assert low < miou(confusions.sum(0)) < high < low + 5
+    assert low < miou(confusions.sum(0)) < high < low + 8
     assert bootstrap_miou(confusions) == (low, high) != bootstrap_miou(confusions, seed=1)
 
 
 def test_the_interval_is_that_of_a_plain_loop():
-    confusions, rng = method(0.35), np.random.default_rng(99)
-    drawn = [miou_by_loop(confusions[rng.integers(60, size=60)].sum(0)) for _ in range(2000)]
+    confusions, rng = method(0.35, 100), np.random.default_rng(99)
+    drawn = [miou_by_loop(confusions[rng.integers(100, size=100)].sum(0)) for _ in range(2000)]
     low, high = np.percentile(drawn, [2.5, 97.5])
     assert bootstrap_miou(confusions, 2000) == pytest.approx((low, high), abs=0.12 * (high - low))
 
@@ -306,17 +306,67 @@ def test_equal_images_leave_no_doubt():
 
 def test_more_images_narrow_the_interval():
     few, many = (np.subtract(*bootstrap_miou(method(0.35, n))[::-1]) for n in (30, 120))
-    assert 0.3 < many / few < 0.75  # a half, in the limit
+    assert 0.2 < many / few < 0.75  # a half, in the limit
 
 
 def test_a_paired_difference():
-    better, worse = method(0.33), method(0.35)
+    better, worse = method(0.33, 100), method(0.35, 100)
     low, high = bootstrap_difference(better, worse)
     assert 0 < low < miou(better.sum(0)) - miou(worse.sum(0)) < high
     assert bootstrap_difference(worse, better) == pytest.approx((-high, -low))
     assert bootstrap_difference(better, better) == (0, 0)
     widths = [np.subtract(*bootstrap_miou(one)[::-1]) for one in (better, worse)]
     assert high - low < 0.7 * np.hypot(*widths)  # narrower than of unpaired images
+
+
+def population(images: int = 1000, classes: int = 17) -> tuple[np.ndarray, np.ndarray]:
+    """Made-up confusions of two methods on the same images, of one to four classes each, some rarer and some harder than others: images C C."""
+    rng = np.random.default_rng(1)
+    frequent, hard = rng.dirichlet(np.full(classes - 1, 3.0)), np.concatenate([[3.0], rng.uniform(0, 3, classes - 1)])
+    found = np.zeros((2, images, classes, classes))
+    for i in range(images):
+        present = [0, *rng.choice(classes - 1, size=rng.integers(1, 5), replace=False, p=frequent) + 1]
+        pixels = 16384 * rng.dirichlet([8.0, *np.ones(len(present) - 1)])
+        shared = rng.normal(0, 0.7)
+        for method_, shift in zip(found, (0.0, -0.35), strict=True):
+            for label, size in zip(present, pixels, strict=True):
+                right = size / (1 + np.exp(-(hard[label] + shared + rng.normal(0, 0.8) + shift)))
+                others = [one for one in present if one != label]
+                method_[i, label, label] = right
+                method_[i, label, others] = (size - right) * rng.dirichlet(np.ones(len(others)))
+    first, second = found.round().astype(np.int64)
+    return first, second
+
+
+def coverage(first: np.ndarray, second: np.ndarray, images: int, draws: int = 150) -> tuple[float, float]:
+    """Shares of samples of so many images whose intervals of mean IoU, and of the paired difference, hold the population's figure."""
+    one = float(miou(first.sum(0)))
+    two = one - float(miou(second.sum(0)))
+    held = []
+    for draw in range(draws):
+        ids = np.random.default_rng([images, draw]).choice(len(first), images, replace=False)
+        single, paired = bootstrap_miou(first[ids], 300), bootstrap_difference(first[ids], second[ids], 300)
+        held.append((single[0] <= one <= single[1], paired[0] <= two <= paired[1]))
+    return tuple(np.mean(held, axis=0))
+
+
+def test_the_intervals_of_small_samples_hold_their_level():
+    """The percentile interval holds 87 and 90 % at 20 images of this population; what is to be held is the figure of its 1000 images."""
+    population_ = population()
+    for images in (20, 40):
+        single, paired = coverage(*population_, images)
+        assert 0.93 <= single <= 1 and 0.93 <= paired <= 1, (images, single, paired)
+
+
+def test_large_samples_have_the_percentile_interval_and_few_images_none():
+    rng, many = np.random.default_rng(0), method(0.35, 120)
+    weights = rng.multinomial(120, np.full(120, 1 / 120), size=1000).astype(float)
+    drawn = miou((weights @ many.reshape(120, -1)).reshape(1000, 5, 5))
+    assert bootstrap_miou(many) == tuple(np.percentile(drawn, [2.5, 97.5]))
+    assert bootstrap_miou(many[:1]) is None and bootstrap_miou(many[:19]) is None and bootstrap_miou(many[:20]) is not None
+    assert bootstrap_difference(many[:19], many[:19]) is None and mean_interval([1.0] * 19) is None
+    low, high = mean_interval(np.arange(25.0))
+    assert (low, high) == pytest.approx((12 - 2.0639 * 7.3598 / 5, 12 + 2.0639 * 7.3598 / 5), abs=1e-3)  # Student's t, 24 degrees of freedom
 
 
 def test_the_interval_of_a_mean_is_the_textbook_one():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -41,7 +42,7 @@ def test_the_shipped_profiles_are_these():
 def test_a_profile_sets_every_number_or_leaves_it_to_the_model(name):
     settings = yaml.safe_load((profiles_dir() / f"{name}.yaml").read_text())["settings"]
     expected = {one for one in Profile.__dataclass_fields__ if one not in ("name", "words")}
-    assert set(settings) == ({"source"} if name == "pocket" else expected)
+    assert set(settings) == ({"source", "roots"} if name == "pocket" else expected)
 
 
 def test_a_file_brings_its_settings_over_those_of_the_folder(pipeline_folder, tmp_path):
@@ -83,10 +84,28 @@ def test_revisions_belong_to_hub_ids_alone(tmp_path, monkeypatch):
 def test_data_are_looked_for_where_they_are_said_to_be(monkeypatch):
     monkeypatch.delenv("DIFFSEG_VOC", raising=False)
     profile = load_profile("sd15")
-    assert profile.data_root("voc") == "" and profile.data_root("voc", "given") == "given"
+    with pytest.raises(ValueError, match=r"'sd15' has no folder of the data set 'voc' \(the variable \$DIFFSEG_VOC is not set\): .*--root .*data_root"):
+        profile.data_root("voc")
+    assert profile.data_root("voc", "given") == "given" and profile.data_root("pocket-voc") == profile.data_root("voc", "pocket") == "pocket"
     monkeypatch.setenv("DIFFSEG_VOC", "from-the-environment")
     assert profile.data_root("voc") == "from-the-environment" and profile.data_root("voc", "given") == "given"
-    assert load_profile("pocket").data_root("voc") == ""
+    assert load_profile("pocket").data_root("voc") == "pocket"
+    with pytest.raises(ValueError, match="it names none"):
+        replace(profile, roots={}).data_root("object")
+    with pytest.raises(ValueError, match="the pocket world's, which lies in no folder elsewhere"):
+        profile.data_root("pocket-voc", "elsewhere")
+
+
+def test_a_real_profile_is_never_measured_on_the_pocket_world_unasked(monkeypatch, tmp_path, capsys, pipeline_folder):
+    monkeypatch.delenv("DIFFSEG_VOC", raising=False)
+    own = [str(pipeline_folder), "--device", "cpu", "--out", str(tmp_path / "out")]
+    for command in (["evaluate", "--dataset", "voc", "--labels", "image", "--threshold", ".5"], ["pseudo"], ["study", "ablation"]):
+        assert main([*command, "--profile", *own]) != 0, command
+        assert "has no folder of the data set 'voc'" in capsys.readouterr().err, command
+    assert main(["evaluate", "--dataset", "pocket-voc", "--labels", "image", "--threshold", ".5", "--limit", "1", "--profile", *own]) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["dataset"] == "pocket-voc"
+    with pytest.raises(FileNotFoundError, match=r"- voc: .*\$DIFFSEG_VOC is not set"):
+        require("sd15", datasets=["voc"])
 
 
 def test_what_is_automatic_follows_the_machine(tmp_path, monkeypatch):
@@ -110,7 +129,8 @@ def test_everything_that_is_missing_is_told_at_once(tmp_path, monkeypatch):
     assert all("snapshot_download(" in line and "revision='main'" in line for line in told[1:4])
     assert "VOCdevkit/VOC2012" in told[4] and "annotations" in told[5]
     ready = require("pocket", "captioner", "clip", datasets=["voc"])
-    assert ready.name == "pocket" and ready.data_root("voc") == ""
+    assert ready.name == "pocket" and ready.data_root("voc") == "pocket"
+    assert require("pocket", datasets=["pocket-voc"]).data_root("voc") == "pocket"
 
 
 # -- the chapters

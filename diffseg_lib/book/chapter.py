@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data import Dataset
 from ..evaluation.preflight import require
-from ..evaluation.sources import open_dataset
+from ..evaluation.sources import open_dataset, open_splits
 from ..profiles import Profile
 from ..segmenter import DiffSegmenter
 from ..support.provenance import provenance, write_results
@@ -46,6 +46,10 @@ class Chapter:
     def data(self, dataset: str, split: str, images: int = 0) -> Dataset:
         """A split of a data set in the profile's folder: its first `images` images, 0 for all."""
         return open_dataset(dataset, self.profile.data_root(dataset), split, images)
+
+    def splits(self, dataset: str, split: str, train_images: int, images: int) -> tuple[Dataset, Dataset]:
+        """Images of train to choose on, and images of a split to measure, none of which is in both; as :func:`~diffseg_lib.evaluation.sources.open_splits`."""
+        return open_splits(dataset, self.profile.data_root(dataset), split, train_images, images)
 
     def close(self, metrics: Mapping[str, Any], **numbers: str) -> None:
         """Write the chapter's JSON, and glue numbers for its prose.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..support.paths import pocket_source
 from .exits import Exit
 from .options import MODELS, page, profile_of, share
 
@@ -29,7 +30,7 @@ def run(o: argparse.Namespace) -> int:
     """Look, and print a line a finding; 1 if anything is missing or wrong."""
     from ..evaluation.preflight import check
 
-    found = check(profile_of(o), o.data_root, o.dataset, o.images)
+    found = check(profile_of(o), o.data_root, [pocket_source(name)[0] for name in o.dataset], o.images)
     width = max(len(one.what) for one in found)
     for one in found:
         print(f"{one.what:{width}}  {one.state:7}  {' '.join(one.detail.split())}")

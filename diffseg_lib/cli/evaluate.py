@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..support.files import RunError
 from .exits import Exit
-from .options import MODELS, PLACES, check_device, page, profile_of, share
+from .options import MODELS, PLACES, check_device, page, profile_of, share, source_of
 from .results import versions
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from ..data import Dataset
     from ..evaluation.jobs import Job
     from ..evaluation.run_store import Row, Run
 
 ABOUT = """
-Measure a method: mean IoU at a threshold that was fixed on the train split, the oracle's beside it, 95 % intervals, confusion and
-costs. DIR gets summary.json, images.csv with a row an image, classes.csv and sweep.csv.
+Measure a method: mean IoU at a threshold that was fixed on train images, none of which is measured, the oracle's beside it, 95 %
+intervals, confusion and costs. DIR gets summary.json, images.csv with a row an image, classes.csv and sweep.csv.
 
 Rows are kept in DIR/runs, part by part: after an interruption, a kill or a full disk the same command goes on, and ends with the
 same counts. An image that cannot be read becomes an error row, and there is no headline figure then.
@@ -46,8 +47,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help="One of diffsegmenter, cross, daam, elbo, denseclip and groupvit.")
     parser.add_argument("--model", default="", metavar="PATH", help="The model of denseclip or groupvit, in place of the profile's CLIP.")
     share(parser, "--profile", "--recipe")
-    share(parser, "--threshold", type=str, default="", help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before.")
-    parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on.")
+    share(
+        parser,
+        "--threshold",
+        type=str,
+        default="",
+        help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before for this very setting.",
+    )
+    parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on; they are not measured.")
     parser.add_argument("--order", choices=["alphabetical", "original"], default="", help="The order of Context's labels, where the tree does not tell.")
     share(parser, "--seed", "--workers", "--scheduler")
     parser.add_argument(
@@ -75,23 +82,29 @@ def run(o: argparse.Namespace) -> int:
     needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (o.method == "denseclip" and not o.model)}
     require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split)
     check_device(o.device)
-    given = {key: getattr(o, key) for key in ("dataset", "root", "split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
+    given = {key: getattr(o, key) for key in ("split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
+    given["dataset"], given["root"] = source_of(o, profile_of(o))
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
     threads = o.threads or (0 if o.scheduler else max(1, cores() // max(1, o.workers)))  # 0: as many as the worker's machine has
     job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict)
-    dataset = job.open()
+    dataset, beside = job.open(), 0
+    if o.threshold == "train":
+        before = replace(job, split="train", limit=o.train_limit)
+        job, dataset = _apart(job, before.open())
+        beside = len(job.open()) - len(dataset)
+    else:
+        threshold, chosen_on = fixed_threshold(o.threshold, job)
     profile = make_segmenter(job).backbone.profile
-    if o.threshold != "train":
-        threshold, chosen_on = fixed_threshold(o.threshold, profile, o.dataset, o.labels, o.method)
     with open_executor(o.workers, o.scheduler) as (executor, at_once):
         place = (executor, at_once, o.chunk or (8 if o.workers or o.scheduler else 1))
         if o.threshold == "train":
-            before = replace(job, split="train", limit=o.train_limit)
             candidates, train = _kept_rows(before, o.out, *place)[0], before.open()
-            threshold, chosen_on = choose_threshold(candidates, len(train.names)), f"{len(train)} train images"
+            threshold, chosen_on = choose_threshold(candidates, len(train.names)), f"{len(train)} train images" + (", none of them measured" if beside else "")
         rows, kept = _kept_rows(job, o.out, *place)
-    asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe")} | {"threads": threads}
+    measured = set(dataset.ids)
+    rows = [row for row in rows if row.id in measured]
+    asked = {key: getattr(o, key) for key in ("split", "labels", "method", "seed", "limit", "recipe")} | {"dataset": dataset.name, "threads": threads}
     asked["dtype"] = str(make_segmenter(job).backbone.dtype).removeprefix("torch.")
     summary = asked | {
         "profile": profile.name,
@@ -102,13 +115,24 @@ def run(o: argparse.Namespace) -> int:
         "split_images": dataset.expected,
         "listed": len(dataset),
     }
-    summary |= summarise(rows, dataset.names, threshold, len(dataset) if o.limit else dataset.expected) | {"run": kept.folder.name}
+    summary |= summarise(rows, dataset.names, threshold, len(dataset) if o.limit else dataset.expected - beside) | {"run": kept.folder.name}
     summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), **commit(), "versions": versions()}
     try:
         save(rows, summary, dataset.names, o.out)
     except OSError as error:
         raise RunError(f"{o.out} cannot be written ({error}); the rows are kept in {kept.folder}") from error
     return _report(summary)
+
+
+def _apart(job: Job, tuning: Dataset) -> tuple[Job, Dataset]:
+    """A job that reaches beyond the images that are tuned on, where its split holds any of them; and of its images those that are not."""
+    from ..evaluation.sources import leave_out
+
+    dataset = job.open()
+    if set(tuning.ids).isdisjoint(dataset.ids):
+        return job, dataset
+    wider = replace(job, limit=job.limit and job.limit + len(tuning))
+    return wider, leave_out(wider.open(), tuning, job.limit)
 
 
 def _kept_rows(job: Job, out: Path, executor: Executor, at_once: Callable[[], int], chunk: int) -> tuple[list[Row], Run]:
@@ -141,6 +165,8 @@ def _kept_rows(job: Job, out: Path, executor: Executor, at_once: Callable[[], in
 
 
 def _report(summary: dict[str, Any]) -> int:
+    from ..evaluation.metrics import interval_text
+
     if summary["miou"] is None:
         listed = f"; the split's list has {summary['listed']} images" if summary["listed"] != summary["expected_images"] else ""
         print(f"{summary['coverage']}: no headline figure; {len(summary['errors'])} images failed, see images.csv{listed}", file=sys.stderr)
@@ -150,6 +176,6 @@ def _report(summary: dict[str, Any]) -> int:
     for name, value in summary["iou"].items():
         print(f"{name:>16}  {'-' if value is None else format(value, '.1f'):>5}")
     for what, key in ((f"threshold {summary['threshold']:.3f} ({summary['threshold_chosen_on']})", "miou"), ("oracle threshold", "miou_oracle")):
-        low, high = summary[f"{key}_ci95"]
-        print(f"mIoU {summary[key]:.1f} ({low:.1f} to {high:.1f}, 95 % over {summary['images']} images), {what}")
+        interval = interval_text(summary[f"{key}_ci95"], summary["images"])
+        print(f"mIoU {summary[key]:.1f} (95 % interval over {summary['images']} images: {interval}), {what}")
     return Exit.OK

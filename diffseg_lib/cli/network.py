@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..profiles import load_profile
 from .exits import Exit
-from .options import check_device, page, share, subcommands, told
+from .options import check_device, page, share, source_of, subcommands, told
 from .pseudo import CRFS
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def run_train(o: argparse.Namespace) -> int:
     from ..applications.pseudo_labels import with_masks
     from ..evaluation.sources import open_dataset
 
-    opened = open_dataset(o.dataset, o.root, o.split, o.limit)
+    opened = open_dataset(*source_of(o, load_profile()), o.split, o.limit)
     dataset, recipe = with_masks(opened, o.masks) if o.masks else opened, recipe_of(o)
     with tqdm(total=recipe.iterations, unit="update", disable=None) as bar:
 
@@ -107,23 +108,23 @@ def run_test(o: argparse.Namespace) -> int:
     """Measure a network."""
     from ..applications.crf import preset
     from ..applications.deeplab import SCALES, confusions, load
-    from ..evaluation.metrics import bootstrap_miou, iou, miou
+    from ..evaluation.metrics import bootstrap_miou, interval_text, iou, miou
     from ..evaluation.sources import open_dataset
     from ..support.files import write_json
     from ..support.provenance import run_metadata
 
     started = time.perf_counter()
     network, facts = load(o.model, check_device(o.device))
-    dataset = open_dataset(o.dataset, o.root, o.split, o.limit)
+    dataset = open_dataset(*source_of(o, load_profile()), o.split, o.limit)
     if list(dataset.names) != facts["names"]:
         known, asked = len(facts["names"]), len(dataset.names)
         raise ValueError(f"{o.model} knows {known} classes, {dataset.name} has {asked}, or in another order: test it on the data it was trained on")
     found = confusions(network, dataset, SCALES if o.multiscale else (1.0,), o.multiscale, preset(o.crf) if o.crf else None)
-    low, high = bootstrap_miou(found)
+    interval = bootstrap_miou(found)
     by_class = {name: None if np.isnan(value) else 100 * float(value) for name, value in zip(dataset.names, iou(found.sum(0)), strict=True)}
-    summary = {"miou": float(miou(found.sum(0))), "ci95": [low, high], "iou": by_class, "images": len(found), "multiscale": o.multiscale, "crf": o.crf}
+    summary = {"miou": float(miou(found.sum(0))), "ci95": interval, "iou": by_class, "images": len(found), "multiscale": o.multiscale, "crf": o.crf}
     if o.out:
         Path(o.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(o.out, summary | {"model": facts} | run_metadata(started))
-    print(f"mIoU {summary['miou']:.1f} ({low:.1f} to {high:.1f}, 95 % over {len(found)} images)")
+    print(f"mIoU {summary['miou']:.1f} (95 % interval over {len(found)} images: {interval_text(interval, len(found))})")
     return Exit.OK

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import READERS
 from ..profiles import DTYPES, Profile, load_profile
-from ..support.paths import repository_root
+from ..support.paths import POCKET, pocket_source, repository_root
 
 if TYPE_CHECKING:
     from ..segmenter import DiffSegmenter
 
 RECIPES = ("paper", "released")
+DATASETS = (*READERS, *(f"{POCKET}-{name}" for name in READERS))
 SHARED: Mapping[str, Mapping[str, Any]] = {
     "--profile": {
         "default": "pocket",
@@ -31,8 +32,13 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--device": {"default": "", "metavar": "NAME", "help": "Where the models run: cpu, cuda, cuda:1, mps. Without it, where the profile says."},
     "--dtype": {"choices": DTYPES, "default": "", "help": "The precision of the diffusion model. Without it, the profile's."},
     "--offload": {"action": "store_true", "help": "Keep the models in main memory and let each visit the card while it works."},
-    "--dataset": {"choices": tuple(READERS), "default": "voc", "help": "VOC 2012, PASCAL Context or COCO-Object."},
-    "--root": {"default": "", "metavar": "DIR", "help": "The folder of the data set. Without it, the profile's, or the pocket world's tree in the cache."},
+    "--dataset": {
+        "choices": DATASETS,
+        "default": "voc",
+        "metavar": "NAME",
+        "help": "The data set: voc, context or object (COCO); pocket-voc and so on are the pocket world's.",
+    },
+    "--root": {"default": "", "metavar": "DIR", "help": "The folder of the data set. Without it, the profile's; pocket is the pocket world's tree."},
     "--split": {"default": "val", "metavar": "NAME", "help": "The split that is read: train, val, and trainaug of VOC."},
     "--limit": {"type": int, "default": 0, "metavar": "N", "help": "Only the first N images. 0 is all of them."},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "Seed of the noise, 0 or more."},
@@ -150,6 +156,20 @@ def told(module: str, owner: str, name: str, more: str = "") -> str:
 def profile_of(o: argparse.Namespace) -> Profile:
     """The profile asked for, with the captioner and the CLIP asked for."""
     return load_profile(o.profile).with_models(o.captioner, o.clip)
+
+
+def source_of(o: argparse.Namespace, profile: Profile) -> tuple[str, str]:
+    """The name and the folder of the data set asked for.
+
+    Args:
+        o: Options with `dataset` and `root`.
+        profile: Profile whose folder it is where none was given.
+
+    Raises:
+        ValueError: If there is no folder, or one is given for a tree of the pocket world.
+    """
+    name, root = pocket_source(o.dataset, o.root)
+    return name, profile.data_root(name, root)
 
 
 def check_device(name: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 
 from .exits import Exit
-from .options import MODELS, PLACES, page, profile_of, segmenter_of, share, told
+from .options import MODELS, PLACES, page, profile_of, segmenter_of, share, source_of, told
 
 CRFS = ("clip-es", "irn", "psa")  # of applications.crf.PRESETS, which need not be loaded to say so
 ABOUT = """
@@ -43,8 +43,9 @@ def run(o: argparse.Namespace) -> int:
     from ..support.identity import describe_code, describe_models
 
     profile = require(profile_of(o), *(["captioner"] if o.recipe else []), datasets=[o.dataset], data_root=o.root, split=o.split)
-    dataset = open_dataset(o.dataset, profile.data_root(o.dataset), o.split, o.limit)
-    segmenter = segmenter_of(o, profile, o.dataset, seed=o.seed, timesteps=tuple(o.timesteps) or TIMESTEPS, threshold=o.threshold)
+    name, root = source_of(o, profile)
+    dataset = open_dataset(name, root, o.split, o.limit)
+    segmenter = segmenter_of(o, profile, name, seed=o.seed, timesteps=tuple(o.timesteps) or TIMESTEPS, threshold=o.threshold)
     pseudo = Pseudo(segmenter.threshold, preset(o.crf) if o.crf else None, o.min_confidence)
     about = {"profile": profile.name, "models": describe_models(profile), "config": asdict(segmenter.resolved), "recipe": o.recipe or "default"}
     about["code"] = describe_code("applications.pseudo_labels", "baselines.attention")

@@ -18,7 +18,7 @@ from ..profiles import Profile
 from ..support.errors import nearest
 from ..support.files import write_json
 from ..support.identity import describe_code, describe_models, fingerprint
-from ..support.paths import build_dir, data_dir, in_repository
+from ..support.paths import POCKET, build_dir, data_dir, in_repository
 from ..support.provenance import run_metadata
 from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
@@ -145,7 +145,8 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     how = run_metadata(started)
     how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
     splits = dict.fromkeys(("train", o.split))
-    data = tuple(open_dataset(result.dataset, getattr(o, result.dataset), one, 1).describe() for one in splits)
+    name = result.dataset.removeprefix(f"{POCKET}-")
+    data = tuple(open_dataset(name, getattr(o, name), one, 1).describe() for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": backbone.device.type}
     return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, **how))
 
@@ -167,8 +168,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
     page(parser, f"{ABOUT}\nStudies: {', '.join(STUDIES)}.", EXAMPLE, run=run, kept="parts that are done are kept")
     parser.add_argument("studies", nargs="*", metavar="STUDY", help="The studies to run. Without any, all of them.")
     share(parser, "--profile", *MODELS, *PLACES)
-    parser.add_argument("--images", type=int, default=500, metavar="N", help="Test images of each data set.")
-    parser.add_argument("--train-images", type=int, default=60, metavar="N", help="Train images that thresholds are fixed on.")
+    parser.add_argument("--images", type=int, default=500, metavar="N", help="Images of each data set that are measured.")
+    parser.add_argument("--train-images", type=int, default=60, metavar="N", help="Train images that thresholds are fixed on, and that are not measured.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="Seeds of the noise, for the ablation and the timesteps.")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 50, 100, 150, 300, 500, 800], metavar="T", help="Timesteps that are compared.")
     parser.add_argument(
@@ -176,7 +177,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     )
     share(parser, "--split")
     for name in READERS:
-        parser.add_argument(f"--{name}", default="", metavar="DIR", help=f"The folder of the {name} tree. Without it, the profile's, or the pocket world's.")
+        parser.add_argument(
+            f"--{name}", default="", metavar="DIR", help=f"The folder of the {name} tree. Without it, the profile's; pocket is the pocket world's."
+        )
     share(parser, "--out", help="The folder of the results, one of its own for each profile. Without it, data/results.")
     parser.add_argument("--fresh", action="store_true", help="Forget the parts of runs that were cut off.")
 
@@ -189,9 +192,9 @@ def run(o: argparse.Namespace) -> int:
     profile = profile_of(o)
     if o.fresh:
         shutil.rmtree(build_dir() / "studies" / profile_folder(profile), ignore_errors=True)
+    for name in {study.removeprefix("benchmark_") if study.startswith("benchmark_") else "voc" for study in o.studies or STUDIES}:
+        setattr(o, name, profile.data_root(name, getattr(o, name)))
     segmenter = segmenter_of(o, profile)
-    for name in READERS:
-        setattr(o, name, segmenter.backbone.profile.data_root(name, getattr(o, name)))
     given = [one for one in o.arguments[1:] if one not in STUDIES]
     for study in o.studies or STUDIES:
         print(study, flush=True)

@@ -120,7 +120,7 @@ class Score:
 
     Args:
         miou: Mean IoU, percent.
-        ci95: Its 95 % bootstrap interval over images, percent: low, high.
+        ci95: Its 95 % bootstrap interval over images, percent: low, high; None of too few images to have one.
         threshold: Background threshold at which it was read off, in [0, 1].
         oracle: Highest mean IoU that any threshold gives on these images, percent.
         oracle_threshold: Threshold that gives it, in [0, 1].
@@ -128,7 +128,7 @@ class Score:
     """
 
     miou: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     threshold: float
     oracle: float
     oracle_threshold: float
@@ -142,8 +142,8 @@ def score(counted: Sequence[ScoreHistogram], threshold: float, classes: int) -> 
     return Score(float(miou(confusions.sum(0))), bootstrap_miou(confusions), threshold, oracle, oracle_threshold, confusions)
 
 
-def gain(first: Score, second: Score) -> tuple[float, tuple[float, float]]:
-    """Mean IoU of `first` minus `second` on the same images, in points, with its paired 95 % interval."""
+def gain(first: Score, second: Score) -> tuple[float, tuple[float, float] | None]:
+    """Mean IoU of `first` minus `second` on the same images, in points, with its paired 95 % interval, None of too few images to have one."""
     return first.miou - second.miou, bootstrap_difference(first.confusions, second.confusions)
 
 
@@ -162,7 +162,7 @@ def weight_grid(strides: Sequence[int], parts: int = 5) -> list[dict[int, float]
     return [{d: share / parts for d, share in zip(strides, one, strict=True)} for one in shares(parts, len(strides))]
 
 
-def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int = 1, parts: int = 5) -> tuple[dict[int, float], float, float]:
+def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int = 1, parts: int = 5, least: int = 1) -> tuple[dict[int, float], float, float]:
     """The fusion weights and threshold of the highest mean IoU on these images: (weights, threshold, mean IoU).
 
     Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it.
@@ -172,17 +172,20 @@ def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int
         classes: Number of classes, background included.
         rounds: Number of rounds of completion after which the maps are taken.
         parts: Number of equal parts of weight that are shared among the resolutions, as in :func:`weight_grid`.
+        least: Number of resolutions that have a weight above 0, at least.
 
     Raises:
         ValueError: If there are no weights or no pixels to choose from.
     """
     best: tuple[dict[int, float], float, float] | None = None
     for weights in weight_grid(sorted(found[0].rounds[0], reverse=True), parts):
+        if sum(w > 0 for w in weights.values()) < least:
+            continue
         threshold, value = best_threshold(score_histograms(found, weights, classes, rounds=rounds), classes)
         if best is None or value > best[2]:
             best = weights, threshold, value
     if best is None:
-        raise ValueError("no weights to choose from: parts must be 1 or more")
+        raise ValueError(f"no weights to choose from: parts must be 1 or more, and at least {least}")
     return best
 
 

@@ -37,7 +37,7 @@ class Job:
 
     Args:
         dataset: Name of the data set: "voc", "context" or "object".
-        root: Folder of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it; "" is the profile's, or else the pocket world's.
+        root: Folder of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it; "" is the profile's.
         split: Split of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it.
         limit: Number of images, the first of the split; 0 is all (of the pocket world, 500).
         order: Order of Context's labels, "alphabetical" or "original", where the tree does not tell.
@@ -96,7 +96,7 @@ class Job:
         labels by content, the library by its version and the code that an evaluation imports, the libraries below it not at all. The threshold is left out,
         since rows hold counts for every threshold.
         """
-        profile, dataset = self.resolved_profile(), (self if self.root == "" else replace(self, limit=0)).open()
+        profile, dataset = self.resolved_profile(), self.open()
         skipped = ("root", "limit", "order", "profile", "model", "captioner", "clip", "offloaded", "strict")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if self.labels.endswith(".json"):
@@ -111,6 +111,7 @@ class Job:
             "clip_relative": profile.relative_clip_threshold,
             "caption_similarity": profile.text_similarity_threshold,
             "models": {name: model_key(source, name) for name, source in sources.items() if source},
+            "dataset": dataset.name,
             "data": dataset.fingerprint(whole=True, strict=self.strict),
             "names": list(dataset.names),
             "prompts": list(dataset.prompts),

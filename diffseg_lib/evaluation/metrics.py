@@ -14,6 +14,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from ..data.samples import VOID
 
 BINS = 256  # of scores in [0, 1]; thresholds are multiples of 1/256
+FEWEST, SKETCH, MANY = 20, 60, 100  # images: fewer have no interval, are called a sketch, and decide no claim
 _ROUNDING = 1e-5  # by which interpolated scores may leave [0, 1]
 
 
@@ -198,25 +199,30 @@ def best_threshold(histograms: Sequence[ScoreHistogram], classes: int, between: 
     return float(thresholds[best]), float(values[best])
 
 
-def bootstrap_miou(confusions: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of mean IoU, images drawn with replacement, nominally of 95 %: (low, high), percent.
+def bootstrap_miou(confusions: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+    """95 % bootstrap interval of mean IoU, images drawn with replacement: (low, high), percent.
 
-    With fewer than about 60 images it covers less than 95 %: by simulation 85 % at 20 images, 94 % at 100.
+    From :data:`MANY` images on it is the percentile interval. Of fewer, that one is too narrow (by simulation it covers 83 % at 12 images, 89 % at 20), and it
+    is the symmetric studentised one (Efron and Tibshirani, An Introduction to the Bootstrap, Sec. 12.5): a resample's difference from the estimate is divided
+    by its own standard error, which follows from the derivative of mean IoU by the weight of an image. It covers 95 % or more, and is wider, at 20 images
+    nearly twice. It may reach below 0 or above 100.
 
     Args:
         confusions: Confusion matrix of each image, images C C.
         resamples: Number of times that the images are drawn.
         seed: Seed of the drawing.
 
+    Returns:
+        The interval; None of fewer than :data:`FEWEST` images, of which no method that was tried holds its level.
+
     Raises:
         ValueError: If there is no image.
     """
-    low, high = np.percentile(_resampled(confusions, resamples, seed), [2.5, 97.5])
-    return float(low), float(high)
+    return _interval([confusions], resamples, seed)
 
 
-def bootstrap_difference(first: np.ndarray, second: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of mean IoU of `first` minus `second` on the same images, paired, nominally of 95 %: (low, high), points.
+def bootstrap_difference(first: np.ndarray, second: np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+    """95 % bootstrap interval of mean IoU of `first` minus `second` on the same images, paired: (low, high), points.
 
     Args:
         first: Confusion matrix of each image, images C C.
@@ -224,31 +230,67 @@ def bootstrap_difference(first: np.ndarray, second: np.ndarray, resamples: int =
         resamples: Number of times that the images are drawn.
         seed: Seed of the drawing, the same for both.
 
+    Returns:
+        The interval, by the method of :func:`bootstrap_miou`; None of fewer than :data:`FEWEST` images.
+
     Raises:
         ValueError: If the shapes differ, or there is no image.
     """
     if first.shape != second.shape:
         raise ValueError(f"paired images expected: {first.shape} and {second.shape}")
-    low, high = np.percentile(_resampled(first, resamples, seed) - _resampled(second, resamples, seed), [2.5, 97.5])
-    return float(low), float(high)
+    return _interval([first, second], resamples, seed)
 
 
-def _resampled(confusions: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    images, classes, _ = confusions.shape
+def _interval(sets: Sequence[np.ndarray], resamples: int, seed: int) -> tuple[float, float] | None:
+    """The interval of the first set's mean IoU, less the second's if there are two."""
+    images = len(sets[0])
     if not images:
         raise ValueError("a bootstrap needs at least one image")
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    sums = weights.astype(np.float64) @ confusions.reshape(images, -1)  # exact: counts stay below 2^53
-    return miou(sums.reshape(resamples, classes, classes))
+    if images < FEWEST:
+        return None
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
+    signed = list(zip((1, -1), sets, strict=False))
+    drawn = sum(sign * _weighted_miou(one, weights) for sign, one in signed)
+    if images >= MANY:
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return float(low), float(high)
+    once = np.ones((1, images))
+    estimate = sum(float(sign * _weighted_miou(one, once)[0]) for sign, one in signed)
+    errors, [error] = (np.sqrt((w * sum(sign * _slopes(one, w) for sign, one in signed) ** 2).sum(1)) for w in (weights, once))
+    half = float(error * np.percentile(np.abs(drawn - estimate) / np.maximum(errors, np.finfo(float).tiny), 95))
+    return estimate - half, estimate + half
 
 
-def mean_interval(values: Sequence[float] | np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over images, nominally of 95 %: (low, high), in the unit of the values.
+def _weighted_miou(confusions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean IoU, percent, of images that count so many times: confusions n C C, weights b n to b."""
+    images, classes, _ = confusions.shape
+    sums = weights @ confusions.reshape(images, -1)  # exact: counts stay below 2^53
+    return miou(sums.reshape(len(weights), classes, classes))
+
+
+def _slopes(confusions: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Derivative of :func:`_weighted_miou` by each image's weight, percent: confusions n C C, weights b n to b n."""
+    hit = np.diagonal(confusions, axis1=1, axis2=2).astype(float)
+    union = confusions.sum(1) + confusions.sum(2) - hit
+    hits, unions = weights @ hit, weights @ union
+    known = unions > 0
+    share = 100 * known / np.maximum(known.sum(1, keepdims=True), 1)
+    unions = np.where(known, unions, 1)
+    return (share / unions) @ hit.T - (share * hits / unions**2) @ union.T
+
+
+def mean_interval(values: Sequence[float] | np.ndarray, resamples: int = 1000, seed: int = 0) -> tuple[float, float] | None:
+    """95 % interval of a mean over images: (low, high), in the unit of the values.
+
+    From :data:`MANY` values on it is the percentile bootstrap's, of fewer Student's t.
 
     Args:
         values: One value an image.
         resamples: Number of times that the images are drawn.
         seed: Seed of the drawing.
+
+    Returns:
+        The interval; None of fewer than :data:`FEWEST` values.
 
     Raises:
         ValueError: If there is no image.
@@ -256,9 +298,31 @@ def mean_interval(values: Sequence[float] | np.ndarray, resamples: int = 1000, s
     values = np.asarray(values, dtype=float)
     if not values.size:
         raise ValueError("a bootstrap needs at least one image")
+    if len(values) < FEWEST:
+        return None
+    if len(values) < MANY:
+        from scipy.stats import t
+
+        half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+        return float(values.mean()) - half, float(values.mean()) + half
     rows = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     low, high = np.percentile(values[rows].mean(1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def interval_text(interval: tuple[float, float] | None, images: int, form: str = ".1f") -> str:
+    """A 95 % interval for people: its ends, and of a small sample (:data:`SKETCH`) what it is.
+
+    Args:
+        interval: Its ends, (low, high); None where there is none.
+        images: Number of images that it is over.
+        form: Format of its ends.
+
+    >>> interval_text((61.2, 65.1), 500), interval_text((1.0, 9.0), 40, "+.0f"), interval_text(None, 8)
+    ('61.2 to 65.1', '+1 to +9; small sample: a sketch', 'small sample: a sketch')
+    """
+    ends = [f"{interval[0]:{form}} to {interval[1]:{form}}"] if interval else []
+    return "; ".join(ends + ["small sample: a sketch"] * (images < SKETCH)) or "-"
 
 
 def mean_and_sd(values: Sequence[float] | np.ndarray) -> tuple[float, float]:

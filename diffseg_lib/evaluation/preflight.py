@@ -10,7 +10,7 @@ from pathlib import Path
 from ..data import READERS, place_of
 from ..loading import check_folder
 from ..profiles import Profile, is_hub_id, load_profile, split_revision
-from ..support.paths import models_dir
+from ..support.paths import POCKET, models_dir, pocket_source
 from .sources import open_dataset
 
 SPLITS = ("train", "val")
@@ -113,13 +113,14 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
             yield Finding(what, "wrong", f"and {len(broken) - SHOWN} more of the {len(looked)} images looked at")
         if not broken and len(dataset) == dataset.expected:
             notes = f" ({'; '.join(dataset.notes)})" if dataset.notes else ""
-            yield Finding(what, "ready", f"{len(dataset)} images, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
+            yield Finding(what, "ready", f"{len(dataset)} images of {dataset.name}, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
 
 
-def _place(name: str, root: str, split: str) -> Finding:
-    """Of a data set: whether its tree can be opened."""
+def _place(profile: Profile, name: str, given: str, split: str) -> Finding:
+    """Of a data set: whether it has a folder, and its tree can be opened; the pocket world's tree is written when asked for."""
     try:
-        return Finding(name, "ready", f"{len(open_dataset(name, root, split))} images")
+        root = profile.data_root(name, given)
+        return Finding(name, "ready", "the pocket world's" if root == POCKET else f"{len(open_dataset(name, root, split))} images")
     except ValueError as error:
         return Finding(name, "missing", f"{error}; the page on running it for real says where to fetch it")
 
@@ -131,21 +132,22 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
         profile: Profile, as :func:`~diffseg_lib.profiles.load_profile` takes it.
         models: Models beside the diffusion model that will be needed: "captioner", "clip".
         datasets: Names of the data sets that will be read.
-        data_root: Folder of the data sets; "" is the profile's, or else the pocket world's tree, which is written when asked for.
+        data_root: Folder of the data sets; "" is the profile's; "pocket" is the pocket world's tree, which is written when asked for.
         split: Split that will be read.
 
     Raises:
         ValueError: On an unknown profile.
-        FileNotFoundError: If anything is missing; the message says how to get each.
+        FileNotFoundError: If anything is missing, a folder of a data set among it; the message says how to get each.
     """
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     looked = check_models(found, models)
-    looked += [_place(name, root, split) for name in datasets if (root := found.data_root(name, data_root))]
+    looked += [_place(found, name, data_root, split) for name in datasets]
     lacking = [one for one in looked if one.state != "ready"]
     if lacking:
         lines = "\n".join(f"- {one.what}: {one.detail}" for one in lacking)
         raise FileNotFoundError(f"profile {found.name!r} cannot run yet:\n{lines}")
-    return replace(found, roots={name: found.data_root(name, data_root) for name in READERS})
+    roots = {pocket_source(name)[0]: found.data_root(name, data_root) for name in datasets}
+    return replace(found, roots={**found.roots, **dict.fromkeys(READERS if data_root else (), data_root), **roots})
 
 
 def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..profiles import PAPER_WEIGHTS
 from ..scoremaps import complete, complete_all_resolutions, fuse
 from ..segmenter import DiffSegmenter
 from .claims import effect_texts, effect_verdicts
-from .measure import Row, Store, StudyResult, count_maps, count_splits
+from .measure import CommittedRun, Row, Store, StudyResult, count_maps, count_splits, format_value
 
 EQUAL = dict.fromkeys(PAPER_WEIGHTS, 0.25)
 PROMPTS: Mapping[str, Mapping[str, Any]] = {
@@ -32,7 +33,7 @@ class Variant:
     Args:
         label: Its name for people; the number is that of the paper's row.
         short: A shorter name, to stand above a picture.
-        weights: Weights of Eq. 5: "equal", "chosen" on the train split, or the "paper"'s.
+        weights: Weights of Eq. 5: "equal", the profile's ("chosen" on the train split), the "paper"'s, or strides that share them equally, as in "4+2".
         completion: The self-attention that completes the maps: "none", that of "all" layers, or of the "finest".
         prompt: A key of :data:`PROMPTS`.
     """
@@ -54,7 +55,11 @@ ROWS: Mapping[str, Variant] = {
     "full": Variant("7 row 4 + BLIP and ++", "7 row 4 + BLIP and ++", "chosen", "finest", "caption_emphasis"),
     "paper_weights": Variant("7 with the paper's weights", "7 with the paper's weights", "paper", "finest", "caption_emphasis"),
 }
-LABELS = {name: row.label for name, row in ROWS.items()}
+SINGLE = {f"single_{d}": Variant(f"latent/{d} alone", f"latent/{d}", str(d), "finest", "caption_emphasis") for d in PAPER_WEIGHTS}
+PAIRS = {
+    f"pair_{a}_{b}": Variant(f"latent/{a} and /{b}", f"latent/{a}, /{b}", f"{a}+{b}", "finest", "caption_emphasis") for a, b in combinations(PAPER_WEIGHTS, 2)
+}
+SEVERAL = (*PAIRS, "completed_finest", "paper_weights")  # rows that weigh two resolutions or more
 EFFECTS: Mapping[str, tuple[str, str, str]] = {  # label, and the two rows
     "completion_by_all": ("self-attention of all layers", "completed_all", "fused_equal"),
     "finest_over_all": ("finest layers instead of all", "completed_finest", "completed_all"),
@@ -82,7 +87,11 @@ PAPER: Mapping[str, float] = {  # effects on VOC's train images as Table 4 print
 
 @dataclass(frozen=True, kw_only=True)
 class AblationResult(StudyResult):
-    """The rows of Table 4 (keys of :data:`ROWS`) and paired differences (keys of :data:`EFFECTS`, and "fused_over_nothing").
+    """The rows of Table 4 (keys of :data:`ROWS`) and paired differences.
+
+    ``effects`` are the keys of :data:`EFFECTS` and "fused_over_nothing"; and, of row 7 with other weights, "several_over_single" and
+    "several_over_equal": several resolutions fused (the one of :data:`SEVERAL` that is best on train) against the one that is best alone on
+    train, and against equal weights.
 
     Args:
         rows: Mean IoU by variant.
@@ -96,7 +105,7 @@ class AblationResult(StudyResult):
 
 
 def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], rows: Mapping[str, Variant] = ROWS) -> dict[str, Tensor]:
-    """The maps of every row on one image, k h w, one UNet call a kind of prompt."""
+    """The maps of every row on one image, k h w, one UNet call a kind of prompt; a row of resolutions that the model lacks is left out."""
     latents = segmenter.encode(sample.image)
     noise, [timestep] = segmenter.noise(sample.image, latents), segmenter.timesteps[:1]
     found: dict[str, Tensor] = {}
@@ -108,15 +117,16 @@ def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], row
         known = {"equal": EQUAL, "chosen": segmenter.weights, "paper": PAPER_WEIGHTS}
         weights = {name: {d: w for d, w in one.items() if d in cross} for name, one in known.items()}  # of the resolutions that the model has
         for name, row in rows.items():
-            if row.prompt != prompt:
+            shared = [int(d) for d in row.weights.split("+")] if row.weights not in weights else []
+            if row.prompt != prompt or not set(shared) <= set(cross):
                 continue
-            fused = fuse(cross, weights[row.weights], recording.finest_size, segmenter.config.scale)
+            fused = fuse(cross, weights.get(row.weights) or dict.fromkeys(shared, 1 / len(shared)), recording.finest_size, segmenter.config.scale)
             if row.completion == "finest":
                 fused = complete(fused, *recording.finest())
             elif row.completion == "all":
                 fused = complete_all_resolutions(fused, recording.self_attention())
             found[name] = fused
-    return {name: found[name] for name in rows}
+    return {name: found[name] for name in rows if name in found}
 
 
 def ablation_study(
@@ -141,25 +151,40 @@ def ablation_study(
         seeds: Seeds of the noise.
         store: Keeps the parts; None keeps nothing.
     """
+    asked = {**ROWS, **SINGLE, **PAIRS}
     splits = count_splits(
         (dataset, root, split),
         (train_images, images),
         seeds,
-        lambda opened, seed: count_maps(opened, partial(variants, segmenter.with_config(seed=seed)), segmenter.config.final_norm),
+        lambda opened, seed: count_maps(opened, partial(variants, segmenter.with_config(seed=seed), rows=asked), segmenter.config.final_norm),
         store,
-        {"study": "ablation", "rows": {name: [row.weights, row.completion, row.prompt] for name, row in ROWS.items()}, "prompts": dict(PROMPTS)},
+        {"study": "ablation", "rows": {name: [row.weights, row.completion, row.prompt] for name, row in asked.items()}, "prompts": dict(PROMPTS)},
     )
-    measured = splits.measured(LABELS)
+    measured, on_train = splits.measured({name: row.label for name, row in asked.items()}), splits.measured(on="train").rows
+    single, several = (max((name for name in names if name in on_train), key=lambda name: on_train[name].value) for names in (SINGLE, SEVERAL))
     return AblationResult(
-        rows=measured.rows,
+        rows={name: measured.rows[name] for name in ROWS},
         effects={name: measured.effect(a, b, label) for name, (label, a, b) in EFFECTS.items()}
-        | {"fused_over_nothing": measured.against_nothing("fused_equal", "cross attention against nothing found")},
+        | {"fused_over_nothing": measured.against_nothing("fused_equal", "cross attention against nothing found")}
+        | {"several_over_single": measured.effect(several, single), "several_over_equal": measured.effect(several, "completed_finest")},
         weights={"chosen": {str(d): w for d, w in segmenter.weights.items()}, "paper": {str(d): w for d, w in PAPER_WEIGHTS.items()}},
         timestep=segmenter.timesteps[0],
         seeds=tuple(seeds),
         images=len(splits.test),
-        dataset=dataset,
+        dataset=splits.test.name,
     )
+
+
+def captions_table(run: CommittedRun[AblationResult] | None) -> Any:
+    """Mean IoU of the method's defaults, without captions, and with BLIP's continuation of the prompt, as a table (pandas), with what both were measured on."""
+    import pandas as pd
+
+    named = {"without captions (the defaults, as above)": "emphasis", "with BLIP's continuation": "full"}
+    if run is None:
+        return pd.DataFrame({name: {"mIoU, %": "not run"} for name in named}).T
+    found = run.result
+    measured = {"on": f"{found.dataset}, {found.images} images, {len(found.seeds)} seeds", "words": "the true ones", "++": "yes", "completion": "finest"}
+    return pd.DataFrame({name: {"mIoU, %": format_value(found.rows[key])} | measured for name, key in named.items()}).T
 
 
 def numbers(result: AblationResult) -> dict[str, str]:
@@ -175,4 +200,6 @@ def numbers(result: AblationResult) -> dict[str, str]:
     }
     judged = {f"{name}_verdict": cited[name] for name in ("ablation_finest_all", "ablation_blip", "ablation_plus", "ablation_both")}
     counted = {"ablation_images": str(result.images), "ablation_seeds": str(len(result.seeds))}
+    kept = [d for d, weight in result.weights["chosen"].items() if weight > 0]
+    counted["ablation_kept"] = f"{len(kept)} of {len(result.weights['chosen'])} resolutions"
     return counted | effect_texts(result.effects, cited) | effect_verdicts(result.effects, judged)

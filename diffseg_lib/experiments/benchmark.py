@@ -20,7 +20,7 @@ from ..baselines.registry import make_method
 from ..category_filter import CategoryFilter, precision_recall
 from ..data import READERS, Dataset, Sample
 from ..evaluation.metrics import count_scores, iou, miou
-from ..evaluation.sources import open_dataset
+from ..evaluation.sources import open_splits
 from ..scoremaps import label
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
@@ -259,7 +259,7 @@ def words_study(
         store: Keeps the parts; None keeps nothing.
     """
     store = store or Store()
-    opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
+    opened = dict(zip(("train", "test"), open_splits(dataset, root, split, train_images, images), strict=True))
     parts: dict[str, Counts] = {}
     for part, one in opened.items():
         key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": category_filter.relative_clip_threshold}
@@ -284,7 +284,7 @@ def words_study(
         worst=tuple(test.ids[i] for i in order[:SHOWN]),
         seeds=(segmenter.config.seed,),
         images=len(test),
-        dataset=dataset,
+        dataset=test.name,
     )
 
 
@@ -322,6 +322,7 @@ def benchmark_table(results: Mapping[str, BenchmarkResult], choice: str, methods
     def text(row: Row | None) -> str:
         return f"{format_value(row)}, oracle {row.oracle:.1f}" if row else ""
 
+    results = {one.dataset: one for one in results.values()}
     lines = {method: {name: text(one.row(method, choice)) for name, one in results.items()} for method in methods}
     lines = {method: line for method, line in lines.items() if any(line.values())}
     lines["upper bound: true words"] = {name: text(one.row(OURS, "image")) for name, one in results.items()}
@@ -340,8 +341,8 @@ def numbers(results: Mapping[str, BenchmarkResult], choice: str) -> dict[str, st
     costs = {name: format_effect(one.effects["filter_minus_image"]) for name, one in results.items()}
     compared = {f"benchmark_{name}_{rival}": text(name, rival) for name in READERS for rival in ("denseclip", "cross", "elbo")}
     return {
-        "benchmark_images": ", ".join(f"{name} {one.images}" for name, one in results.items()),
-        "benchmark_bound": "; ".join(f"{name} {cost}" for name, cost in costs.items()),
+        "benchmark_images": ", ".join(f"{one.dataset} {one.images}" for one in results.values()),
+        "benchmark_bound": "; ".join(f"{results[name].dataset} {cost}" for name, cost in costs.items()),
         **compared,
     }
 
@@ -399,5 +400,5 @@ def words_numbers(result: BenchmarkResult) -> dict[str, str]:
         "words_wrong": ", ".join(f"{n}: {format_effect(one)}" for n, one in wrong.items() if one),
         "words_completion": ", ".join(f"{format_effect(one)} with {told}" for one, told in completion if one) if whole else "not run",
         **texts,
-        "words_union": verdict([one.ci95 for one in unions]),
+        "words_union": verdict([one.ci95 for one in unions], images=min(one.images for one in unions)),
     }

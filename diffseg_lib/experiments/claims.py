@@ -12,11 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.metrics import MANY, interval_text
 from ..support.files import write_json
 from ..support.paths import data_dir
-from .measure import CommittedRun, Estimate, StudyResult, check_models, format_effect, read_run
+from .measure import CommittedRun, Estimate, StudyResult, check_models, format_effect, read_run, side_of_zero
 
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
+UNMEASURED = "not measured yet"  # a study that was run before it measured an effect
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "undecided", "not run", UNMEASURED)
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Claim:
 
 
 _A, _T, _E = "10_ablation", "07_timesteps", "02_elbo"
+_W = "67.89 to 70.49: +2.60"  # what the paper's weights bring over equal ones
 CLAIMS: tuple[Claim, ...] = (
     Claim("Cross-attention alone localises the words", "Sec. 3.3, Table 4", _A, "ablation", ("fused_over_nothing",), "61.25 mIoU"),
-    Claim("Weighting the resolutions beats averaging them", "Sec. 4.4, Table 4", _A, "ablation", ("chosen_weights",), "67.89 to 70.49: +2.60"),
-    Claim("The weights .3 .5 .1 .1 beat averaging", "Sec. 4.4, Table 4", _A, "ablation", ("paper_weights",), "67.89 to 70.49: +2.60"),
+    Claim("The profile's weights (the pocket's keep one resolution) beat equal ones", "Sec. 4.4, Table 4", _A, "ablation", ("chosen_weights",), _W),
+    Claim("Weights that keep several resolutions beat equal ones", "Sec. 4.4, Table 4", _A, "ablation", ("several_over_equal",), _W),
+    Claim("Resolutions complement each other: several fused beat the best one alone", "Sec. 3.2, Eq. (5)", _A, "ablation", ("several_over_single",)),
+    Claim("The weights .3 .5 .1 .1 beat averaging", "Sec. 4.4, Table 4", _A, "ablation", ("paper_weights",), _W),
     Claim("Self-attention of all layers completes the maps", "Sec. 4.4, Table 4", _A, "ablation", ("completion_by_all",), "61.25 to 65.01: +3.76"),
     Claim("The finest self-attention beats that of all layers", "Sec. 4.4, Table 4", _A, "ablation", ("finest_over_all",), "65.01 to 67.89: +2.88"),
     Claim("The finest self-attention completes the maps", "Sec. 3.4, Table 4", _A, "ablation", ("completion_by_finest",), "61.25 to 67.89: +6.64"),
@@ -128,22 +133,26 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 
-def verdict(intervals: Sequence[Sequence[float]], opposite: bool = False) -> str:
+def verdict(intervals: Sequence[Sequence[float] | None], opposite: bool = False, images: int = MANY) -> str:
     """What 95 % intervals of effects say of a claim that all of them are above zero.
 
     "reproduced" if every interval lies on the claimed side of zero, "not reproduced" if one lies wholly on the other, else
-    "inconclusive"; "not run" without an interval.
+    "inconclusive"; "not run" without an effect. Fewer than 100 images (:data:`~diffseg_lib.evaluation.metrics.MANY`) decide nothing: "undecided: 40 images".
 
     Args:
-        intervals: The effects' intervals, (low, high) each.
+        intervals: The effects' intervals, (low, high) each; None of an effect of too few images to have one.
         opposite: The claim is that the effects are below zero.
+        images: The number of images, of several effects the smallest.
 
-    >>> verdict([(1.0, 2.0)]), verdict([(1.0, 2.0), (-3.0, -1.0)]), verdict([(-1.0, 1.0)])
-    ('reproduced', 'not reproduced', 'inconclusive')
+    >>> verdict([(1.0, 2.0)]), verdict([(1.0, 2.0), (-3.0, -1.0)]), verdict([(-1.0, 1.0)]), verdict([(1.0, 2.0)], images=40)
+    ('reproduced', 'not reproduced', 'inconclusive', 'undecided: 40 images')
     """
-    directed = [(-high, -low) if opposite else (low, high) for low, high in intervals]
-    if not directed:
+    if not intervals:
         return "not run"
+    known = [one for one in intervals if one is not None]
+    if images < MANY or len(known) < len(intervals):
+        return f"undecided: {images} images"
+    directed = [(-high, -low) if opposite else (low, high) for low, high in known]
     if all(low > 0 for low, _ in directed):
         return "reproduced"
     return "not reproduced" if any(high < 0 for _, high in directed) else "inconclusive"
@@ -151,7 +160,13 @@ def verdict(intervals: Sequence[Sequence[float]], opposite: bool = False) -> str
 
 def effect_verdict(effect: Estimate | None, opposite: bool = False) -> str:
     """The verdict on the claim that one effect is above zero (`opposite`: below it); "not run" without an effect."""
-    return verdict([] if effect is None else [effect.ci95], opposite)
+    return "not run" if effect is None else verdict([effect.ci95], opposite, effect.images)
+
+
+def shown(effect: Estimate) -> str:
+    """For prose, what a measured effect says of the claim that it is above zero: that the claim "holds in the pocket world", or not."""
+    told = {1: "holds in the pocket world", None: f"is undecided: {effect.images} images"}
+    return told.get(side_of_zero(effect), "is not shown by these scenes")
 
 
 def effect_texts(effects: Mapping[str, Estimate], names: Mapping[str, str]) -> dict[str, str]:
@@ -178,15 +193,15 @@ def quoted_table(effects: Mapping[str, Estimate], quoted: Mapping[str, float]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What one study's run says of a claim; without a run, and for an effect that it did not measure, the verdict is "not run".
+    """What one study's run says of a claim; without a run the verdict is "not run", for an effect that it did not measure "not measured yet".
 
     Args:
         effect: The effect; of several the weakest. None if it was not measured.
-        ci95: The 95 % interval of the effect, (low, high); None if it was not measured.
-        seeds: Seeds of the noise.
-        images: The number of images.
+        ci95: The 95 % interval of the effect, (low, high); None if it was not measured, or of too few images.
+        seeds: Seeds of the noise, those of the effect or else of its study.
+        images: The number of images; of several effects the smallest.
         verdict: The verdict on all effects together, see :func:`verdict`.
-        command: The command that measured them.
+        command: The command that measured them; of an effect that was not measured yet, the one that will.
     """
 
     effect: float | None = None
@@ -220,16 +235,19 @@ class LedgerRow(Judged):
 
 def judge(claim: Claim, run: CommittedRun[StudyResult] | None) -> Judged:
     """Judge one claim by one study's run; None is a study that was not run."""
-    effects = [run.result.effects[name] for name in claim.effects if name in run.result.effects] if run else []
-    if run is None or len(effects) < len(claim.effects):
+    if run is None:
         return Judged()
+    effects = [run.result.effects[name] for name in claim.effects if name in run.result.effects]
+    if len(effects) < len(claim.effects):
+        return Judged(verdict=UNMEASURED, command=f"python -m diffseg_lib study {claim.study}")
+    images = min(one.images for one in effects)
     weakest = min(effects, key=lambda one: -one.value if claim.opposite else one.value)
     return Judged(
         effect=weakest.value,
         ci95=weakest.ci95,
-        seeds=weakest.seeds,
-        images=weakest.images,
-        verdict=verdict([one.ci95 for one in effects], claim.opposite),
+        seeds=weakest.seeds or run.result.seeds,
+        images=images,
+        verdict=verdict([one.ci95 for one in effects], claim.opposite, images),
         command=run.command,
     )
 
@@ -261,7 +279,7 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
     rows = []
     for one in claims:
         real = {name: judge(one, kept(one.study, name)) for name in others}
-        real = {name: found for name, found in real.items() if found.verdict != "not run"}
+        real = {name: found for name, found in real.items() if found.effect is not None}
         told: dict[str, Any] = {"claim": one.claim, "where": one.where, "chapter": one.chapter, "metric": one.metric, "paper": one.paper}
         found = judge(one, kept(one.study, profile))
         rows.append(LedgerRow(**told, **vars(found), real=real or "not run"))
@@ -269,10 +287,10 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
 
 
 def measured_text(row: LedgerRow) -> str:
-    """The effect of a claim with its 95 % interval and what it is measured in; "" if it was not measured."""
-    if row.effect is None or row.ci95 is None:
-        return ""
-    return f"{row.effect:+.1f} ({row.ci95[0]:+.1f} to {row.ci95[1]:+.1f}) {row.metric}"
+    """The effect of a claim with its 95 % interval and what it is measured in; the command of one that was not measured yet, else ""."""
+    if row.effect is None:
+        return row.command if row.verdict == UNMEASURED else ""
+    return f"{row.effect:+.1f} ({interval_text(row.ci95, row.images, '+.1f')}) {row.metric}"
 
 
 def ledger_table(rows: Sequence[LedgerRow], profile: str) -> Any:
@@ -304,17 +322,21 @@ def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
 
 
 def counts(rows: Sequence[LedgerRow]) -> dict[str, int]:
-    """The number of claims by verdict, the most frequent first."""
-    return dict(Counter(row.verdict for row in rows).most_common())
+    """The number of claims by verdict, the most frequent first; "undecided" whatever the number of images."""
+    return dict(Counter(_kind(row) for row in rows).most_common())
+
+
+def _kind(row: LedgerRow) -> str:
+    return row.verdict.split(":")[0]
 
 
 def numbers(rows: Sequence[LedgerRow]) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
-    named = {kind: [row.claim for row in rows if row.verdict == kind] for kind in VERDICTS}
-    short = dict(zip(VERDICTS, ("claims_reproduced", "claims_not", "claims_open", "claims_unrun"), strict=True))
+    named = {kind: [row.claim for row in rows if _kind(row) == kind] for kind in VERDICTS}
+    still_open, unrun = named["inconclusive"] + named["undecided"], named["not run"] + named[UNMEASURED]
+    kinds = {"reproduced": named["reproduced"], "not": named["not reproduced"], "open": still_open, "unrun": unrun}
     return {
         "claims_total": str(len(rows)),
-        **{name: str(len(named[kind])) for kind, name in short.items()},
-        "claims_named_not": "; ".join(named["not reproduced"]) or "none",
-        "claims_named_open": "; ".join(named["inconclusive"]) or "none",
+        **{f"claims_{name}": str(len(found)) for name, found in kinds.items()},
+        **{f"claims_named_{name}": "; ".join(kinds[name]) or "none" for name in ("not", "open", "unrun")},
     }

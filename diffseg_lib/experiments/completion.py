@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..evaluation.fusion_search import ResolutionMaps, Score
+from .claims import shown
 from .fusion import fused_score, gained, score_facts
 from .measure import format_effect
 
@@ -57,6 +58,6 @@ def numbers(results: Mapping[str, Score], images: int) -> dict[str, str]:
         "completion_once": f"{results['completed once'].miou:.0f}",
         "completion_oracle": f"{results['completed once'].oracle:.0f}",
         "completion_gain": format_effect(added),
-        "completion_verdict": "holds in the pocket world" if added.ci95[0] > 0 else "is not shown by these scenes",
+        "completion_verdict": shown(added),
         "completion_twice": format_effect(twice),
     }

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..applications.generation import denoising_error, one_step
 from ..backbone import Backbone
-from .measure import Estimate, mean_estimate
+from ..evaluation.metrics import interval_text
+from .measure import Estimate, mean_estimate, side_of_zero
 
 NONE, OTHER = "no caption", "another scene's caption"
 
@@ -76,15 +77,15 @@ def metrics(extra: Mapping[int, Mapping[str, Estimate]]) -> dict[int, dict[str, 
 def numbers(extra: Mapping[int, Mapping[str, Estimate]], psnr: Sequence[float], models: Path) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
     best = max(extra, key=lambda t: extra[t][OTHER].value)
-    other, (low, high) = extra[best][OTHER], extra[best][OTHER].ci95
-    decided = sum(one[NONE].ci95[0] > 0 for one in extra.values())
+    other, sides = extra[best][OTHER], [side_of_zero(one[NONE]) for one in extra.values()]
+    helps = {1: "the right words help", None: f"whether the right words help is undecided: {other.images} scenes"}
     return {
         "models_minutes": f"{training_minutes(models):.0f}",
         "models_images": str(other.images),
         "models_psnr": f"{np.mean(psnr):.1f}",
         "models_extra": f"{other.value:.0f} %",
-        "models_extra_ci": f"{low:.0f} to {high:.0f} %",
+        "models_extra_ci": interval_text(other.ci95, other.images, ".0f"),
         "models_best_t": str(best),
-        "models_none": f"at {decided} of the {len(extra)} timesteps",
-        "models_verdict": "the right words help" if low > 0 else "no help from the right words can be told from chance here",
+        "models_none": f"at {sides.count(1)} of the {len(extra)} timesteps" + (f" ({other.images} scenes are too few)" if None in sides else ""),
+        "models_verdict": helps.get(side_of_zero(other), "no help from the right words can be told from chance here"),
     }

@@ -258,7 +258,7 @@ def edit_study(
         clip: The CLIP model that judges the edits.
         dataset: Name of the data set.
         root: Folder of the data set; "" is the pocket world's.
-        split: The split that is measured.
+        split: The split that is measured, without the pictures that are tuned on.
         tuning_images: The number of edits of train on which the settings of Prompt-to-Prompt and of its blend are chosen.
         images: The number of edits that are measured, one a picture.
         steps: The number of steps of inversion and edit.
@@ -268,14 +268,16 @@ def edit_study(
     Raises:
         ValueError: If the splits have too few pictures with a large enough thing.
     """
-    sets = {"train": open_dataset(dataset, root, "train"), split: open_dataset(dataset, root, split)}
-    tuning, test = make_tasks(segmenter, sets["train"], tuning_images, seed), make_tasks(segmenter, sets[split], images, seed)
+    opened = open_dataset(dataset, root, split)
+    tuning = make_tasks(segmenter, open_dataset(dataset, root, "train"), tuning_images, seed)
+    tuned = {one.id for one in tuning}
+    test = make_tasks(segmenter, replace(opened, ids=tuple(one for one in opened.ids if one not in tuned)), images, seed)
     if len(tuning) < tuning_images or len(test) < images:
         raise ValueError(
             f"{len(tuning)} edits to tune on and {len(test)} to measure: expected {tuning_images} and {images}; "
             f"only pictures with a thing of at least {LEAST:.0%} are edited, ask for fewer"
         )
-    words = sets[split].words(sets[split].names[1:])
+    words = opened.words(opened.names[1:])
     settings, blend = choose(segmenter, tuning, clip, words, steps)
     progress(f"chosen on {len(tuning)} train images: {settings}, {blend}")
     found: dict[str, list[Judgement]] = {}
@@ -290,7 +292,7 @@ def edit_study(
     values = {name: {part: np.array([getattr(one, part) for one in held]) for part in PARTS} for name, held in found.items()}
     return EditResult(
         rows={name: _row(one, LABELS[name]) for name, one in values.items()},
-        effects=_effects(values),
+        effects=_effects(values, (seed,)),
         judge=mean_estimate(named),
         iou=mean_estimate(overlaps),
         settings=settings,
@@ -299,7 +301,7 @@ def edit_study(
         tuning_images=len(tuning),
         images=len(test),
         seeds=(seed,),
-        dataset=dataset,
+        dataset=opened.name,
         split=split,
     )
 
@@ -309,9 +311,9 @@ def _row(values: Mapping[str, np.ndarray], label: str) -> EditRow:
     return EditRow(**vars(mean_estimate(values["psnr"], label)), ssim=ssim, success=success, first=first)
 
 
-def _effects(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Effect]:
+def _effects(values: Mapping[str, Mapping[str, np.ndarray]], seeds: Sequence[int]) -> dict[str, Effect]:
     return {
-        f"{part}_{mine}_minus_{other}": mean_effect(values[mine][part] - values[other][part], f"{told}: {LABELS[mine]} minus {LABELS[other]}")
+        f"{part}_{mine}_minus_{other}": mean_effect(values[mine][part] - values[other][part], f"{told}: {LABELS[mine]} minus {LABELS[other]}", seeds)
         for part, told in PARTS.items()
         for mine in (ATTENTION, LATENTS, BOTH)
         for other in (PLAIN, BLEND)
@@ -327,8 +329,8 @@ def measures_of(rows: Mapping[str, EditRow]) -> dict[str, dict[str, Estimate]]:
 
 
 def _times(one: Estimate, factor: float, label: str) -> Estimate:
-    low, high = one.ci95
-    return Estimate(label=label, value=factor * one.value, ci95=(factor * low, factor * high), images=one.images)
+    interval = (factor * one.ci95[0], factor * one.ci95[1]) if one.ci95 else None
+    return Estimate(label=label, value=factor * one.value, ci95=interval, images=one.images)
 
 
 def edit_table(rows: Mapping[str, EditRow]) -> Any:

@@ -147,7 +147,7 @@ def elbo_study(
         timesteps=tuple(timesteps),
         seeds=splits.seeds,
         images=len(splits.test),
-        dataset=dataset,
+        dataset=splits.test.name,
     )
 
 

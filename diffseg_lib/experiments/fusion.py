@@ -8,21 +8,28 @@ from typing import Any
 from ..evaluation.fusion_search import ResolutionMaps, Score, choose_weights, gain, score, score_histograms
 from ..evaluation.metrics import best_threshold
 from ..profiles import PAPER_WEIGHTS
-from .measure import Effect, format_effect
+from .measure import Effect, format_effect, side_of_zero
 
-CHOSEN = "chosen on train"
+CHOSEN, SEVERAL = "chosen on train", "several, chosen on train"
 
 
 def weight_choices(train: Sequence[ResolutionMaps], classes: int) -> dict[str, dict[int, float]]:
-    """Fusion weights by stride that are worth comparing: the paper's, equal ones, and those that are best on `train` before completion."""
+    """Fusion weights by stride that are worth comparing: the paper's, equal ones, those that are best on `train` before completion, and the best that keep
+    two resolutions or more."""
     strides = list(train[0].rounds[0])
-    chosen, _, _ = choose_weights(train, classes, rounds=0)
-    return {"paper": {d: PAPER_WEIGHTS.get(d, 0.0) for d in strides}, "equal": dict.fromkeys(strides, 1 / len(strides)), CHOSEN: chosen}
+    chosen, several = (choose_weights(train, classes, rounds=0, least=least)[0] for least in (1, 2))
+    paper, equal = {d: PAPER_WEIGHTS.get(d, 0.0) for d in strides}, dict.fromkeys(strides, 1 / len(strides))
+    return {"paper": paper, "equal": equal, CHOSEN: chosen, SEVERAL: several}
 
 
 def single_resolutions(train: Sequence[ResolutionMaps]) -> dict[str, dict[int, float]]:
     """Each resolution alone, as weights by stride."""
     return {f"latent/{d} alone": {d: 1.0} for d in train[0].rounds[0]}
+
+
+def best_on_train(train: Sequence[ResolutionMaps], choices: Mapping[str, Mapping[int, float]], classes: int) -> str:
+    """The name of the weights, by stride, whose fused maps have the highest mean IoU on `train`, not completed."""
+    return max(choices, key=lambda name: best_threshold(score_histograms(train, choices[name], classes, rounds=0), classes)[1])
 
 
 def fused_score(train: Sequence[ResolutionMaps], test: Sequence[ResolutionMaps], weights: Mapping[int, float], classes: int, rounds: int = 0) -> Score:
@@ -71,14 +78,19 @@ def metrics(scores: Mapping[str, Score], weights: Mapping[str, Mapping[int, floa
     return {name: score_facts(one, images) | {"weights": weights[name]} for name, one in scores.items()}
 
 
-def numbers(fused: Mapping[str, Score], images: int) -> dict[str, str]:
-    """The numbers that the chapter's prose cites, by name."""
-    best_single = max((name for name in fused if name.endswith("alone")), key=lambda name: fused[name].miou)
-    over = {name: gained(fused[CHOSEN], fused[name]) for name in ("paper", "equal", best_single)}
+def numbers(fused: Mapping[str, Score], single: str, images: int) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name.
+
+    Args:
+        fused: Mean IoU by choice of weights.
+        single: Name of the resolution that is best alone on train.
+        images: Number of images that were measured.
+    """
+    over = {name: gained(fused[CHOSEN], fused[name]) for name in ("paper", "equal")} | {single: gained(fused[SEVERAL], fused[single])}
 
     def judged(name: str) -> str:
-        low, high = over[name].ci95
-        return "better" if low > 0 else "worse" if high < 0 else "neither better nor worse, as far as these scenes can tell"
+        told = {1: "better", -1: "worse", 0: "neither better nor worse, as far as these scenes can tell"}
+        return told.get(side_of_zero(over[name]), f"undecided: {images} images")  # type: ignore[arg-type]
 
     return {
         "fusion_images": str(images),
@@ -87,8 +99,8 @@ def numbers(fused: Mapping[str, Score], images: int) -> dict[str, str]:
         "fusion_chosen": f"{fused[CHOSEN].miou:.0f}",
         "fusion_over_paper": format_effect(over["paper"]),
         "fusion_over_equal": format_effect(over["equal"]),
-        "fusion_single": best_single,
-        "fusion_over_single": format_effect(over[best_single]),
+        "fusion_single": single,
+        "fusion_over_single": format_effect(over[single]),
         "fusion_verdict": judged("paper"),
-        "fusion_single_verdict": judged(best_single),
+        "fusion_single_verdict": judged(single),
     }

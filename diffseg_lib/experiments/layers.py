@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..evaluation.fusion_search import Words, layer_separation, short_name
-from ..evaluation.metrics import mean_interval
+from ..evaluation.metrics import interval_text, mean_interval
 from ..recording import Recording
 from ..segmenter import DiffSegmenter
 from .measure import Estimate
@@ -64,9 +64,9 @@ def numbers(layers: dict[str, LayerAuc]) -> dict[str, str]:
         "cross_best": best,
         "cross_best_side": str(top.side),
         "cross_best_auc": f"{top.value:.0f}",
-        "cross_best_ci": f"{top.ci95[0]:.0f} to {top.ci95[1]:.0f}",
+        "cross_best_ci": interval_text(top.ci95, top.images, ".0f"),
         "cross_worst": worst,
         "cross_worst_auc": f"{layers[worst].value:.0f}",
         "cross_coarse_auc": f"{np.mean([one.value for one in layers.values() if one.side == coarsest]):.0f}",
-        "cross_above": str(sum(one.ci95[0] > 50 for one in layers.values())),
+        "cross_above": str(sum(one.ci95 is not None and one.ci95[0] > 50 for one in layers.values())),
     }

@@ -1,9 +1,9 @@
 """What an experiment gives, and what all experiments share: rows, paired effects, and the parts that are kept while one runs.
 
 An experiment is one function: small in a chapter, large once by ``diffseg study``. It returns a :class:`StudyResult`, whose ``rows`` are
-mean IoU by variant and whose ``effects`` are paired differences, both with 95 % intervals; thresholds are fixed on the train split. Keys
-are short identifiers, the sentence for people is each value's ``label``. What was measured can be kept part by part in a :class:`Store`,
-so that a run that was cut off goes on where it stopped.
+mean IoU by variant and whose ``effects`` are paired differences, both with 95 % intervals; thresholds are fixed on images of the train
+split, none of which is measured. Keys are short identifiers, the sentence for people is each value's ``label``. What was measured can be
+kept part by part in a :class:`Store`, so that a run that was cut off goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from torch import Tensor
 
 from ..data import Dataset, Sample
 from ..evaluation.metrics import (
+    MANY,
+    SKETCH,
     ScoreHistogram,
     best_threshold,
     bootstrap_difference,
     bootstrap_miou,
     confusions_at,
     count_scores,
+    interval_text,
     mean_and_sd,
     mean_interval,
     miou,
 )
-from ..evaluation.sources import open_dataset
+from ..evaluation.sources import open_splits
 from ..profiles import known_profiles, load_profile
 from ..scoremaps import upsample
 from ..support.files import atomic_write, to_plain
@@ -53,13 +56,13 @@ class Estimate:
     Args:
         label: What it is the figure of, for people; the key under which it stands is for code.
         value: The figure, percent or points unless the study says otherwise.
-        ci95: The 95 % interval of the figure over images: low, high.
+        ci95: The 95 % interval of the figure over images: low, high; None of too few images to have one.
         images: The number of images that it is a figure of.
     """
 
     label: str = ""
     value: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     images: int
 
 
@@ -213,20 +216,27 @@ def check_models(run: CommittedRun[Any], path: Path) -> None:
 
 
 def about(run: CommittedRun[Any] | None) -> str:
-    """A line on a kept run: how many images and seeds, by which command; or that there is none."""
+    """A line on a kept run: how many images of which data set, which seeds, by which command; or that there is none."""
     if run is None:
         return "larger run: not run on this profile"
     seeds = " ".join(str(seed) for seed in run.result.seeds)
-    return f"larger run: {run.result.images} test images, seed {seeds}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
+    measured = f"{run.result.images} images of {run.result.dataset}, seed {seeds}"
+    return f"larger run: {measured}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
 
 
 def titled(live: StudyResult, run: CommittedRun[Any] | None) -> dict[str, Any]:
     """A page's own run and the committed one by their titles for a figure: results, or None for a run that there is not."""
+    return {run_title("this page", live): live, run_title("larger run", run.result) if run else "larger run": run.result if run else None}
 
-    def title(name: str, found: StudyResult) -> str:
-        return f"{name}, {found.images} images" + (f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else "")
 
-    return {title("this page", live): live, title("larger run", run.result) if run else "larger run": run.result if run else None}
+def run_title(name: str, found: StudyResult) -> str:
+    """A run's title: its images, its seeds if there are several, and of a small sample (:data:`~diffseg_lib.evaluation.metrics.SKETCH`) what it is.
+
+    >>> run_title("this page", StudyResult(rows={}, effects={}, images=8, seeds=(0,), dataset="voc"))
+    'this page, 8 images\\nsmall sample: a sketch'
+    """
+    seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
+    return f"{name}, {found.images} images{seeds}" + ("\nsmall sample: a sketch" if found.images < SKETCH else "")
 
 
 def table(rows: Mapping[str, Row]) -> Any:
@@ -235,8 +245,7 @@ def table(rows: Mapping[str, Row]) -> Any:
 
     lines = {}
     for name, row in rows.items():
-        low, high = row.ci95
-        line: dict[str, Any] = {"mIoU, %": round(row.value, 1), "95 % interval": f"{low:.1f} to {high:.1f}"}
+        line: dict[str, Any] = {"mIoU, %": round(row.value, 1), "95 % interval": interval_text(row.ci95, row.images)}
         line |= {"sd over seeds": "" if row.sd is None else f"{row.sd:.2f}", "oracle": round(row.oracle, 1)}
         lines[row.label or name] = line | {"threshold": round(row.threshold, 2), "images": row.images}
     return pd.DataFrame(lines).T
@@ -245,21 +254,31 @@ def table(rows: Mapping[str, Row]) -> Any:
 def format_effect(effect: Estimate, digits: int = 0) -> str:
     """An effect for prose: points and their 95 % interval, by default in whole points.
 
-    >>> format_effect(Effect(value=3.4, ci95=(1.2, 5.1), images=9))
-    '+3 (+1 to +5)'
+    >>> format_effect(Effect(value=3.4, ci95=(1.2, 5.1), images=500)), format_effect(Effect(value=3.4, ci95=None, images=9))
+    ('+3 (+1 to +5)', '+3 (small sample: a sketch)')
     """
-    low, high = effect.ci95
-    return f"{effect.value + 0.0:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{effect.value + 0.0:+.{digits}f} ({interval_text(effect.ci95, effect.images, f'+.{digits}f')})"
 
 
 def format_value(one: Estimate, digits: int = 1) -> str:
     """A figure for a table: its value and its 95 % interval.
 
-    >>> format_value(Estimate(value=63.41, ci95=(61.2, 65.1), images=9))
+    >>> format_value(Estimate(value=63.41, ci95=(61.2, 65.1), images=500))
     '63.4 (61.2 to 65.1)'
     """
-    low, high = one.ci95
-    return f"{one.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{one.value:.{digits}f} ({interval_text(one.ci95, one.images, f'.{digits}f')})"
+
+
+def side_of_zero(effect: Estimate) -> int | None:
+    """1 if the whole 95 % interval of an effect lies above zero, -1 if it lies below, 0 if it holds zero; None of too few images to decide anything.
+
+    >>> side_of_zero(Effect(value=3.4, ci95=(1.2, 5.1), images=500)), side_of_zero(Effect(value=3.4, ci95=(1.2, 5.1), images=40))
+    (1, None)
+    """
+    if effect.ci95 is None or effect.images < MANY:
+        return None
+    low, high = effect.ci95
+    return int(low > 0) - int(high < 0)
 
 
 # -- figures from counts
@@ -437,8 +456,8 @@ class Splits:
     """Train and test of a study, and what was counted on each.
 
     Args:
-        train: The train split.
-        test: The split that is measured.
+        train: The images of train that thresholds are chosen on.
+        test: The images that are measured; none of them is in `train`.
         counts: Counts of "train" and of "test", one mapping a seed.
         seeds: Seeds of the noise.
     """
@@ -461,18 +480,20 @@ def count_splits(
     store: Store | None,
     key: Mapping[str, Any],
 ) -> Splits:
-    """Count the train split and another, for every seed, part by part.
+    """Count images of train to choose on, and images of a split to measure, for every seed, part by part; no image is in both.
 
     Args:
-        source: Data set, root and the other split.
-        sizes: The number of images of train and of the other split.
+        source: Data set, root and the split that is measured, as :func:`~diffseg_lib.evaluation.sources.open_splits` takes them.
+        sizes: The number of images to choose on, and of those to measure.
         seeds: Seeds of the noise.
         count: From a data set and a seed to its counts.
         store: Keeps the parts; None keeps nothing.
         key: The study's name and its settings, by which parts are found again.
+
+    Raises:
+        ValueError: If too few images are left to measure.
     """
-    name, root, split = source
-    opened = {"train": open_dataset(name, root, "train", sizes[0]), "test": open_dataset(name, root, split, sizes[1])}
+    opened = dict(zip(("train", "test"), open_splits(*source, *sizes), strict=True))
     store = store or Store()
     counts = {
         part: [store.counts({**key, "data": one.fingerprint(), "seed": seed}, partial(count, one, seed)) for seed in seeds] for part, one in opened.items()

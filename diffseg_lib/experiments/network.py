@@ -16,8 +16,8 @@ from ..baselines.base import Method
 from ..baselines.dense_clip import DenseClip
 from ..data import Dataset, Sample
 from ..data.samples import VOID
-from ..evaluation.metrics import confusion, miou
-from ..evaluation.sources import open_dataset
+from ..evaluation.metrics import confusion, interval_text, miou
+from ..evaluation.sources import open_splits
 from ..segmenter import DiffSegmenter
 from ..support.identity import describe_code, describe_models
 from .claims import effect_texts, effect_verdict
@@ -143,7 +143,7 @@ def network_study(
         out: Folder of masks and networks; what is there is not made again.
         dataset: Name of the data set.
         root: Folder of the data set; "" is the pocket world's.
-        split: The split that is measured; masks of train are trained on.
+        split: The split that is measured; masks of train are trained on, and no image of them is measured.
         train_images: The number of images of train.
         images: The number of images of `split`.
         tuning_images: The number of the first images of train, on which thresholds and CRFs are fixed.
@@ -154,7 +154,7 @@ def network_study(
         rival: The rival's method; None is dense CLIP with the CLIP of the segmenter's profile.
         progress: Called with a line after each step.
     """
-    train_set, test = open_dataset(dataset, root, "train", train_images), open_dataset(dataset, root, split, images)
+    train_set, test = open_splits(dataset, root, split, train_images, images)
     profile = segmenter.backbone.profile
     methods: dict[str, Method] = {OURS: both_means(segmenter)[FOUR], RIVAL: rival or DenseClip.from_path(profile.clip, device=str(segmenter.backbone.device))}
     about = {"models": describe_models(profile), "config": asdict(segmenter.resolved), "code": describe_code("experiments.network")}
@@ -170,9 +170,12 @@ def network_study(
         found[name] = confusions(network, test, SCALES if multiscale else (1.0,), multiscale)
         progress(f"{LABELS[name]}: trained and measured")
     rows = {name: pooled_miou(one, LABELS[name]) for name, one in found.items()}
-    effects = {f"{OURS}_minus_{other}": paired_miou(found[OURS], found[other], f"{LABELS[OURS]} minus {LABELS[other]}") for other in (RIVAL, DRAWN)}
+    effects = {
+        f"{OURS}_minus_{other}": paired_miou(found[OURS], found[other], f"{LABELS[OURS]} minus {LABELS[other]}", seeds=(recipe.seed,))
+        for other in (RIVAL, DRAWN)
+    }
     label = f"masks: {LABELS[OURS]} minus {LABELS[RIVAL]}"
-    effects[f"masks_{OURS}_minus_{RIVAL}"] = paired_miou(masks[OURS][0], masks[RIVAL][0], label)
+    effects[f"masks_{OURS}_minus_{RIVAL}"] = paired_miou(masks[OURS][0], masks[RIVAL][0], label, seeds=(segmenter.config.seed,))
     return NetworkResult(
         rows=rows,
         effects=effects,
@@ -183,7 +186,7 @@ def network_study(
         train_images=len(train_set),
         images=len(test),
         seeds=(recipe.seed,),
-        dataset=dataset,
+        dataset=test.name,
     )
 
 
@@ -202,7 +205,7 @@ def network_table(rows: Mapping[str, Estimate]) -> Any:
     """Mean IoU of networks, as a table (pandas)."""
     import pandas as pd
 
-    return pd.DataFrame({row.label: {"mIoU, %": f"{row.value:.1f}", "95 % interval": f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}"} for row in rows.values()}).T
+    return pd.DataFrame({row.label: {"mIoU, %": f"{row.value:.1f}", "95 % interval": interval_text(row.ci95, row.images)} for row in rows.values()}).T
 
 
 def numbers(result: NetworkResult) -> dict[str, str]:

@@ -50,7 +50,7 @@ class PromptResult(StudyResult):
     exponents: tuple[float, ...]
     modified: Mapping[str, float]
 
-    def curve(self) -> tuple[list[float], list[float], list[tuple[float, float]]]:
+    def curve(self) -> tuple[list[float], list[float], list[tuple[float, float] | None]]:
         """The exponents in order, and the mean IoU (percent) and its interval at each."""
         known = {0.0: self.rows["plain"], 2.0: self.rows["emphasis"]} | {e: self.rows[emphasis_key(e)] for e in self.exponents}
         order = sorted(known)
@@ -121,7 +121,7 @@ def prompt_study(
         modified={name: _modified(segmenter.with_config(**KINDS[name]), splits.test) for name in ("caption", "adjectives_fused")},
         seeds=(seed,),
         images=len(splits.test),
-        dataset=dataset,
+        dataset=splits.test.name,
     )
 
 

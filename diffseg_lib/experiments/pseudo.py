@@ -60,13 +60,13 @@ class Found:
     Args:
         label: The size of the objects, for people.
         value: The share, percent.
-        ci95: The 95 % interval of the share: low, high.
+        ci95: The 95 % interval of the share over objects: low, high; None of too few objects to have one.
         objects: The number of objects.
     """
 
     label: str
     value: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     objects: int
 
 
@@ -229,7 +229,7 @@ def pseudo_study(
     gain = miou(np.stack(counts[CHOSEN].whole)) - miou(np.stack(counts[FOUR].whole))
     return PseudoResult(
         rows={name: _row(held, LABELS[name]) for name, held in counts.items()},
-        effects=_effects(counts),
+        effects=_effects(counts, (segmenter.config.seed,)),
         sizes={name: _by_size(np.array(held.recall), np.array(shares)) for name, held in counts.items()},
         sure={name: _sure(held) for name, held in counts.items()},
         changed=tuple(test[i].id for i in np.argsort(-gain)),
@@ -239,7 +239,7 @@ def pseudo_study(
         tuning_images=len(tuning),
         images=len(test),
         seeds=(segmenter.config.seed,),
-        dataset=dataset,
+        dataset=opened.name,
         split=split,
     )
 
@@ -260,13 +260,13 @@ def _row(held: _Counted, label: str) -> MaskRow:
     return MaskRow(label=label, value=whole.value, ci95=whole.ci95, images=whole.images, edges=edges, inside=inside)
 
 
-def _effects(counts: Mapping[str, _Counted]) -> dict[str, Effect]:
+def _effects(counts: Mapping[str, _Counted], seeds: Sequence[int]) -> dict[str, Effect]:
     found, base = {}, counts[FOUR]
     for name, held in counts.items():
         if name != FOUR:
             label = f"{LABELS[name]} minus {LABELS[FOUR]}"
-            found[f"{name}_minus_{FOUR}"] = paired_miou(np.stack(held.whole), np.stack(base.whole), label)
-            found[f"edges_{name}_minus_{FOUR}"] = paired_miou(np.stack(held.edges), np.stack(base.edges), f"at edges: {label}")
+            found[f"{name}_minus_{FOUR}"] = paired_miou(np.stack(held.whole), np.stack(base.whole), label, seeds=seeds)
+            found[f"edges_{name}_minus_{FOUR}"] = paired_miou(np.stack(held.edges), np.stack(base.edges), f"at edges: {label}", seeds=seeds)
     return found
 
 
@@ -276,7 +276,7 @@ def _by_size(recall: np.ndarray, shares: np.ndarray) -> dict[str, Found]:
         values = recall[(shares >= low) & (shares < high)]
         if len(values):
             bounds = mean_interval(values)
-            interval = (100 * bounds[0], 100 * bounds[1])
+            interval = (100 * bounds[0], 100 * bounds[1]) if bounds else None
             found[size] = Found(label=SIZE_LABELS[size], value=100 * float(values.mean()), ci95=interval, objects=len(values))
     return found
 

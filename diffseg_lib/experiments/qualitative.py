@@ -16,11 +16,12 @@ from ..baselines.dense_clip import DenseClip
 from ..data import Dataset, Sample
 from ..data.samples import VOID
 from ..evaluation.metrics import ScoreHistogram, best_threshold, boundary_band, confusions_at, count_scores, recall_at_precision
-from ..evaluation.sources import open_dataset
+from ..evaluation.sources import open_splits
 from ..scoremaps import label, upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from .measure import Effect, Estimate, Row, StudyResult, format_effect, mean_effect, mean_estimate, paired_miou, pooled_miou
+from .claims import shown
+from .measure import Effect, Estimate, Row, StudyResult, format_effect, mean_effect, mean_estimate, paired_miou, pooled_miou, side_of_zero
 
 OURS, RIVAL, COARSE, CROSS = "ours", "rival", "coarse", "cross"
 METHODS: Mapping[str, str] = {
@@ -199,7 +200,7 @@ def qualitative_study(
         rival: CLIP's patches; None takes the CLIP of the segmenter's profile.
     """
     rival = rival or DenseClip.from_path(segmenter.backbone.profile.clip, device=str(segmenter.backbone.device))
-    opened = {"train": open_dataset(dataset, root, "train", train_images), "test": open_dataset(dataset, root, split, images)}
+    opened = dict(zip(("train", "test"), open_splits(dataset, root, split, train_images, images), strict=True))
     seen = {part: _score_all(segmenter.with_config(seed=seed), rival, one) for part, one in opened.items()}
     classes = len(opened["test"].names)
     thresholds = {name: best_threshold([one.whole for one in seen["train"][name]], classes)[0] for name in METHODS}
@@ -219,7 +220,7 @@ def qualitative_study(
         seeds=(seed,),
         images=len(seen["test"][OURS]),
         train_images=len(seen["train"][OURS]),
-        dataset=dataset,
+        dataset=opened["test"].name,
     )
 
 
@@ -242,8 +243,8 @@ def _effects(values: Mapping[str, Mapping[str, np.ndarray]], seed: int) -> dict[
 def effects_table(results: Mapping[str, StudyResult | None]) -> Any:
     """Paired differences as a table (pandas): a line an effect, a column a run; a run that is None has "not run" everywhere.
 
-    >>> one = Effect(label="mIoU: a minus b", value=3.21, ci95=(1.0, 5.0), images=9)
-    >>> here = StudyResult(rows={}, effects={"a_minus_b": one}, images=9, seeds=(0,), dataset="voc")
+    >>> one = Effect(label="mIoU: a minus b", value=3.21, ci95=(1.0, 5.0), images=500)
+    >>> here = StudyResult(rows={}, effects={"a_minus_b": one}, images=500, seeds=(0,), dataset="voc")
     >>> effects_table({"here": here, "large": None}).to_dict()
     {'here': {'mIoU: a minus b': '+3.2 (+1.0 to +5.0)'}, 'large': {'mIoU: a minus b': 'not run'}}
     """
@@ -263,7 +264,6 @@ def numbers(result: QualitativeResult) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
     measures, effects = result.measures, result.effects
     recall, edges, same = (effects[key] for key in ("recall_ours_minus_rival", "edges_ours_minus_rival", "edges_coarse_minus_rival"))
-    verdict = {True: "holds in the pocket world", False: "is not shown by these scenes"}
     still = "The finer grid is not all of it: on CLIP's own patches the difference at edges is still"
     return {
         "qualitative_images": str(result.images),
@@ -272,9 +272,9 @@ def numbers(result: QualitativeResult) -> dict[str, str]:
         "qualitative_recall": f"{measures['recall'][RIVAL].value:.0f}",
         "qualitative_recall_ours": f"{measures['recall'][OURS].value:.0f}",
         "qualitative_recall_gain": format_effect(recall),
-        "qualitative_complete": verdict[recall.ci95[0] > 0],
+        "qualitative_complete": shown(recall),
         "qualitative_edges_gain": format_effect(edges),
-        "qualitative_sharp": verdict[edges.ci95[0] > 0],
-        "qualitative_grid": still if same.ci95[0] > 0 else "On CLIP's own patches the difference at edges is only",
+        "qualitative_sharp": shown(edges),
+        "qualitative_grid": still if side_of_zero(same) == 1 else "On CLIP's own patches the difference at edges is only",
         "qualitative_edges_same": format_effect(same),
     }

@@ -8,12 +8,12 @@ from typing import Any
 
 from ..config import recipe
 from ..data import Dataset, released_words
-from ..evaluation.metrics import best_threshold, count_scores
+from ..evaluation.metrics import best_threshold, count_scores, interval_text
 from ..profiles import PAPER_WEIGHTS
 from ..prompts import plural
 from ..segmenter import DiffSegmenter
 from .claims import effect_texts
-from .measure import Counts, Row, Store, StudyResult, count_splits, format_effect
+from .measure import Counts, Row, Store, StudyResult, count_splits, format_effect, side_of_zero
 
 OURS, PAPER, RELEASED, PLURAL = "ours", "paper", "released", "plural"
 SWEPT = (0.30, 0.74)  # between which the released evaluator sweeps the background's constant
@@ -151,13 +151,13 @@ def recipe_study(
         rows[name] = RecipeRow(**vars(row), swept=Swept(value=value, threshold=cut))
     effects = {f"{name}_minus_{OURS}": measured.effect(name, OURS) for name in rows if name != OURS}
     effects[f"{RELEASED}_minus_{PAPER}"] = measured.effect(RELEASED, PAPER)
-    return RecipeResult(rows=rows, effects=effects, seeds=(seed,), images=len(splits.test), dataset=dataset, timestep=segmenter.timesteps[0])
+    return RecipeResult(rows=rows, effects=effects, seeds=(seed,), images=len(splits.test), dataset=splits.test.name, timestep=segmenter.timesteps[0])
 
 
 def moving(result: RecipeResult) -> list[str]:
     """The switches whose effect's 95 % interval keeps to one side of zero, by key."""
     effects = {name: result.effects[f"{name}_minus_{OURS}"] for name in SWITCHES}
-    return [name for name, one in effects.items() if one.ci95[0] > 0 or one.ci95[1] < 0]
+    return [name for name, one in effects.items() if side_of_zero(one)]
 
 
 def recipe_table(rows: Mapping[str, RecipeRow]) -> Any:
@@ -167,7 +167,7 @@ def recipe_table(rows: Mapping[str, RecipeRow]) -> Any:
     swept = f"best of {SWEPT[0]:.2f} to {SWEPT[1]:.2f} on this split (oracle)".replace("0.", ".")
     lines = {}
     for name, row in rows.items():
-        line = {"mIoU, %": f"{row.value:.1f}", "95 % interval": f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}", swept: f"{row.swept.value:.1f}"}
+        line = {"mIoU, %": f"{row.value:.1f}", "95 % interval": interval_text(row.ci95, row.images), swept: f"{row.swept.value:.1f}"}
         lines[row.label] = line | {"whose choice": SWITCHES[name].source if name in SWITCHES else ""}
     return pd.DataFrame(lines).T
 

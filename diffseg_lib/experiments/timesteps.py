@@ -125,7 +125,7 @@ def timestep_study(
         snr=tuple(float(signal_to_noise(segmenter.backbone.alphas_cumprod)[t]) for t in timesteps),
         seeds=tuple(seeds),
         images=len(splits.test),
-        dataset=dataset,
+        dataset=splits.test.name,
     )
 
 
@@ -175,7 +175,7 @@ def noise_study(
     splits = count_splits((dataset, root, split), (train_images, images), [segmenter.config.seed], lambda opened, _: count(opened), None, {})
     measured = splits.measured()
     effects = {"most_minus_one": measured.effect(str(draws), "1", f"{draws} draws minus 1")}
-    return NoiseResult(rows=measured.rows, effects=effects, timestep=timestep, images=len(splits.test), seeds=splits.seeds, dataset=dataset)
+    return NoiseResult(rows=measured.rows, effects=effects, timestep=timestep, images=len(splits.test), seeds=splits.seeds, dataset=splits.test.name)
 
 
 def numbers(result: TimestepResult, averaged: NoiseResult) -> dict[str, str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+POCKET = "pocket"  # in place of a data set's folder: the pocket world's tree; before its name: that tree's
 
 
 def repository_root() -> Path:
@@ -53,3 +56,48 @@ def cache_dir() -> Path:
 def build_dir() -> Path:
     """Where everything generated goes: ``build`` in the repository, where git does not look; of an installed library in the current folder."""
     return (repository_root() if in_repository() else Path.cwd()) / "build"
+
+
+def pocket_source(dataset: str, root: str = "") -> tuple[str, str]:
+    """The name and the folder of a data set, which may be named as the pocket world's.
+
+    Args:
+        dataset: Name of the data set, ``pocket-`` before it or not.
+        root: Folder of the data set; "" is none.
+
+    Raises:
+        ValueError: If another folder is given for a tree of the pocket world.
+
+    >>> pocket_source("pocket-voc"), pocket_source("voc", "DIR")
+    (('voc', 'pocket'), ('voc', 'DIR'))
+    """
+    name = dataset.removeprefix(f"{POCKET}-")
+    if name == dataset:
+        return name, root
+    if root not in ("", POCKET):
+        raise ValueError(f"{dataset} is the pocket world's, which lies in no folder {root}: give the folder alone, or call the data set {name}")
+    return name, POCKET
+
+
+def data_folder(dataset: str, given: str, roots: Mapping[str, str], profile: str) -> str:
+    """The folder of a data set: the one given, else the profile's; "pocket" is the pocket world's tree, of which no other profile is measured unasked.
+
+    Args:
+        dataset: Name of the data set: "voc", "context" or "object"; "pocket-voc" and so on are the pocket world's.
+        given: Folder that goes before the profile's; "" is none.
+        roots: Folders of the profile by data set, ``$VARIABLES`` of the environment in them.
+        profile: Name of the profile.
+
+    Raises:
+        ValueError: If no folder is given and the profile has none, or its variable is not set.
+    """
+    dataset, given = pocket_source(dataset, given)
+    declared = roots.get(dataset, "")
+    root = given or os.path.expandvars(declared)
+    if root and not root.startswith("$"):
+        return root
+    lacking = f"the variable {declared} is not set" if declared else "it names none"
+    raise ValueError(
+        f"profile {profile!r} has no folder of the data set {dataset!r} ({lacking}): give one, by --root (--{dataset} of study) or the parameter data_root, "
+        f"or give {POCKET!r} there for the pocket world's tree"
+    )

@@ -136,8 +136,8 @@ def labels(ax: Axes, pixels: np.ndarray, found: np.ndarray, classes: Sequence[st
     return bare(ax, title)
 
 
-def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float]] | None = None, xlabel: str = "", strong: str = "") -> Axes:
-    """Horizontal bars, first on top, with 95 % intervals as whiskers; `strong` names one to stand out.
+def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float] | None] | None = None, xlabel: str = "", strong: str = "") -> Axes:
+    """Horizontal bars, first on top, with 95 % intervals as whiskers (None has none); `strong` names one to stand out.
 
     Raises:
         ValueError: If a bar has no interval while others have.
@@ -149,10 +149,10 @@ def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[fl
     heights = [values[n] for n in names]
     ax.barh(names, heights, color=["#0077bb" if n == strong or not strong else "#bbbbbb" for n in names])
     for i, name in enumerate(names):
-        low, high = intervals[name] if intervals else (values[name], values[name])
-        if intervals:
-            ax.plot([low, high], [i, i], color=INK, linewidth=1.2)
-        ax.text(max(high, values[name]) + 0.6, i, f"{values[name]:.1f}", va="center")
+        interval = intervals[name] if intervals else None
+        if interval:
+            ax.plot(interval, [i, i], color=INK, linewidth=1.2)
+        ax.text(max(interval[1] if interval else values[name], values[name]) + 0.6, i, f"{values[name]:.1f}", va="center")
     ax.invert_yaxis()
     ax.set_xlabel(xlabel)
     ax.margins(x=0.12)
@@ -165,10 +165,10 @@ def curve(
     y: Sequence[float],
     label: str = "",
     marker: str = "o",
-    intervals: Sequence[tuple[float, float]] | None = None,
+    intervals: Sequence[tuple[float, float] | None] | None = None,
     **style: object,
 ) -> Axes:
-    """A line with markers and, where given, its 95 % intervals as a band in the line's colour.
+    """A line with markers and, where given, its 95 % intervals as a band in the line's colour; where one is None the band has a gap.
 
     Raises:
         ValueError: If there is not one interval a point.
@@ -177,7 +177,7 @@ def curve(
         raise ValueError(f"{len(intervals)} intervals for {len(x)} points: expected one (low, high) a point")
     (line,) = ax.plot(x, y, marker=marker, markersize=4, label=label, **style)  # type: ignore[arg-type]
     if intervals is not None:
-        low, high = zip(*intervals, strict=True)
+        low, high = zip(*(one or (np.nan, np.nan) for one in intervals), strict=True)
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     return ax
 
@@ -216,7 +216,7 @@ def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Any] | None], str
     return axes
 
 
-VERDICT_COLOURS = {"reproduced": "#0077bb", "not reproduced": "#cc3311", "inconclusive": "#999999"}
+VERDICT_COLOURS = {"reproduced": "#0077bb", "not reproduced": "#cc3311", "inconclusive": "#999999", "undecided": "#cccccc"}
 
 
 def verdicts(ax: Axes, claims: Sequence[Any]) -> Axes:
@@ -226,12 +226,14 @@ def verdicts(ax: Axes, claims: Sequence[Any]) -> Axes:
         ax: The Axes to draw on.
         claims: The claims from the top; each has ``claim``, ``effect``, ``ci95`` and ``verdict`` as attributes.
     """
-    marks = dict(zip(VERDICT_COLOURS, "osD", strict=True))
+    marks = dict(zip(VERDICT_COLOURS, "osDx", strict=True))
     for kind, colour in VERDICT_COLOURS.items():
-        places = [(y, row) for y, row in enumerate(claims) if row.verdict == kind]
+        places = [(y, row) for y, row in enumerate(claims) if row.verdict.split(":")[0] == kind]
+        if kind == "undecided" and not places:
+            continue
         ax.plot([row.effect for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
         for y, row in places:
-            ax.plot(row.ci95, [y, y], color=colour, linewidth=1.4)
+            ax.plot(row.ci95 or [row.effect] * 2, [y, y], color=colour, linewidth=1.4)
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks(range(len(claims)), [row.claim for row in claims])
     ax.invert_yaxis()
@@ -265,7 +267,7 @@ def forest(ax: Axes, runs: Mapping[str, Mapping[str, Any] | None], names: Sequen
         places = [(row + lift, found[name]) for row, name in enumerate(names) if name in found]
         (marks,) = ax.plot([one.value for _, one in places], [y for y, _ in places], "os"[i % 2], markersize=5, label=title)
         for y, one in places:
-            ax.plot(one.ci95, [y, y], color=marks.get_color(), linewidth=1.4)
+            ax.plot(one.ci95 or [one.value] * 2, [y, y], color=marks.get_color(), linewidth=1.4)
     labels = {name: one.label or name for found in shown.values() for name, one in found.items()}
     ax.axvline(0, color=INK, linewidth=0.8)
     ax.set_yticks(range(len(names)), [labels.get(name, name) for name in names])

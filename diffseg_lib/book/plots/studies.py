@@ -125,7 +125,8 @@ def recall_by_size(sizes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, 
     figure, [[ax]] = grid(1, 1, (7, 2.8), layout=None)
     for i, (row, label) in enumerate(labels.items()):
         found = list(sizes[row].values())
-        low, high = zip(*((one.value - one.ci95[0], one.ci95[1] - one.value) for one in found), strict=True)
+        ends = [one.ci95 or (one.value, one.value) for one in found]
+        low, high = ([sign * (one.value - end[i]) for one, end in zip(found, ends, strict=True)] for i, sign in enumerate((1, -1)))
         places = [j + (i - (len(labels) - 1) / 2) * 0.14 for j in range(len(found))]
         ax.errorbar(places, [one.value for one in found], [low, high], fmt="o", markersize=5, label=label)
     first = list(sizes[next(iter(labels))].values())

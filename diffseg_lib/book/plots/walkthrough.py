@@ -128,7 +128,7 @@ def cost_curve(runs: Mapping[str, Any], draws_of: Any, attention: str) -> Figure
         draw.curve(ax, [x for x, _ in rows], [one.value for _, one in rows], f"ELBO, {title}", intervals=[one.ci95 for _, one in rows])
         colour, one, calls = ax.lines[-1].get_color(), run.rows[attention], run.calls[attention]
         ax.plot(calls, one.value, "*", markersize=13, color=colour, label=f"attention, {title}")
-        ax.plot([calls] * 2, one.ci95, color=colour)
+        ax.plot([calls] * 2, one.ci95 or [one.value] * 2, color=colour)
     ax.set(xlabel="UNet evaluations an image", ylabel="mean IoU, %", xscale="log", ylim=(0, 100), xlim=(1, 100))
     ax.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
     ax.set_xticks([], minor=True)

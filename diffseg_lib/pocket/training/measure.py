@@ -258,7 +258,7 @@ def measure_separation(models: Path, n: int, timestep: int = AUC_TIMESTEP) -> di
     found = separation(segmenter, voc_samples("val", n), VOC_NAMES, timestep)
 
     def percent(values: list[float]) -> dict[str, Any]:
-        return {"auc": 100 * float(np.mean(values)), "ci95": [100 * end for end in mean_interval(values)]}
+        return {"auc": 100 * float(np.mean(values)), "ci95": [100 * end for end in mean_interval(values) or ()] or None}
 
     return {
         "strides": {str(d): percent(values) for d, values in found.strides.items()},
