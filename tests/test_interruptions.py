@@ -15,7 +15,7 @@ from test_cli import alive, interrupted
 from diffseg_lib.pocket.layouts import write_layout
 
 SOON = 10.0  # seconds; two on a machine that does nothing else
-END = "\nfrom diffseg_lib.cli.main import program\nsys.exit(program())\n"
+END = "\nif __name__ == '__main__':\n    from diffseg_lib.cli.main import program\n\n    sys.exit(program())\n"  # processes that it starts import it
 
 
 @pytest.fixture(scope="module")
