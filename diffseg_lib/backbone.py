@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
@@ -20,7 +21,7 @@ from .attention import unet_lock
 from .profiles import Profile
 
 EMBEDDING_CACHE_SIZE = 256  # embeddings: 60 MB of a Stable Diffusion in float32
-TEXT_LOCK = RLock()  # one thread at a time: a tokenizer keeps the padding of a call until the next one
+TEXT_LOCK = RLock()  # one thread at a time: a tokenizer keeps the padding of a call until the next one, and models that visit a device send others away
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,18 @@ class Backbone:
     @torch.no_grad()
     def encode_image(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 c h w"]:
         """Latents z = E(x0), the posterior's mean, scaled. `image` lies in [-1, 1], its sides are multiples of :attr:`multiple`."""
-        latents = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist.mean
+        with self._visit():
+            latents = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist.mean
         return (latents * self.vae.config.scaling_factor).to(self.dtype)
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Pictures in [-1, 1] from scaled latents."""
-        return self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+        with self._visit():
+            return self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+    def _visit(self) -> AbstractContextManager[Any]:
+        return TEXT_LOCK if self.runs_on else nullcontext()
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Float[Tensor, "b l d"]:
@@ -134,7 +140,7 @@ class Backbone:
         A UNet that predicts v = sqrt(abar_t) eps - sqrt(1 - abar_t) z is asked for eps = sqrt(abar_t) v + sqrt(1 - abar_t) z_t.
         """
         batch = noisy.to(self.device, self.dtype).expand(len(embeddings), -1, -1, -1)
-        with unet_lock(self.unet):
+        with unet_lock(self.unet), self._visit():
             output = self._denoise(batch, timestep, embeddings)
         if self.prediction == "epsilon":
             return output

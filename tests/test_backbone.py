@@ -190,3 +190,26 @@ def test_kept_embeddings_are_right_whatever_threads_ask_for_them(backbone, monke
         asked.clear()
         list(pool.map(replace(backbone, _embedded={}).cached_embedding, texts * 20))
     assert sorted(asked) == sorted([text] for text in texts)  # each once
+
+
+def test_of_models_that_visit_a_device_one_works_at_a_time(backbone):
+    inside, most = [], []
+
+    def enter(*_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+
+    visiting, words = replace(backbone, runs_on="cpu"), backbone.encode_prompts(["a fish"])
+    modules = (backbone.vae.encoder, backbone.vae.decoder, backbone.unet, backbone.text_encoder)
+    hooks = [h for m in modules for h in (m.register_forward_pre_hook(enter), m.register_forward_hook(lambda *_: inside.pop() and None))]
+    latents = torch.zeros(1, 4, 16, 16)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(visiting.encode_image, torch.zeros(1, 3, 64, 64)), pool.submit(visiting.decode_latents, latents)]
+            calls += [pool.submit(visiting.predict_noise, latents, 100, words), pool.submit(visiting.encode_prompts, ["a fish"])]
+            assert all(call.result() is not None for call in calls)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert most == [1, 1, 1, 1]
