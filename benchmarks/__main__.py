@@ -146,9 +146,9 @@ def full_memory(repeats: int) -> dict[str, Any]:
 
 def headline(tables: dict[str, Any], peaks: dict[str, Any], repeats: int) -> dict[str, Any]:
     """The figures that goals are set for."""
-    facts: dict[str, Any] = {"time_ratio": {n: row[ours_in(row)]["ratio"] for n, row in tables["time"].items()}}
-    facts["speedup_vs_released"] = {n: row["speedup"] for n, row in tables["released"].items()}
-    facts["extra_mib"] = extra(peaks, ours_in(peaks["1"])) if peaks else {}
+    facts: dict[str, Any] = {"time_ratio": {n: row[ours]["ratio"] for n, row in tables["time"].items() if (ours := ours_in(row))}}
+    facts["speedup_vs_released"] = {n: row["speedup"] for n, row in tables["released"].items() if ours_in(row["seconds"])}
+    facts["extra_mib"] = {n: extra({n: row}, ours)[n] for n, row in peaks.items() if (ours := ours_in(row))}
     ours, theirs = facts["extra_mib"].get("1"), extra({"1": peaks["1"]}, "released")["1"] if peaks else None
     facts["memory_vs_released"] = round(theirs / max(ours, 1.0), 1) if ours is not None and theirs is not None else None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
