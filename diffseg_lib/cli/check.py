@@ -9,7 +9,7 @@ from .options import MODELS, page, profile_of, share
 
 ABOUT = """
 Look at a profile's models and at data sets, and say in one go what is ready, what is missing and what is wrong: files, counts of the
-splits, the two orders of Context's labels, palettes, sizes, annotations that cannot be drawn. Nothing is loaded or downloaded.
+splits (a tree may lack trainaug), the two orders of Context's labels, palettes, sizes, annotations that cannot be drawn. Nothing is loaded or downloaded.
 """
 EXAMPLE = "diffseg check --profile sd15 --data-root DIR    # DIR with VOCdevkit, annotations or coco in it"
 
@@ -22,6 +22,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--data-root", "--root", default="", metavar="DIR", help="A folder with VOCdevkit, annotations or coco in it. Without it, no data are looked at."
     )
     share(parser, "--dataset", nargs="*", default=[], help="The data sets to look at. Without it, those whose folders are there.")
+    share(parser, "--order")
     parser.add_argument("--images", type=int, default=50, metavar="N", help="Images of each split that are read; 0 reads all.")
 
 
@@ -29,10 +30,10 @@ def run(o: argparse.Namespace) -> int:
     """Look, and print a line a finding; 1 if anything is missing or wrong."""
     from ..evaluation.preflight import check
 
-    found = check(profile_of(o), o.data_root, o.dataset, o.images)
+    found = check(profile_of(o), o.data_root, o.dataset, o.images, o.order)
     width = max(len(one.what) for one in found)
     for one in found:
         print(f"{one.what:{width}}  {one.state:7}  {' '.join(one.detail.split())}")
-    wrong = sum(one.state != "ready" for one in found)
-    print(f"{len(found) - wrong} ready, {wrong} to be seen to")
-    return Exit.SOME_FAILED if wrong else Exit.OK
+    ready, pending = sum(one.state == "ready" for one in found), sum(one.pending for one in found)
+    print(f"{ready} ready, {pending} to be seen to")
+    return Exit.SOME_FAILED if pending else Exit.OK

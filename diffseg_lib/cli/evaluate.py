@@ -48,8 +48,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--profile", "--recipe")
     share(parser, "--threshold", type=str, default="", help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before.")
     parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on.")
-    parser.add_argument("--order", choices=["alphabetical", "original"], default="", help="The order of Context's labels, where the tree does not tell.")
-    share(parser, "--seed", "--workers", "--scheduler")
+    share(parser, "--order", "--seed", "--workers", "--scheduler")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, the cores, shared among local workers.")
     parser.add_argument("--chunk", type=int, default=0, metavar="N", help="Images that a worker is given at a time. Without it, 1 here and 8 on workers.")
     share(parser, *MODELS, *PLACES)
@@ -71,7 +70,7 @@ def run(o: argparse.Namespace) -> int:
     check_method(o.method)
     check_labels(o.labels)
     needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (o.method == "denseclip" and not o.model)}
-    require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split)
+    require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
     check_device(o.device)
     given = {key: getattr(o, key) for key in ("dataset", "root", "split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder

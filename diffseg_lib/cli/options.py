@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import READERS
+from ..data.names import CONTEXT_ORDERS
 from ..profiles import DTYPES, Profile, load_profile
 from ..support.paths import repository_root
 
@@ -34,6 +35,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--dataset": {"choices": tuple(READERS), "default": "voc", "help": "VOC 2012, PASCAL Context or COCO-Object."},
     "--root": {"default": "", "metavar": "DIR", "help": "The folder of the data set. Without it, the profile's, or the pocket world's tree in the cache."},
     "--split": {"default": "val", "metavar": "NAME", "help": "The split that is read: train, val, and trainaug of VOC."},
+    "--order": {"choices": tuple(CONTEXT_ORDERS), "default": "", "help": "The order of Context's labels, where the tree does not tell."},
     "--limit": {"type": int, "default": 0, "metavar": "N", "help": "Only the first N images. 0 is all of them."},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "Seed of the noise, 0 or more."},
     "--threshold": {"type": float, "metavar": "P", "help": "Score of the background, from 0 to 1. Without it, the profile's."},

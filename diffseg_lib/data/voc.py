@@ -104,7 +104,9 @@ def _context_names(place: Path, ids: Sequence[str], own: tuple[str, ...], order:
     if said and found and said != found:
         raise DataError(f"{source} says {said}, but compared with VOC's own the masks are in the {found} order: give order={found!r}, or correct the tree")
     if not (said or found):
-        raise DataError("two label orders share this layout and the tree does not tell which it has: give order='alphabetical' or order='original'")
+        raise DataError(
+            "two label orders share this layout and the tree does not tell which it has: give order='alphabetical' or order='original' (--order of a command)"
+        )
     how = f"found by comparing {compared} masks with SegmentationClass" if found else f"assumed, by {source}: no masks to compare with"
     return ("background", *CONTEXT_ORDERS[said or found]), f"label order: {said or found} ({how})"
 

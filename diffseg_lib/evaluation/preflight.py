@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from ..profiles import Profile, is_hub_id, load_profile, split_revision
 from ..support.paths import models_dir
 from .sources import open_dataset
 
-SPLITS = ("train", "val")
+SPLITS: Mapping[str, tuple[str, ...]] = {"voc": ("train", "val", "trainaug"), "context": ("train", "val"), "object": ("train", "val")}
+OPTIONAL = ("trainaug",)  # splits that a data set may lack
 SHOWN = 5  # broken images named
 _LAYOUTS = {"voc": "VOCdevkit/VOC2012", "context": "VOCdevkit/VOC2010", "object": "annotations"}
 
@@ -27,11 +28,18 @@ class Finding:
         what: Name of what was looked at.
         state: State that it is in: "ready", "missing" or "wrong".
         detail: Sentence on what was found, and what to do.
+        optional: Whether nothing needs doing where it is missing.
     """
 
     what: str
     state: str
     detail: str
+    optional: bool = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether something needs doing."""
+        return self.state == "wrong" or (self.state == "missing" and not self.optional)
 
 
 def _hub(what: str, source: str, file: str) -> Finding:
@@ -82,22 +90,23 @@ def _diffusion(profile: Profile) -> Finding:
         return Finding(what, "wrong", str(error))
 
 
-def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: int = 50) -> Iterator[Finding]:
+def check_data(name: str, root: Path, splits: Sequence[str] = (), images: int = 50, order: str = "") -> Iterator[Finding]:
     """Look at a data set's splits: list and counts, order of labels, and so many images and masks of each, spread over the split.
 
     Args:
         name: Name of the data set, of ``diffseg_lib.data.READERS``.
         root: Folder of the tree.
-        splits: Splits to look at.
+        splits: Splits to look at; without any, those of :data:`SPLITS`, of which those of :data:`OPTIONAL` may be missing.
         images: Number of images of each split that are read at least; 0 is all.
+        order: Order of Context's labels, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it.
     """
-    for split in splits:
+    for split in splits or SPLITS[name]:
         what = f"{name}, {split}"
         try:
-            dataset = open_dataset(name, root, split)
+            dataset = open_dataset(name, root, split, order=order)
         except (ValueError, OSError) as error:
             missing = "no split file" in str(error) or "no annotations" in str(error) or "holds no" in str(error) or "is no folder" in str(error)
-            yield Finding(what, "missing" if missing else "wrong", str(error))
+            yield Finding(what, "missing" if missing else "wrong", str(error), optional=not splits and split in OPTIONAL)
             continue
         yield from (Finding(what, "wrong", note) for note in dataset.notes if PUBLISHED in note)
         step = max(1, len(dataset) // images) if images else 1
@@ -116,15 +125,15 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
             yield Finding(what, "ready", f"{len(dataset)} images, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
 
 
-def _place(name: str, root: str, split: str) -> Finding:
+def _place(name: str, root: str, split: str, order: str) -> Finding:
     """Of a data set: whether its tree can be opened."""
     try:
-        return Finding(name, "ready", f"{len(open_dataset(name, root, split))} images")
+        return Finding(name, "ready", f"{len(open_dataset(name, root, split, order=order))} images")
     except ValueError as error:
         return Finding(name, "missing", f"{error}; the page on running it for real says where to fetch it")
 
 
-def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val") -> Profile:
+def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val", order: str = "") -> Profile:
     """A profile whose files are all there, with the data's folders in it: everything that is missing is told in one message, before anything loads.
 
     Args:
@@ -133,6 +142,7 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
         datasets: Names of the data sets that will be read.
         data_root: Folder of the data sets; "" is the profile's, or else the pocket world's tree, which is written when asked for.
         split: Split that will be read.
+        order: Order of Context's labels, for Context alone.
 
     Raises:
         ValueError: On an unknown profile.
@@ -140,7 +150,7 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
     """
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     looked = check_models(found, models)
-    looked += [_place(name, root, split) for name in datasets if (root := found.data_root(name, data_root))]
+    looked += [_place(name, root, split, order if name == "context" else "") for name in datasets if (root := found.data_root(name, data_root))]
     lacking = [one for one in looked if one.state != "ready"]
     if lacking:
         lines = "\n".join(f"- {one.what}: {one.detail}" for one in lacking)
@@ -148,7 +158,7 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
     return replace(found, roots={name: found.data_root(name, data_root) for name in READERS})
 
 
-def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50) -> list[Finding]:
+def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50, order: str = "") -> list[Finding]:
     """Look at the models of a profile, and at data sets under a folder.
 
     Args:
@@ -156,6 +166,7 @@ def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), im
         root: Folder with ``VOCdevkit``, ``annotations`` or ``coco`` in it; "" looks at no data.
         names: Names of the data sets; without any, those whose folders are there.
         images: Number of images of each split that are read, as :func:`check_data` takes it.
+        order: Order of Context's labels, for Context alone.
     """
     found = check_models(profile)
     if str(root):
@@ -164,5 +175,5 @@ def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), im
         if not wanted:
             found.append(Finding("data", "missing", f"{top} holds none of {', '.join(_LAYOUTS.values())} (or coco/annotations): expected a data set's root"))
         for name in wanted:
-            found += check_data(name, top, images=images)
+            found += check_data(name, top, images=images, order=order if name == "context" else "")
     return found
