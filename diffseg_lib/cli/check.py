@@ -22,7 +22,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--data-root", "--root", default="", metavar="DIR", help="A folder with VOCdevkit, annotations or coco in it. Without it, no data are looked at."
     )
     share(parser, "--dataset", nargs="*", default=[], help="The data sets to look at. Without it, those whose folders are there.")
+    share(parser, "--split", default="", help="The split to look at. Without it, all that a command can name.")
     share(parser, "--order")
+    share(parser, "--labels", default="", metavar="FILE.json", help="A file of labels, as evaluate takes it, that is held against the split, or else val.")
+    share(parser, "--labels-from")
     parser.add_argument("--images", type=int, default=50, metavar="N", help="Images of each split that are read; 0 reads all.")
 
 
@@ -30,7 +33,7 @@ def run(o: argparse.Namespace) -> int:
     """Look, and print a line a finding; 1 if anything is missing or wrong."""
     from ..evaluation.preflight import check
 
-    found = check(profile_of(o), o.data_root, o.dataset, o.images, o.order)
+    found = check(profile_of(o), o.data_root, o.dataset, o.images, o.order, o.split, o.labels, o.labels_from)
     width = max(len(one.what) for one in found)
     for one in found:
         print(f"{one.what:{width}}  {one.state:7}  {' '.join(one.detail.split())}")

@@ -37,12 +37,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--dataset", required=True)
     share(parser, "--out", required=True)
     share(parser, "--root", "--split", "--limit")
-    parser.add_argument(
-        "--labels",
-        default="filter",
-        metavar="image|filter|all|FILE.json",
-        help="The classes asked for: those present, those that the filter keeps, all of them, or by image id those of a JSON file.",
-    )
+    share(parser, "--labels", "--labels-from")
     parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help="One of diffsegmenter, cross, daam, elbo, denseclip and groupvit.")
     parser.add_argument("--model", default="", metavar="PATH", help="The model of denseclip or groupvit, in place of the profile's CLIP.")
     share(parser, "--profile", "--recipe")
@@ -58,8 +53,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(o: argparse.Namespace) -> int:
     """Evaluate; 1 if images failed and there is no headline figure."""
     from ..baselines.registry import check_method
-    from ..evaluation.evaluator import check_labels, choose_threshold, save, summarise
+    from ..evaluation.evaluator import choose_threshold, save, summarise
     from ..evaluation.jobs import Job, make_segmenter
+    from ..evaluation.labels import LABELS, check_coverage, check_labels, dictionaries_of
     from ..evaluation.preflight import require
     from ..evaluation.thresholds import fixed_threshold
     from ..support.executors import cores, open_executor
@@ -68,7 +64,7 @@ def run(o: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     check_method(o.method)
-    check_labels(o.labels)
+    check_labels(o.labels, o.labels_from)
     needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (o.method == "denseclip" and not o.model)}
     require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
     check_device(o.device)
@@ -76,19 +72,22 @@ def run(o: argparse.Namespace) -> int:
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
     threads = o.threads or max(1, cores() // max(1, o.workers))
+    given |= {"labels_from": tuple(o.labels_from)}
     job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict)
-    dataset = job.open()
+    dataset, train_job = job.open(), replace(job, split="train", limit=o.train_limit)
+    for one in (job, train_job) if o.threshold == "train" else (job,):
+        check_coverage(one.open(), o.labels, o.labels_from)
     profile = make_segmenter(job).backbone.profile
     if o.threshold != "train":
         threshold, chosen_on = fixed_threshold(o.threshold, profile, o.dataset, o.labels, o.method)
     with open_executor(o.workers, o.scheduler) as (executor, at_once):
         place = (executor, at_once, o.chunk or (1 if at_once == 1 else 8))
         if o.threshold == "train":
-            before = replace(job, split="train", limit=o.train_limit)
-            candidates, train = _kept_rows(before, o.out, *place)[0], before.open()
+            candidates, train = _kept_rows(train_job, o.out, *place)[0], train_job.open()
             threshold, chosen_on = choose_threshold(candidates, len(train.names)), f"{len(train)} train images"
         rows, kept = _kept_rows(job, o.out, *place)
     asked = {key: getattr(o, key) for key in ("dataset", "split", "labels", "method", "seed", "limit", "recipe")} | {"threads": threads}
+    asked["labels_from"] = list(dictionaries_of(o.labels, o.labels_from)) if o.labels not in LABELS else []
     asked["dtype"] = str(make_segmenter(job).backbone.dtype).removeprefix("torch.")
     summary = asked | {
         "profile": profile.name,
@@ -99,7 +98,7 @@ def run(o: argparse.Namespace) -> int:
         "split_images": dataset.expected,
         "listed": len(dataset),
     }
-    summary |= summarise(rows, dataset.names, threshold, len(dataset) if o.limit else dataset.expected) | {"run": kept.folder.name}
+    summary |= summarise(rows, dataset.names, threshold, min(o.limit or dataset.expected, dataset.expected)) | {"run": kept.folder.name}
     summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), **commit(), "versions": versions()}
     try:
         save(rows, summary, dataset.names, o.out)

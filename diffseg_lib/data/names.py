@@ -37,14 +37,14 @@ RELEASED_ALIASES: Mapping[str, str] = {
     "pottedplant": "plant",
     "tvmonitor": "monitor",
 }
-# Other spellings of a class, by which lists of names from elsewhere are read; no data set has two classes of one line.
+# Other spellings of a class, for names from elsewhere; no data set has two classes of one line. Spaces, hyphens and plurals do not matter.
 SPELLINGS: Sequence[tuple[str, ...]] = (
     ("aeroplane", "airplane", "plane"),
     ("motorbike", "motorcycle"),
     ("bicycle", "bike"),
-    ("diningtable", "dining table", "table"),
-    ("pottedplant", "potted plant", "plant"),
-    ("tvmonitor", "tv monitor", "tv", "monitor", "television"),
+    ("diningtable", "table"),
+    ("pottedplant", "plant"),
+    ("tvmonitor", "tv", "monitor", "television"),
     ("sofa", "couch"),
     ("bedclothes", "bedding", "bedcloth"),
     ("toothbrush", "toothbrus"),  # as the released code's list of COCO's classes has it

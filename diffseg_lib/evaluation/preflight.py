@@ -12,6 +12,7 @@ from ..data.names import PUBLISHED
 from ..loading import check_folder
 from ..profiles import Profile, is_hub_id, load_profile, split_revision
 from ..support.paths import models_dir
+from .labels import check_coverage
 from .sources import open_dataset
 
 SPLITS: Mapping[str, tuple[str, ...]] = {"voc": ("train", "val", "trainaug"), "context": ("train", "val"), "object": ("train", "val")}
@@ -158,8 +159,17 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
     return replace(found, roots={name: found.data_root(name, data_root) for name in READERS})
 
 
-def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50, order: str = "") -> list[Finding]:
-    """Look at the models of a profile, and at data sets under a folder.
+def check(
+    profile: Profile,
+    root: str | Path = "",
+    names: Sequence[str] = (),
+    images: int = 50,
+    order: str = "",
+    split: str = "",
+    labels: str = "",
+    labels_from: Sequence[str] = (),
+) -> list[Finding]:
+    """Look at the models of a profile, at data sets under a folder, and at a file of labels.
 
     Args:
         profile: Profile whose models are looked at.
@@ -167,6 +177,9 @@ def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), im
         names: Names of the data sets; without any, those whose folders are there.
         images: Number of images of each split that are read, as :func:`check_data` takes it.
         order: Order of Context's labels, for Context alone.
+        split: Split that is looked at; "" is all, as :func:`check_data` has them.
+        labels: File of labels that is held against `split`, or else val; "" is none.
+        labels_from: Dictionaries of the file, as :func:`~diffseg_lib.evaluation.labels.read_labels` takes them.
     """
     found = check_models(profile)
     if str(root):
@@ -175,5 +188,19 @@ def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), im
         if not wanted:
             found.append(Finding("data", "missing", f"{top} holds none of {', '.join(_LAYOUTS.values())} (or coco/annotations): expected a data set's root"))
         for name in wanted:
-            found += check_data(name, top, images=images, order=order if name == "context" else "")
+            own = order if name == "context" else ""
+            found += check_data(name, top, (split,) if split else (), images, own)
+            if labels:
+                found.append(_labels(name, top, split or "val", own, labels, labels_from))
+    elif labels:
+        found.append(Finding("labels", "missing", f"{labels} is held against a data set: expected the folder of one, by --data-root"))
     return found
+
+
+def _labels(name: str, root: Path, split: str, order: str, labels: str, labels_from: Sequence[str]) -> Finding:
+    """Of a file of labels: whether it fits a split."""
+    what = f"{name}, labels of {split}"
+    try:
+        return Finding(what, "ready", f"{check_coverage(open_dataset(name, root, split, order=order), labels, labels_from)} images have labels in {labels}")
+    except ValueError as error:
+        return Finding(what, "wrong", str(error))
