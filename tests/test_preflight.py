@@ -174,6 +174,18 @@ def test_an_order_of_labels_reaches_every_command(trees, tmp_path, monkeypatch, 
             assert name == "check" or "far enough" in told.err, (name, told.err)
 
 
+def test_an_order_of_labels_reaches_a_chapter(trees, capsys):
+    from diffseg_lib.book.chapter import open_chapter
+    from diffseg_lib.data import CONTEXT_ORIGINAL
+
+    (trees / "context" / "classes.txt").unlink()
+    parameters = {"profile": "pocket", "data_root": str(trees / "context")}
+    with pytest.raises(FileNotFoundError, match="two label orders"):
+        open_chapter("some", parameters, datasets=["context"])
+    chapter = open_chapter("some", parameters | {"order": "original"}, datasets=["context"])
+    assert chapter.data("context", "train").names[1:] == tuple(CONTEXT_ORIGINAL)
+
+
 def instances(trees: Path) -> Path:
     return next((trees / "own" / "coco" / "annotations").glob("*val*.json"))
 
