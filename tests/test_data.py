@@ -141,9 +141,24 @@ def test_a_whole_list_needs_no_note(tmp_path):
     assert data.ids == tuple(ids[:5]) and data.expected == 1449 and data.notes == ()
 
 
-def test_trainaug_reads_the_augmented_masks(tmp_path):
-    voc_tree(tmp_path, {"a": MASK}, folder="SegmentationClassAug", split="trainaug")
-    assert open_dataset("voc", tmp_path, "trainaug").load("a").classes == ("person",)
+@pytest.mark.parametrize("split", ["trainaug", "train_aug"])
+def test_trainaug_reads_the_augmented_masks(tmp_path, split):
+    voc_tree(tmp_path, {"a": MASK}, folder="SegmentationClassAug", split=split)
+    data = open_dataset("voc", tmp_path, split)
+    assert data.load("a").classes == ("person",) and data.expected == 10582
+
+
+@pytest.mark.parametrize(
+    "split, count, whole", [("train", 4998, 1), ("train", 4996, 1), ("val", 5105, 1), ("val", 5104, 1), ("val", 5103, 0), ("val", 5106, 0)]
+)
+def test_both_published_lengths_of_context_are_whole(tmp_path, split, count, whole):
+    place = context_tree(tmp_path, CONTEXT)
+    (place / "ImageSets/SegmentationContext" / f"{split}.txt").write_text("".join(f"{name}\n" for name in ["a", *range(1, count)]))
+    data = open_dataset("context", tmp_path, split)
+    if whole:
+        assert data.expected == len(data) == count and not any("published" in note for note in data.notes)
+    else:
+        assert data.expected == 5105 and f"lists {count} images, the published split 5105 or 5104: restore" in data.notes[1]
 
 
 def test_the_indices_of_a_palette_mask_count_not_its_colours(tmp_path):
@@ -184,6 +199,7 @@ def context_tree(root, names, told=True):
     if told:
         (place / "SegmentationClass").mkdir()
         save_labels(theirs, place / "SegmentationClass" / "a.png")
+    return place
 
 
 @pytest.mark.parametrize(("order", "names"), [("alphabetical", CONTEXT), ("original", CONTEXT_ORIGINAL)])
@@ -295,7 +311,7 @@ def test_coco_draws_small_over_large_and_crowds_as_void(tmp_path, year):
     expected[1:3, 1:3] = 2  # toothbrush, smaller, on top
     assert np.array_equal(sample.truth, expected) and data.names == ("background", "dog", "toothbrush")
     assert sample.id == "000000000007" and any("smaller instances over larger" in note for note in data.notes)
-    assert data.expected == SPLIT_SIZES["object", f"val{year}"] and f"the published split {data.expected}" in data.notes[0]
+    assert (data.expected,) == SPLIT_SIZES["object", f"val{year}"] and f"the published split {data.expected}" in data.notes[0]
 
 
 def test_coco_draws_polygons_and_order_in_the_file_does_not_matter(tmp_path):
@@ -315,9 +331,27 @@ def test_coco_2017_is_read_where_both_years_are(tmp_path):
     assert len(open_dataset("object", tmp_path)) == 1
 
 
+def test_coco_draws_uncompressed_runs_polygons_of_several_parts_and_ids_with_gaps(tmp_path):
+    common = {"image_id": 901, "iscrowd": 0, "area": 1.0, "bbox": [0, 0, 1, 1]}
+    runs = common | {"id": 70, "category_id": 90, "segmentation": {"size": [6, 9], "counts": [7, 2, 4, 2, 39]}}
+    parts = common | {"id": 12, "category_id": 18, "segmentation": [[4, 3, 8, 3, 8, 6, 4, 6], [0, 0, 8, 8]]}  # the second part has two points: no area
+    crowd = common | {"id": 1000, "category_id": 18, "iscrowd": 1, "segmentation": {"size": [6, 9], "counts": [48, 6]}}
+    images = [{"id": number, "file_name": f"{number:012d}.jpg", "height": 6, "width": 9} for number in (901, 7)]
+    coco_tree(tmp_path, images=images, annotations=[runs, parts, crowd])
+    Image.fromarray(PIXELS).save(tmp_path / "val2017" / "000000000901.jpg")
+    data = open_dataset("object", tmp_path)
+    expected = np.zeros((6, 9), np.uint8)
+    expected[:, 8], expected[3:, 4:8], expected[1:3, 1:3] = 255, 1, 2
+    assert data.ids == ("000000000007", "000000000901") and not data.load("000000000007").truth.any()
+    assert np.array_equal(data.load("000000000901").truth, expected)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
+        ({"segmentation": [[1, 1, 4, 4]]}, "annotation 4 cannot be drawn"),  # two points
+        ({"segmentation": []}, "annotation 4 cannot be drawn"),  # a box alone
+        ({"segmentation": None}, "annotation 4 cannot be drawn"),
         ({"category_id": 5}, r"annotation 4 cannot be drawn \(KeyError\(5\)"),
         ({"segmentation": 3}, "annotation 4 cannot"),
         ({"segmentation": {"size": [9, 6], "counts": [54]}}, "annotation 4"),
@@ -368,6 +402,50 @@ def test_a_list_saved_by_another_editor(tmp_path):
     path.write_text("a\n", encoding="utf-16")
     with pytest.raises(DataError, match="val.txt is not UTF-8"):
         open_dataset("voc", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "JPEGImages/2007_000033.jpg SegmentationClass/2007_000033.png\nJPEGImages/a.JPG SegmentationClass/a.png\n",
+        "/JPEGImages/2007_000033.jpg /SegmentationClassAug/2007_000033.png\n/JPEGImages/a.jpg /SegmentationClassAug/a.png",
+        "JPEGImages\\2007_000033.jpg\tSegmentationClass\\2007_000033.png\r\nJPEGImages\\a.jpg\tSegmentationClass\\a.png\r\n",
+        "2007_000033  1\na -1\n",  # VOC's lists of a class: present or not, the image is of the split
+        "2007_000033 0 14\na\n",
+        "2007_000033.jpg\na.jpeg\n",
+        "\ufeff# the whole split\r\n\r\n2007_000033 # an aeroplane\r\na\r\n",
+    ],
+)
+def test_lists_are_read_in_the_shapes_that_circulate(tmp_path, text):
+    place = voc_tree(tmp_path, {"2007_000033": MASK, "a": MASK})
+    (place / "ImageSets/Segmentation/val.txt").write_bytes(text.encode())
+    data = open_dataset("voc", tmp_path)
+    assert data.ids == ("2007_000033", "a") and [sample.classes for sample in data] == [("person",)] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("JPEGImages/a.jpg SegmentationClass/b.png", "line 3, is 'JPEGImages/a.jpg SegmentationClass/b.png': expected an id, or the path"),
+        ("a b", "line 3, is 'a b': expected an id"),
+        ("a 2007", "line 3, is 'a 2007'"),
+        ("a,b", "line 3, is 'a,b'"),
+        ("JPEGImages/", "line 3, is 'JPEGImages/'"),
+        ('{"images": [' + "1, " * 99, r"line 3, is '{\"images\": \[1, 1, .* \.\.\.': expected"),
+    ],
+)
+def test_a_line_of_another_shape_is_refused_by_its_number(tmp_path, line, said):
+    voc_tree(tmp_path, {"a": MASK}, text=f"a\n\n{line}\n")
+    with pytest.raises(DataError, match=f"val.txt, {said}"):
+        open_dataset("voc", tmp_path)
+
+
+def test_contexts_annotations_are_no_list(tmp_path):
+    place = context_tree(tmp_path, CONTEXT)
+    (place / "ImageSets/SegmentationContext/val.txt").unlink()
+    (place / "trainval_merged.json").write_text("{}")
+    with pytest.raises(DataError, match="no split file .*VOC2010/trainval_merged.json is no list: write the names of its images of phase 'val', a line each"):
+        open_dataset("context", tmp_path)
 
 
 @pytest.mark.parametrize(("name", "said"), [("voc", "VOCdevkit/VOC2012"), ("context", "VOCdevkit/VOC2010"), ("object", "instances_val2017")])

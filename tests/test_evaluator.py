@@ -104,6 +104,12 @@ def test_a_broken_image_is_an_error_row_and_there_is_no_headline(data):
     assert found["miou"] is None and found["confusion"] is None and found["coverage"] == "PARTIAL 3/4" and list(found["errors"]) == [data.ids[1]]
 
 
+def test_more_images_than_a_run_should_have_give_no_headline_either(data):
+    rows = list(evaluate_images(data, Truth(data), "image"))
+    found = summarise(rows, data.names, 0.5, len(data) - 1)
+    assert found["miou"] is None and found["iou"] is None and found["coverage"] == "PARTIAL 4/3"
+
+
 def test_labels_that_are_no_classes_stop_the_run(tree, data, tmp_path):
     import shutil
 

@@ -194,6 +194,8 @@ def test_a_list_shorter_than_the_published_split_gives_no_headline(tree, tmp_pat
     assert f"the split's list has {COUNT} images" in capsys.readouterr().err
     code, found = evaluate(tree, tmp_path / "limited", "--method", "denseclip", "--limit", "2")  # asked for: the figure is of two images, and says so
     assert code == 0 and found["images"] == 2 and found["miou"] is not None
+    code, found = evaluate(tree, tmp_path / "beyond", "--method", "denseclip", "--limit", "9999")  # the whole split was asked for, and more
+    assert code == 1 and found["coverage"] == f"PARTIAL {COUNT}/1449" and found["miou"] is None
 
 
 def test_an_empty_filter_is_all_background_and_counted(tree, tmp_path, monkeypatch):

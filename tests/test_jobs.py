@@ -146,11 +146,11 @@ def test_the_command_line_goes_on_after_an_interruption(tree, tmp_path, monkeypa
     assert main([*arguments, "--out", str(tmp_path / "whole")]) == 0
     inner, calls = jobs.evaluate_image, []
 
-    def twice(dataset, method, labels, category_filter, name):
+    def twice(dataset, method, labels, category_filter, name, *more):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(name)
-        return inner(dataset, method, labels, category_filter, name)
+        return inner(dataset, method, labels, category_filter, name, *more)
 
     with monkeypatch.context() as patched:
         patched.setattr(jobs, "evaluate_image", twice)

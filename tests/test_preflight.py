@@ -43,15 +43,15 @@ def states(found) -> dict[str, str]:
 def test_what_is_whole_is_ready(clean):
     for name, root in (("voc", clean / "voc"), ("context", clean / "context"), ("object", clean / "own" / "coco")):
         found = list(check_data(name, root))
-        assert states(found) == {f"{name}, train": "ready", f"{name}, val": "ready"}
-        assert all("4 images" in one.detail and "4 read" in one.detail for one in found)
+        assert states(found) == {f"{name}, train": "ready", f"{name}, val": "ready"} | ({"voc, trainaug": "missing"} if name == "voc" else {})
+        assert all("4 images" in one.detail and "4 read" in one.detail for one in found if one.state == "ready")
     assert "2 read" in next(iter(check_data("voc", clean / "voc", images=2))).detail
 
 
 def test_a_folder_is_looked_through_for_data_sets(clean):
     profile = load_profile("pocket")
     assert [one.what for one in check(profile, clean / "own")][3:] == ["object, train", "object, val"]
-    assert [one.what for one in check(profile, clean / "voc")][3:] == ["voc, train", "voc, val"]
+    assert [one.what for one in check(profile, clean / "voc")][3:] == ["voc, train", "voc, val", "voc, trainaug"]
     [nothing] = check(profile, clean)[3:]
     assert nothing.state == "missing" and "VOCdevkit/VOC2012" in nothing.detail
 
@@ -104,6 +104,86 @@ def test_an_order_of_labels_that_nothing_tells_is_found(trees):
     (trees / "context" / "classes.txt").unlink()
     found = list(check_data("context", trees / "context"))
     assert {one.state for one in found} == {"wrong"} and all("order" in one.detail for one in found)
+
+
+def test_every_split_that_a_command_can_name_is_looked_at(trees, capsys):
+    place = trees / "voc" / "VOCdevkit" / "VOC2012"
+    lists, check = place / "ImageSets" / "Segmentation", ["check", "--data-root", str(trees / "voc")]
+    assert main(check) == 0 and "voc, trainaug" in capsys.readouterr().out  # told as missing, and nothing needs doing
+    (lists / "trainaug.txt").write_text((lists / "train.txt").read_text() + "a b\n")
+    found = {one.what: one for one in check_data("voc", trees / "voc")}
+    assert found["voc, trainaug"].state == "wrong" and "line 5, is 'a b'" in found["voc, trainaug"].detail and main(check) == 1
+    (lists / "trainaug.txt").write_text((lists / "train.txt").read_text())
+    assert states(check_data("voc", trees / "voc"))["voc, trainaug"] == "wrong"  # no augmented masks
+    shutil.copytree(place / "SegmentationClass", place / "SegmentationClassAug")
+    assert states(check_data("voc", trees / "voc"))["voc, trainaug"] == "ready"
+    (lists / "train.txt").unlink()
+    assert states(check_data("voc", trees / "voc"))["voc, train"] == "missing" and main(check) == 1
+    assert next(check_data("voc", trees / "voc", ["trainaug"])).pending is False
+
+
+def test_a_list_of_either_published_length_is_whole(trees, monkeypatch):
+    (trees / "voc" / "classes.txt").unlink()
+    monkeypatch.setattr("diffseg_lib.data.voc.SPLIT_SIZES", {("voc", "val"): (5, 4), ("voc", "train"): (6, 5)})
+    train, val, _ = check_data("voc", trees / "voc")
+    assert val.state == "ready" and train.state == "wrong" and "4 images, the published split 6 or 5: restore" in train.detail
+
+
+def test_an_order_of_labels_reaches_every_command(trees, tmp_path, monkeypatch, capsys):
+    """A tree of Context that does not tell its order: every command asks for it, and reads the labels in the order given."""
+    from diffseg_lib.applications import deeplab, pseudo_labels
+    from diffseg_lib.data import CONTEXT, CONTEXT_ORIGINAL
+    from diffseg_lib.evaluation import sources
+    from diffseg_lib.experiments import benchmark
+
+    root, out = trees / "context", str(tmp_path / "out")
+    (root / "classes.txt").unlink()
+    opened, orders = [], {"alphabetical": CONTEXT, "original": CONTEXT_ORIGINAL}
+
+    def spy(*args, inner=sources.open_dataset, **options):
+        opened.append(inner(*args, **options))
+        return opened[-1]
+
+    def stop(*args, **options):
+        raise ValueError("far enough")
+
+    for module in ("evaluation.sources", "evaluation.preflight", "evaluation.jobs"):
+        monkeypatch.setattr(f"diffseg_lib.{module}.open_dataset", spy)
+    for module, name in ((pseudo_labels, "write_masks"), (deeplab, "train"), (deeplab, "confusions"), (benchmark, "count_attention")):
+        monkeypatch.setattr(module, name, stop)
+    monkeypatch.setattr("diffseg_lib.evaluation.jobs.run_job", stop)
+    data = ["--dataset", "context", "--root", str(root)]
+    commands = {
+        "check": ["check", "--data-root", str(root), "--dataset", "context"],
+        "evaluate": ["evaluate", *data, "--labels", "image", "--threshold", ".3", "--threads", "1", "--out", out],
+        "pseudo": ["pseudo", *data, "--out", out],
+        "train": ["network", "train", *data, "--out", out],
+        "test": ["network", "test", *data, "--model", out],
+        "study": ["study", "benchmark_context", "--context", str(root), "--images", "2", "--train-images", "2", "--rivals", "--out", out],
+    }
+    for order, names in orders.items():
+        monkeypatch.setattr(deeplab, "load", lambda *args, names=names: (None, {"names": ["background", *names]}))
+        for name, command in commands.items():
+            opened.clear()
+            assert main(command) == (1 if name == "check" else 2)
+            told = capsys.readouterr()
+            assert not opened and "two label orders share this layout" in told.out + told.err, name
+            main([*command, "--order", order])
+            told = capsys.readouterr()
+            assert opened and {one.names[1:] for one in opened} == {tuple(names)} and "two label orders" not in told.out + told.err, name
+            assert name == "check" or "far enough" in told.err, (name, told.err)
+
+
+def test_an_order_of_labels_reaches_a_chapter(trees, capsys):
+    from diffseg_lib.book.chapter import open_chapter
+    from diffseg_lib.data import CONTEXT_ORIGINAL
+
+    (trees / "context" / "classes.txt").unlink()
+    parameters = {"profile": "pocket", "data_root": str(trees / "context")}
+    with pytest.raises(FileNotFoundError, match="two label orders"):
+        open_chapter("some", parameters, datasets=["context"])
+    chapter = open_chapter("some", parameters | {"order": "original"}, datasets=["context"])
+    assert chapter.data("context", "train").names[1:] == tuple(CONTEXT_ORIGINAL)
 
 
 def instances(trees: Path) -> Path:

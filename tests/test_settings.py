@@ -78,7 +78,7 @@ TIMESTEPS = "expected a list of at least one integer of at least 0"
         (Job, {"limit": -1}, "limit -1: expected an integer of at least 0"),
         (Job, {"threads": 0}, "threads 0: expected an integer of at least 1"),
         (Job, {"threads": 1.0}, "threads 1.0: expected an integer of at least 1"),
-        (Job, {"labls": "all"}, "unknown setting 'labls' of Job: did you mean labels?"),
+        (Job, {"labls": "all"}, "unknown setting 'labls' of Job: did you mean labels, labels_from?"),
         (Crf, {"smooth_xy": float("nan")}, "smooth_xy nan: expected a number above 0"),
         (Crf, {"smooth_weight": -1}, "smooth_weight -1: expected a number of at least 0"),
         (Crf, {"color_xy": 3}, "unknown setting 'color_xy' of Crf: did you mean colour_xy, colour_rgb?"),

@@ -45,7 +45,8 @@ class Chapter:
 
     def data(self, dataset: str, split: str, images: int = 0) -> Dataset:
         """A split of a data set in the profile's folder: its first `images` images, 0 for all."""
-        return open_dataset(dataset, self.profile.data_root(dataset), split, images)
+        order = str(self.parameters.get("order", "")) if dataset == "context" else ""
+        return open_dataset(dataset, self.profile.data_root(dataset), split, images, order)
 
     def splits(self, dataset: str, split: str, train_images: int, images: int) -> tuple[Dataset, Dataset]:
         """Images of train to choose on, and images of a split to measure, none of which is in both; as :func:`~diffseg_lib.evaluation.sources.open_splits`."""
@@ -83,7 +84,7 @@ def open_chapter(name: str, namespace: Mapping[str, Any], *models: str, datasets
     plots.use_style()
     warnings.filterwarnings("ignore", message="IProgress not found")  # bars of progress need widgets, and say so on their first import
     seed = int(parameters.get("seed", [*parameters.get("seeds", ()), 0][0]))
-    options = {"data_root": parameters.get("data_root", ""), "split": parameters.get("split", "val")}
+    options = {"data_root": parameters.get("data_root", ""), "split": parameters.get("split", "val"), "order": parameters.get("order", "")}
     profile = require(parameters.get("profile", "pocket"), *models, datasets=datasets, **options)
     print(provenance(profile, seed, profile.device))
     return Chapter(name, parameters, profile, seed, started)

@@ -38,12 +38,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--dataset", required=True)
     share(parser, "--out", required=True)
     share(parser, "--root", "--split", "--limit")
-    parser.add_argument(
-        "--labels",
-        default="filter",
-        metavar="image|filter|all|FILE.json",
-        help="The classes asked for: those present, those that the filter keeps, all of them, or by image id those of a JSON file.",
-    )
+    share(parser, "--labels", "--labels-from")
     parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help="One of diffsegmenter, cross, daam, elbo, denseclip and groupvit.")
     parser.add_argument("--model", default="", metavar="PATH", help="The model of denseclip or groupvit, in place of the profile's CLIP.")
     share(parser, "--profile", "--recipe")
@@ -55,8 +50,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before for this very setting.",
     )
     parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on; they are not measured.")
-    parser.add_argument("--order", choices=["alphabetical", "original"], default="", help="The order of Context's labels, where the tree does not tell.")
-    share(parser, "--seed", "--workers", "--scheduler")
+    share(parser, "--order", "--seed", "--workers", "--scheduler")
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, its machine's cores, shared among local workers."
     )
@@ -68,8 +62,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(o: argparse.Namespace) -> int:
     """Evaluate; 1 if images failed and there is no headline figure."""
     from ..baselines.registry import check_method
-    from ..evaluation.evaluator import check_labels, choose_threshold, save, summarise
+    from ..evaluation.evaluator import choose_threshold, save, summarise
     from ..evaluation.jobs import Job, make_segmenter
+    from ..evaluation.labels import LABELS, check_coverage, check_labels, dictionaries_of
     from ..evaluation.preflight import require
     from ..evaluation.thresholds import fixed_threshold
     from ..support.executors import cores, open_executor
@@ -78,23 +73,26 @@ def run(o: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     check_method(o.method)
-    check_labels(o.labels)
+    check_labels(o.labels, o.labels_from)
     needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (o.method == "denseclip" and not o.model)}
-    require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split)
+    require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
     check_device(o.device)
     given = {key: getattr(o, key) for key in ("split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
     given["dataset"], given["root"] = source_of(o, profile_of(o))
     for key in ("root", "model", "profile", "captioner", "clip", "labels"):  # a worker may stand in another folder
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
     threads = o.threads or (0 if o.scheduler else max(1, cores() // max(1, o.workers)))  # 0: as many as the worker's machine has
+    given |= {"labels_from": tuple(o.labels_from)}
     job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict)
     dataset, beside = job.open(), 0
     if o.threshold == "train":
         before = replace(job, split="train", limit=o.train_limit)
         job, dataset = _apart(job, before.open())
         beside = len(job.open()) - len(dataset)
+        check_coverage(before.open(), o.labels, o.labels_from)
     else:
         threshold, chosen_on = fixed_threshold(o.threshold, job)
+    check_coverage(dataset, o.labels, o.labels_from)
     profile = make_segmenter(job).backbone.profile
     with open_executor(o.workers, o.scheduler) as (executor, at_once):
         place = (executor, at_once, o.chunk or (8 if o.workers or o.scheduler else 1))
@@ -102,9 +100,10 @@ def run(o: argparse.Namespace) -> int:
             candidates, train = _kept_rows(before, o.out, *place)[0], before.open()
             threshold, chosen_on = choose_threshold(candidates, len(train.names)), f"{len(train)} train images" + (", none of them measured" if beside else "")
         rows, kept = _kept_rows(job, o.out, *place)
-    measured = set(dataset.ids)
+    measured, whole = set(dataset.ids), dataset.expected - beside
     rows = [row for row in rows if row.id in measured]
     asked = {key: getattr(o, key) for key in ("split", "labels", "method", "seed", "limit", "recipe")} | {"dataset": dataset.name, "threads": threads}
+    asked["labels_from"] = list(dictionaries_of(o.labels, o.labels_from)) if o.labels not in LABELS else []
     asked["dtype"] = str(make_segmenter(job).backbone.dtype).removeprefix("torch.")
     summary = asked | {
         "profile": profile.name,
@@ -115,7 +114,7 @@ def run(o: argparse.Namespace) -> int:
         "split_images": dataset.expected,
         "listed": len(dataset),
     }
-    summary |= summarise(rows, dataset.names, threshold, len(dataset) if o.limit else dataset.expected - beside) | {"run": kept.folder.name}
+    summary |= summarise(rows, dataset.names, threshold, min(o.limit or whole, whole)) | {"run": kept.folder.name}
     summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), **commit(), "versions": versions()}
     try:
         save(rows, summary, dataset.names, o.out)

@@ -47,7 +47,7 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
     page(parser, TRAIN, TRAIN_EXAMPLE, run=run_train, kept="updates up to the last checkpoint are kept")
     share(parser, "--dataset", "--root")
     share(parser, "--split", default="train")
-    share(parser, "--limit")
+    share(parser, "--limit", "--order")
     parser.add_argument("--masks", default="", metavar="DIR", help="Pseudo-labels, as diffseg pseudo writes them. Without it, the masks that were drawn.")
     parser.add_argument("--net", choices=NETS, default="small", help="The network: a small one for the pocket world, or ResNet-101.")
     known = partial(told, "applications.deeplab")
@@ -67,7 +67,7 @@ def declare_test(parser: argparse.ArgumentParser) -> None:
     """Give ``test`` its options."""
     page(parser, TEST, TEST_EXAMPLE, run=run_test, kept="nothing was written")
     parser.add_argument("--model", required=True, metavar="DIR", help="The network, as a training leaves it.")
-    share(parser, "--dataset", "--root", "--split", "--limit")
+    share(parser, "--dataset", "--root", "--split", "--limit", "--order")
     parser.add_argument("--multiscale", action="store_true", help="Average over five scales and mirrored pictures.")
     parser.add_argument("--crf", choices=CRFS, default="", help="Refine the probabilities by a dense CRF of these settings.")
     share(parser, "--device", default="cpu", help="Where the network runs: cpu, cuda, cuda:1, mps.")
@@ -91,7 +91,7 @@ def run_train(o: argparse.Namespace) -> int:
     from ..applications.pseudo_labels import with_masks
     from ..evaluation.sources import open_dataset
 
-    opened = open_dataset(*source_of(o, load_profile()), o.split, o.limit)
+    opened = open_dataset(*source_of(o, load_profile()), o.split, o.limit, o.order)
     dataset, recipe = with_masks(opened, o.masks) if o.masks else opened, recipe_of(o)
     with tqdm(total=recipe.iterations, unit="update", disable=None) as bar:
 
@@ -115,7 +115,7 @@ def run_test(o: argparse.Namespace) -> int:
 
     started = time.perf_counter()
     network, facts = load(o.model, check_device(o.device))
-    dataset = open_dataset(*source_of(o, load_profile()), o.split, o.limit)
+    dataset = open_dataset(*source_of(o, load_profile()), o.split, o.limit, o.order)
     if list(dataset.names) != facts["names"]:
         known, asked = len(facts["names"]), len(dataset.names)
         raise ValueError(f"{o.model} knows {known} classes, {dataset.name} has {asked}, or in another order: test it on the data it was trained on")

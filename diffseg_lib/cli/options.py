@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import READERS
+from ..data.names import CONTEXT_ORDERS
 from ..profiles import DTYPES, Profile, load_profile
 from ..support.paths import POCKET, pocket_source, repository_root
 
@@ -40,6 +41,19 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     },
     "--root": {"default": "", "metavar": "DIR", "help": "The folder of the data set. Without it, the profile's; pocket is the pocket world's tree."},
     "--split": {"default": "val", "metavar": "NAME", "help": "The split that is read: train, val, and trainaug of VOC."},
+    "--order": {"choices": tuple(CONTEXT_ORDERS), "default": "", "help": "The order of Context's labels, where the tree does not tell."},
+    "--labels": {
+        "default": "filter",
+        "metavar": "image|filter|all|FILE.json",
+        "help": "The classes asked for: those present, those that the filter keeps, all of them, or by image id those of a JSON file.",
+    },
+    "--labels-from": {
+        "nargs": "+",
+        "default": [],
+        "metavar": "NAME",
+        "help": "Of a JSON file of several dictionaries, as the released code has, those whose union is taken: image_similarity, text_similarity, "
+        "synonym_matching. Without it, the first two.",
+    },
     "--limit": {"type": int, "default": 0, "metavar": "N", "help": "Only the first N images. 0 is all of them."},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "Seed of the noise, 0 or more."},
     "--threshold": {"type": float, "metavar": "P", "help": "Score of the background, from 0 to 1. Without it, the profile's."},

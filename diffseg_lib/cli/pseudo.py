@@ -23,7 +23,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--out", required=True)
     share(parser, "--dataset", "--root")
     share(parser, "--split", default="train")
-    share(parser, "--limit", "--profile", "--recipe")
+    share(parser, "--limit", "--order", "--profile", "--recipe")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[], metavar="T", help="Timesteps whose maps are averaged. Without it, the paper's four.")
     share(parser, "--threshold", help=told("applications.pseudo_labels", "Pseudo", "threshold", "Without it, the profile's."))
     parser.add_argument("--crf", choices=CRFS, default="", help="Refine the masks by a dense CRF of these settings.")
@@ -42,9 +42,9 @@ def run(o: argparse.Namespace) -> int:
     from ..evaluation.sources import open_dataset
     from ..support.identity import describe_code, describe_models
 
-    profile = require(profile_of(o), *(["captioner"] if o.recipe else []), datasets=[o.dataset], data_root=o.root, split=o.split)
+    profile = require(profile_of(o), *(["captioner"] if o.recipe else []), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
     name, root = source_of(o, profile)
-    dataset = open_dataset(name, root, o.split, o.limit)
+    dataset = open_dataset(name, root, o.split, o.limit, o.order)
     segmenter = segmenter_of(o, profile, name, seed=o.seed, timesteps=tuple(o.timesteps) or TIMESTEPS, threshold=o.threshold)
     pseudo = Pseudo(segmenter.threshold, preset(o.crf) if o.crf else None, o.min_confidence)
     about = {"profile": profile.name, "models": describe_models(profile), "config": asdict(segmenter.resolved), "recipe": o.recipe or "default"}

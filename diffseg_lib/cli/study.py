@@ -94,14 +94,28 @@ def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store]
         from ..evaluation.sources import open_dataset
         from ..experiments.benchmark import make_rivals, words_study
 
-        profile, root = segmenter.backbone.profile, getattr(o, name)
-        prompts = open_dataset(name, root, o.split, 1).prompts
+        profile, root, order = segmenter.backbone.profile, getattr(o, name), _order(o, name)
+        prompts = open_dataset(name, root, o.split, 1, order).prompts
         category_filter = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
         methods = make_rivals(segmenter, [rival for rival in ("denseclip", "elbo", "groupvit") if rival in o.rivals], ("image", "filter"))
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
-        return words_study(segmenter, category_filter, name, root, o.split, o.train_images, o.images, wanted, methods, store)
+        return words_study(segmenter, category_filter, name, root, o.split, o.train_images, o.images, wanted, methods, store, order)
 
     return run
+
+
+def _order(o: argparse.Namespace, name: str) -> str:
+    """The order of labels asked for, which only Context has."""
+    return str(o.order) if name == "context" else ""
+
+
+def _look_at_data(o: argparse.Namespace, name: str) -> None:
+    """Open what the studies will read of a data set, so that a tree that cannot be read is told before hours of work."""
+    from ..evaluation.sources import open_dataset
+
+    if (root := getattr(o, name)) not in ("", POCKET):
+        for split in dict.fromkeys(("train", o.split)):
+            open_dataset(name, root, split, 1, _order(o, name))
 
 
 STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]] = {
@@ -146,7 +160,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
     splits = dict.fromkeys(("train", o.split))
     name = result.dataset.removeprefix(f"{POCKET}-")
-    data = tuple(open_dataset(name, getattr(o, name), one, 1).describe() for one in splits)
+    data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": backbone.device.type}
     return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, **how))
 
@@ -180,6 +194,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", default="", metavar="DIR", help=f"The folder of the {name} tree. Without it, the profile's; pocket is the pocket world's."
         )
+    share(parser, "--order")
     share(parser, "--out", help="The folder of the results, one of its own for each profile. Without it, data/results.")
     parser.add_argument("--fresh", action="store_true", help="Forget the parts of runs that were cut off.")
 
@@ -194,6 +209,7 @@ def run(o: argparse.Namespace) -> int:
         shutil.rmtree(build_dir() / "studies" / profile_folder(profile), ignore_errors=True)
     for name in {study.removeprefix("benchmark_") if study.startswith("benchmark_") else "voc" for study in o.studies or STUDIES}:
         setattr(o, name, profile.data_root(name, getattr(o, name)))
+        _look_at_data(o, name)
     segmenter = segmenter_of(o, profile)
     given = [one for one in o.arguments[1:] if one not in STUDIES]
     for study in o.studies or STUDIES:

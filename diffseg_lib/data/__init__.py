@@ -10,7 +10,8 @@ context     ``VOCdevkit/VOC2010/{JPEGImages,SegmentationClassContext}``, ``Image
 object      ``annotations/instances_*.json`` with ``val2017/*.jpg`` (or the 2014 names)
 ==========  ==========================================================================================
 
-``classes.txt`` in the root, a name a line, background first, replaces the standard names.
+Lists are read in the shapes that circulate (:func:`~diffseg_lib.data.files.read_list`); one of another length than the
+published split is told in the notes. ``classes.txt`` in the root, a name a line, background first, replaces the standard names.
 
 Context's masks come in two label orders. Where the tree has VOC's masks of the same photos
 (``VOC2010/SegmentationClass``), the order is found by comparing, and a contrary ``order=`` or list is refused;

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..support.images import Photo
 from .files import read_names, read_picture
-from .names import SPLIT_SIZES, prompt_words, split_note
+from .names import SPLIT_SIZES, prompt_words, published_size, split_note
 from .samples import VOID, DataError, Dataset, Files
 
 COCO_CONVENTION = "smaller instances over larger ones; pixels of a crowd region are void where no instance lies"
@@ -42,7 +42,7 @@ def open_object(root: Path, split: str, order: str = "") -> Dataset:
         raise DataError(f"{root / 'classes.txt'} names {len(own) - 1} classes, {path} has {len(things)}: expected the same")
     names = own or ("background", *(one["name"] for one in things))
     labels = {one["id"]: label for label, one in enumerate(things, start=1)}
-    published = 0 if own else SPLIT_SIZES.get(("object", pictures.name), 0)
+    sizes = () if own else SPLIT_SIZES.get(("object", pictures.name), ())
 
     def read(one: str) -> tuple[Photo, np.ndarray]:
         if one not in images:
@@ -51,9 +51,9 @@ def open_object(root: Path, split: str, order: str = "") -> Dataset:
         truth = draw(coco, coco.imgToAnns[facts["id"]], labels, (facts["height"], facts["width"]), one)
         return read_picture(pictures / facts["file_name"]), truth
 
-    notes = (*split_note(str(path), split, len(images), published), f"overlaps: {COCO_CONVENTION}")
+    notes = (*split_note(str(path), split, len(images), sizes), f"overlaps: {COCO_CONVENTION}")
     files = Files((path,), lambda one: (pictures / images[one]["file_name"],))
-    return Dataset("object", split, names, prompt_words(names), tuple(images), published or len(images), notes, read, (files,))
+    return Dataset("object", split, names, prompt_words(names), tuple(images), published_size(sizes, len(images)), notes, read, (files,))
 
 
 def _load(path: Path) -> tuple[Any, dict[str, dict[str, Any]], list[dict[str, Any]]]:

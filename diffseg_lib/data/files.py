@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from ..support.images import Photo, to_rgb, voc_colours
 from .samples import VOID, DataError
 
+MERGED = "trainval_merged.json"  # Context's annotations, as its organisers publish them
 _ORIENTATION = 0x0112  # EXIF's tag
 
 
@@ -93,8 +95,8 @@ def decode_colours(pixels: np.ndarray, path: Path | str = "the mask") -> np.ndar
     return np.array([codes[value] for value in values.tolist()], np.uint8)[inverse].reshape(packed.shape)
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped; CRLF and a byte order mark do not matter.
+def read_lines(path: Path) -> dict[int, str]:
+    """The lines of a text file by their numbers, stripped, without comments (``#``) and blank ones; CRLF and a byte order mark do not matter.
 
     Args:
         path: Path of the file.
@@ -103,26 +105,34 @@ def read_lines(path: Path) -> list[str]:
         DataError: If it is not UTF-8.
     """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
+    stripped = {number: re.split(r"(?:^|\s)#", line)[0].strip() for number, line in enumerate(lines, start=1)}
+    return {number: line for number, line in stripped.items() if line}
 
 
-def read_list(path: Path, published: int = 0) -> tuple[str, ...]:
-    """The ids of a split file: the first word of each line.
+def read_list(path: Path, sizes: Sequence[int] = ()) -> tuple[str, ...]:
+    """The ids of a split file, in the shapes that lists of VOC and Context have.
+
+    A line is an id (``2007_000033``) or the path of a picture (``/JPEGImages/2007_000033.jpg``), and after it may come the path of its mask, or whole numbers,
+    as in VOC's lists of a class (``2007_000033 -1``: those images are of the split, the class is not in them); neither is used.
 
     Args:
         path: Path of the list.
-        published: Number of images that the full split has; 0 if it is not known. It is used for the messages only.
+        sizes: Numbers of images that the full split has; () if they are not known. They are used for the messages only.
 
     Raises:
-        DataError: If it is missing, empty, or lists an id twice; the counts expected and found are named.
+        DataError: If it is missing, empty, has a line of another shape (it is given), or lists an id twice; the counts expected and found are named.
     """
-    wanted = f"{published} ids" if published else "an id a line"
+    wanted = f"{' or '.join(map(str, sizes))} ids" if sizes else "an id a line"
     if not path.is_file():
         here = sorted(p.stem for p in path.parent.glob("*.txt"))
-        raise DataError(f"no split file {path}: expected a text file of {wanted}; {'here are: ' + ', '.join(here) if here else 'its folder has none'}")
-    ids = [line.split()[0] for line in read_lines(path)]
+        merged = next((one / MERGED for one in path.parents[:3] if (one / MERGED).is_file() and path.stem in ("train", "val")), None)
+        told = f"{merged} is no list: write the names of its images of phase {path.stem!r}, a line each" if merged else ""
+        told = told or (f"here are: {', '.join(here)}" if here else "its folder has none")
+        raise DataError(f"no split file {path}: expected a text file of {wanted}; {told}")
+    ids = [_id_of(path, number, line) for number, line in read_lines(path).items()]
     if not ids:
         raise DataError(f"{path} lists no image: expected {wanted}; restore the list")
     twice = [one for one, times in Counter(ids).items() if times > 1]
@@ -130,6 +140,21 @@ def read_list(path: Path, published: int = 0) -> tuple[str, ...]:
         found = f"{len(ids)} lines, {len(set(ids))} different"
         raise DataError(f"{path} lists {len(twice)} ids more than once, {twice[0]} the first: {found}, expected {wanted}; remove the repeats")
     return tuple(ids)
+
+
+def _id_of(path: Path, number: int, line: str) -> str:
+    """The id in a line of a list."""
+    picture, *more = line.split()
+    name = _stem(picture)
+    if re.fullmatch(r"[\w.-]+", name) and (all(re.fullmatch(r"[+-]?\d{1,2}", word) for word in more) or [_stem(word) for word in more] == [name]):
+        return name
+    shown = line if len(line) <= 80 else f"{line[:80]} ..."
+    raise DataError(f"{path}, line {number}, is {shown!r}: expected an id, or the path of a picture and that of its mask, of one name; restore the line")
+
+
+def _stem(path: str) -> str:
+    """The last part of a path, without the ending of a picture."""
+    return re.sub(r"\.(jpe?g|png)$", "", re.split(r"[/\\]", path)[-1], flags=re.IGNORECASE)
 
 
 def read_names(*roots: Path) -> tuple[str, ...]:
@@ -144,7 +169,7 @@ def read_names(*roots: Path) -> tuple[str, ...]:
     path = next((root / "classes.txt" for root in roots if (root / "classes.txt").is_file()), None)
     if path is None:
         return ()
-    names = tuple(read_lines(path))
+    names = tuple(read_lines(path).values())
     if len(names) < 2 or names[0] != "background" or len(set(names)) < len(names):
         raise DataError(f"{path}: expected 'background' and then a different name a line, got {', '.join(names[:4])} ...")
     return names

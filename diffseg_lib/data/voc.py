@@ -10,7 +10,7 @@ import numpy as np
 
 from ..support.images import Photo
 from .files import read_lines, read_list, read_mask, read_names, read_picture
-from .names import CONTEXT_ORDERS, SPLIT_SIZES, VOC, prompt_words, split_note
+from .names import CONTEXT_ORDERS, SPLIT_SIZES, VOC, prompt_words, published_size, split_note
 from .samples import DataError, Dataset, Files
 
 _COMPARED = 40  # images whose Context masks are compared with their VOC masks
@@ -22,7 +22,7 @@ def open_voc(root: Path, split: str, order: str = "") -> Dataset:
 
     Args:
         root: Folder that holds ``VOCdevkit``, or that folder, or the year's inside it.
-        split: Split, by the name of its list: "train", "val", "trainaug" and so on.
+        split: Split, by the name of its list: "train", "val", "trainaug" (or "train_aug") and so on.
         order: Label order, which only Context has; it must be "".
 
     Raises:
@@ -32,7 +32,7 @@ def open_voc(root: Path, split: str, order: str = "") -> Dataset:
         raise DataError(f"order={order!r}: only Context has two label orders; leave it out")
     place, top = _year(root, "VOC2012", "JPEGImages")
     own = read_names(root, top)
-    masks = "SegmentationClassAug" if split == "trainaug" else "SegmentationClass"
+    masks = "SegmentationClassAug" if split in ("trainaug", "train_aug") else "SegmentationClass"
     listed = place / "ImageSets" / "Segmentation" / f"{split}.txt"
     ids, expected, notes = _listed("voc", listed, bool(own))
     return _assemble("voc", split, own or ("background", *VOC), ids, expected, notes, listed, place, masks)
@@ -80,9 +80,9 @@ def _year(root: Path, year: str, folder: str) -> tuple[Path, Path]:
 
 def _listed(name: str, path: Path, own: bool) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
     """The ids of a list, how many the split should have, and a note where these differ; `own` says that it is not the published set."""
-    published = 0 if own else SPLIT_SIZES.get((name, path.stem), 0)
-    ids = read_list(path, published)
-    return ids, published or len(ids), split_note(str(path), path.stem, len(ids), published)
+    sizes = () if own else SPLIT_SIZES.get((name, path.stem), ())
+    ids = read_list(path, sizes)
+    return ids, published_size(sizes, len(ids)), split_note(str(path), path.stem, len(ids), sizes)
 
 
 # -- the order of Context's labels ---------------------------------------------------------------
@@ -104,7 +104,9 @@ def _context_names(place: Path, ids: Sequence[str], own: tuple[str, ...], order:
     if said and found and said != found:
         raise DataError(f"{source} says {said}, but compared with VOC's own the masks are in the {found} order: give order={found!r}, or correct the tree")
     if not (said or found):
-        raise DataError("two label orders share this layout and the tree does not tell which it has: give order='alphabetical' or order='original'")
+        raise DataError(
+            "two label orders share this layout and the tree does not tell which it has: give order='alphabetical' or order='original' (--order of a command)"
+        )
     how = f"found by comparing {compared} masks with SegmentationClass" if found else f"assumed, by {source}: no masks to compare with"
     return ("background", *CONTEXT_ORDERS[said or found]), f"label order: {said or found} ({how})"
 
@@ -117,7 +119,7 @@ def _order_of_labels_file(path: Path) -> str:
     """
     if not path.is_file():
         return ""
-    listed = [re.sub(r"^\d+\s*:?\s*", "", line) for line in read_lines(path)]
+    listed = [re.sub(r"^\d+\s*:?\s*", "", line) for line in read_lines(path).values()]
     listed = [name for name in listed if name != "background"]
     for order, names in CONTEXT_ORDERS.items():
         if sum(a == b for a, b in zip(listed, names, strict=False)) >= _SAME:

@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +20,25 @@ from ..baselines.base import Method, Prediction
 from ..category_filter import CategoryFilter, precision_recall
 from ..data import Dataset, LabelError, Sample
 from ..data.samples import VOID
-from ..support.errors import nearest, ran_out_of_memory
+from ..support.errors import ran_out_of_memory
 from ..support.files import write_json
+from .labels import frozen_labels
 from .metrics import best_threshold, bootstrap_miou, confusions_at, count_scores, iou, miou, threshold_curve
 from .run_store import Row
 
-LABELS = ("image", "filter", "all")
 
-
-def check_labels(labels: str) -> str:
-    """The choice of labels itself, if it is a known one.
-
-    Args:
-        labels: One of :data:`LABELS`, or the path of a JSON file.
-
-    Raises:
-        ValueError: If it is none of :data:`LABELS` and no existing JSON file.
-    """
-    if labels not in LABELS and not (labels.endswith(".json") and Path(labels).is_file()):
-        raise ValueError(f"labels {labels!r}: expected {', '.join(LABELS)}, or an existing JSON file that maps image ids to class names")
-    return labels
-
-
-@lru_cache(maxsize=2)
-def read_labels(path: str) -> Mapping[str, tuple[str, ...]]:
-    """Frozen labels: image ids to class names, as a filter once chose them.
-
-    Args:
-        path: Path of a JSON file with an object from image ids to lists of class names.
-
-    Raises:
-        ValueError: On a file that is no such mapping.
-    """
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in found.values()):
-            raise ValueError("it is something else")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} ({error}): expected a JSON object from image ids to lists of class names") from error
-    return {Path(name).stem: tuple(dict.fromkeys(names)) for name, names in found.items()}
-
-
-def requested_labels(dataset: Dataset, sample: Sample, labels: str, category_filter: CategoryFilter | None = None) -> tuple[tuple[int, ...], dict[str, str]]:
+def requested_labels(
+    dataset: Dataset, sample: Sample, labels: str, category_filter: CategoryFilter | None = None, labels_from: tuple[str, ...] = ()
+) -> tuple[tuple[int, ...], dict[str, str]]:
     """The labels that a method is asked for on one image, and why, by class name.
 
     Args:
         dataset: Data set of the image, whose names and words are meant.
         sample: Image with its labels.
         labels: Choice of labels. "image" are the classes present (image-level labels, Table 2); "filter" what `category_filter` keeps (zero-shot, Table 1);
-            "all" the data set's classes; a JSON file maps image ids (a file's name will do) to names, the data set's own or the words it prompts with.
+            "all" the data set's classes; of a JSON file those that :func:`~diffseg_lib.evaluation.labels.frozen_labels` finds.
         category_filter: Filter over the data set's prompt words, for "filter".
+        labels_from: Dictionaries of a file, as :func:`~diffseg_lib.evaluation.labels.read_labels` takes them.
 
     Raises:
         ValueError: On other `labels`, on "filter" without a category filter, or on a file that lacks the image or has unknown names.
@@ -79,22 +47,16 @@ def requested_labels(dataset: Dataset, sample: Sample, labels: str, category_fil
         return tuple(dataset.names.index(name) for name in sample.classes), {}
     if labels == "all":
         return tuple(range(1, len(dataset.names))), {}
-    places = {word: i + 1 for i, word in enumerate(dataset.prompts)} | {name: i for i, name in enumerate(dataset.names) if i}
     if labels == "filter" and category_filter is not None:
+        places = {word: i for i, word in enumerate(dataset.prompts, start=1)}
         kept = category_filter.filter(sample.image).kept
         return tuple(places[one.name] for one in kept), {dataset.names[places[one.name]]: one.why for one in kept}
     if labels == "filter":
         raise ValueError("labels 'filter' need a category filter")
-    frozen = read_labels(check_labels(labels))
-    if sample.id not in frozen:
-        raise ValueError(f"{labels} has no entry for image {sample.id}: expected one for each of {len(dataset)} images, it has {len(frozen)}")
-    unknown = [name for name in frozen[sample.id] if name not in places]
-    if unknown:
-        raise ValueError(f"{labels} gives image {sample.id} the class {unknown[0]!r}, which is none of {dataset.name}'s: {nearest(unknown[0], list(places))}")
-    return tuple(sorted({places[name] for name in frozen[sample.id]})), {}
+    return frozen_labels(dataset, sample.id, labels, labels_from), {}
 
 
-def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filter: CategoryFilter | None, name: str) -> Row:
+def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filter: CategoryFilter | None, name: str, labels_from: tuple[str, ...] = ()) -> Row:
     """Score and count one image; the row is an error row if it cannot be read or scored. Where no label is asked for, all is background.
 
     Args:
@@ -103,6 +65,7 @@ def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filte
         labels: Choice of labels, as :func:`requested_labels` takes it.
         category_filter: Filter over the data set's prompt words, for "filter".
         name: Id of the image.
+        labels_from: Dictionaries of a file, as :func:`requested_labels` takes them.
 
     Raises:
         LabelError: On a mask whose labels are no classes of the data set: that is not one broken file, but a wrong set or order of labels.
@@ -110,7 +73,7 @@ def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filte
     started = time.perf_counter()
     try:
         sample = dataset.load(name)
-        asked, why = requested_labels(dataset, sample, labels, category_filter)
+        asked, why = requested_labels(dataset, sample, labels, category_filter, labels_from)
         scored = Prediction(np.zeros((0, *sample.truth.shape), np.float32))
         if asked:
             scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
@@ -134,7 +97,7 @@ def evaluate_images(dataset: Dataset, method: Method, labels: str, category_filt
 
 
 def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:
-    """The figures of a run; ``miou`` and what goes with it are None below full coverage.
+    """The figures of a run; ``miou`` and what goes with it are None unless it has as many images as it should.
 
     Args:
         rows: Rows of :func:`evaluate_images`.
@@ -170,7 +133,7 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
         "iou": None,
         "confusion": None,
     }
-    if len(done) < expected or not done:
+    if len(done) != expected or not done:
         return facts
     confusions = confusions_at(histograms, threshold, classes)
     oracle, _ = best_threshold(histograms, classes)

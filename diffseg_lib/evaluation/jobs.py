@@ -23,8 +23,9 @@ from ..profiles import DTYPES, Profile, load_profile
 from ..segmenter import DiffSegmenter
 from ..support.executors import InProcess, cores, finished
 from ..support.identity import describe_code, digest_files, model_key
-from ..support.settings import NotNegativeInteger, Seed, one_of, settings
+from ..support.settings import NotNegativeInteger, Seed, Texts, one_of, settings
 from .evaluator import evaluate_image
+from .labels import check_coverage, dictionaries_of
 from .run_store import Row, Run, pending_ids
 from .sources import open_dataset
 
@@ -41,7 +42,8 @@ class Job:
         split: Split of the data set, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it.
         limit: Number of images, the first of the split; 0 is all (of the pocket world, 500).
         order: Order of Context's labels, "alphabetical" or "original", where the tree does not tell.
-        labels: One of ``diffseg_lib.evaluation.evaluator.LABELS``, or a JSON file.
+        labels: One of ``diffseg_lib.evaluation.labels.LABELS``, or a JSON file.
+        labels_from: Dictionaries of a JSON file, as :func:`~diffseg_lib.evaluation.labels.read_labels` takes them.
         method: Name of the method, as :func:`~diffseg_lib.baselines.registry.make_method` takes it.
         model: Source of the method's own model, as :func:`~diffseg_lib.baselines.registry.make_method` takes it; "" is the method's usual one.
         profile: Name, file or folder of the profile.
@@ -65,6 +67,7 @@ class Job:
     limit: NotNegativeInteger = 0
     order: Annotated[str, one_of(("", *CONTEXT_ORDERS))] = ""
     labels: str = "filter"
+    labels_from: Texts = ()
     method: Annotated[str, one_of(METHODS)] = "diffsegmenter"
     model: str = ""
     profile: str = "pocket"
@@ -97,10 +100,10 @@ class Job:
         since rows hold counts for every threshold.
         """
         profile, dataset = self.resolved_profile(), self.open()
-        skipped = ("root", "limit", "order", "profile", "model", "captioner", "clip", "offloaded", "strict")
+        skipped = ("root", "limit", "order", "profile", "model", "captioner", "clip", "offloaded", "strict", "labels_from")
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skipped}
         if self.labels.endswith(".json"):
-            own["labels"] = digest_files([Path(self.labels)])
+            own |= {"labels": digest_files([Path(self.labels)]), "labels_from": list(dictionaries_of(self.labels, self.labels_from))}
         segmenter = make_segmenter(self)
         sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip, "model": self.model}
         backbone = segmenter.backbone
@@ -160,7 +163,7 @@ def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
     try:
         dataset = job.open()
         method, category_filter = _tools(replace(job, split="", limit=0), dataset.prompts)
-        return [evaluate_image(dataset, method, job.labels, category_filter, name) for name in ids]
+        return [evaluate_image(dataset, method, job.labels, category_filter, name, job.labels_from) for name in ids]
     finally:
         torch.set_num_threads(before)
 
@@ -185,9 +188,11 @@ def run_job(
 
     Raises:
         LabelError: On masks whose labels are no classes; all such ids are listed.
+        ValueError: On a file of labels that does not fit the data set; no image is computed then.
         RunError: If rows cannot be kept, or disagree.
     """
     executor, ids = executor or InProcess(), job.open().ids
+    check_coverage(job.open(), job.labels, job.labels_from)
     fresh: list[Row] = []
     known: dict[Path, list[Row]] = {}
     written = time.monotonic()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data import READERS, place_of
+from ..data.names import PUBLISHED
 from ..loading import check_folder
 from ..profiles import Profile, is_hub_id, load_profile, split_revision
 from ..support.paths import POCKET, models_dir, pocket_source
+from .labels import check_coverage
 from .sources import open_dataset
 
-SPLITS = ("train", "val")
+SPLITS: Mapping[str, tuple[str, ...]] = {"voc": ("train", "val", "trainaug"), "context": ("train", "val"), "object": ("train", "val")}
+OPTIONAL = ("trainaug",)  # splits that a data set may lack
 SHOWN = 5  # broken images named
 _LAYOUTS = {"voc": "VOCdevkit/VOC2012", "context": "VOCdevkit/VOC2010", "object": "annotations"}
 
@@ -26,11 +29,18 @@ class Finding:
         what: Name of what was looked at.
         state: State that it is in: "ready", "missing" or "wrong".
         detail: Sentence on what was found, and what to do.
+        optional: Whether nothing needs doing where it is missing.
     """
 
     what: str
     state: str
     detail: str
+    optional: bool = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether something needs doing."""
+        return self.state == "wrong" or (self.state == "missing" and not self.optional)
 
 
 def _hub(what: str, source: str, file: str) -> Finding:
@@ -81,25 +91,25 @@ def _diffusion(profile: Profile) -> Finding:
         return Finding(what, "wrong", str(error))
 
 
-def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: int = 50) -> Iterator[Finding]:
+def check_data(name: str, root: Path, splits: Sequence[str] = (), images: int = 50, order: str = "") -> Iterator[Finding]:
     """Look at a data set's splits: list and counts, order of labels, and so many images and masks of each, spread over the split.
 
     Args:
         name: Name of the data set, of ``diffseg_lib.data.READERS``.
         root: Folder of the tree.
-        splits: Splits to look at.
+        splits: Splits to look at; without any, those of :data:`SPLITS`, of which those of :data:`OPTIONAL` may be missing.
         images: Number of images of each split that are read at least; 0 is all.
+        order: Order of Context's labels, as :func:`~diffseg_lib.evaluation.sources.open_dataset` takes it.
     """
-    for split in splits:
+    for split in splits or SPLITS[name]:
         what = f"{name}, {split}"
         try:
-            dataset = open_dataset(name, root, split)
+            dataset = open_dataset(name, root, split, order=order)
         except (ValueError, OSError) as error:
             missing = "no split file" in str(error) or "no annotations" in str(error) or "holds no" in str(error) or "is no folder" in str(error)
-            yield Finding(what, "missing" if missing else "wrong", str(error))
+            yield Finding(what, "missing" if missing else "wrong", str(error), optional=not splits and split in OPTIONAL)
             continue
-        if len(dataset) != dataset.expected:
-            yield Finding(what, "wrong", f"the list has {len(dataset)} images, the published split {dataset.expected}: restore the list")
+        yield from (Finding(what, "wrong", note) for note in dataset.notes if PUBLISHED in note)
         step = max(1, len(dataset) // images) if images else 1
         looked, broken = dataset.ids[::step], []
         for one in looked:
@@ -116,16 +126,16 @@ def check_data(name: str, root: Path, splits: Sequence[str] = SPLITS, images: in
             yield Finding(what, "ready", f"{len(dataset)} images of {dataset.name}, {len(dataset.names) - 1} classes, {len(looked)} read{notes}")
 
 
-def _place(profile: Profile, name: str, given: str, split: str) -> Finding:
+def _place(profile: Profile, name: str, given: str, split: str, order: str) -> Finding:
     """Of a data set: whether it has a folder, and its tree can be opened; the pocket world's tree is written when asked for."""
     try:
         root = profile.data_root(name, given)
-        return Finding(name, "ready", "the pocket world's" if root == POCKET else f"{len(open_dataset(name, root, split))} images")
+        return Finding(name, "ready", "the pocket world's" if root == POCKET else f"{len(open_dataset(name, root, split, order=order))} images")
     except ValueError as error:
         return Finding(name, "missing", f"{error}; the page on running it for real says where to fetch it")
 
 
-def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val") -> Profile:
+def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str] = (), data_root: str = "", split: str = "val", order: str = "") -> Profile:
     """A profile whose files are all there, with the data's folders in it: everything that is missing is told in one message, before anything loads.
 
     Args:
@@ -134,6 +144,7 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
         datasets: Names of the data sets that will be read.
         data_root: Folder of the data sets; "" is the profile's; "pocket" is the pocket world's tree, which is written when asked for.
         split: Split that will be read.
+        order: Order of Context's labels, for Context alone.
 
     Raises:
         ValueError: On an unknown profile.
@@ -141,7 +152,7 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
     """
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     looked = check_models(found, models)
-    looked += [_place(found, name, data_root, split) for name in datasets]
+    looked += [_place(found, name, data_root, split, order if name == "context" else "") for name in datasets]
     lacking = [one for one in looked if one.state != "ready"]
     if lacking:
         lines = "\n".join(f"- {one.what}: {one.detail}" for one in lacking)
@@ -150,14 +161,27 @@ def require(profile: str | Path | Profile, *models: str, datasets: Sequence[str]
     return replace(found, roots={**found.roots, **dict.fromkeys(READERS if data_root else (), data_root), **roots})
 
 
-def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), images: int = 50) -> list[Finding]:
-    """Look at the models of a profile, and at data sets under a folder.
+def check(
+    profile: Profile,
+    root: str | Path = "",
+    names: Sequence[str] = (),
+    images: int = 50,
+    order: str = "",
+    split: str = "",
+    labels: str = "",
+    labels_from: Sequence[str] = (),
+) -> list[Finding]:
+    """Look at the models of a profile, at data sets under a folder, and at a file of labels.
 
     Args:
         profile: Profile whose models are looked at.
         root: Folder with ``VOCdevkit``, ``annotations`` or ``coco`` in it; "" looks at no data.
         names: Names of the data sets; without any, those whose folders are there.
         images: Number of images of each split that are read, as :func:`check_data` takes it.
+        order: Order of Context's labels, for Context alone.
+        split: Split that is looked at; "" is all, as :func:`check_data` has them.
+        labels: File of labels that is held against `split`, or else val; "" is none.
+        labels_from: Dictionaries of the file, as :func:`~diffseg_lib.evaluation.labels.read_labels` takes them.
     """
     found = check_models(profile)
     if str(root):
@@ -166,5 +190,19 @@ def check(profile: Profile, root: str | Path = "", names: Sequence[str] = (), im
         if not wanted:
             found.append(Finding("data", "missing", f"{top} holds none of {', '.join(_LAYOUTS.values())} (or coco/annotations): expected a data set's root"))
         for name in wanted:
-            found += check_data(name, top, images=images)
+            own = order if name == "context" else ""
+            found += check_data(name, top, (split,) if split else (), images, own)
+            if labels:
+                found.append(_labels(name, top, split or "val", own, labels, labels_from))
+    elif labels:
+        found.append(Finding("labels", "missing", f"{labels} is held against a data set: expected the folder of one, by --data-root"))
     return found
+
+
+def _labels(name: str, root: Path, split: str, order: str, labels: str, labels_from: Sequence[str]) -> Finding:
+    """Of a file of labels: whether it fits a split."""
+    what = f"{name}, labels of {split}"
+    try:
+        return Finding(what, "ready", f"{check_coverage(open_dataset(name, root, split, order=order), labels, labels_from)} images have labels in {labels}")
+    except ValueError as error:
+        return Finding(what, "wrong", str(error))

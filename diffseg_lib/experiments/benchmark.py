@@ -243,6 +243,7 @@ def words_study(
     wanted: Sequence[str] = (),
     methods: Mapping[str, tuple[Method, Sequence[str]]] | None = None,
     store: Store | None = None,
+    order: str = "",
 ) -> BenchmarkResult:
     """One data set: every method by every choice of labels, thresholds of each fixed on train.
 
@@ -257,9 +258,10 @@ def words_study(
         wanted: Choices of words (see :func:`choices`) for the attention methods; none takes all of them.
         methods: Further methods, each with the choices that it is run for.
         store: Keeps the parts; None keeps nothing.
+        order: Order of Context's labels, where the tree does not tell.
     """
     store = store or Store()
-    opened = dict(zip(("train", "test"), open_splits(dataset, root, split, train_images, images), strict=True))
+    opened = dict(zip(("train", "test"), open_splits(dataset, root, split, train_images, images, order), strict=True))
     parts: dict[str, Counts] = {}
     for part, one in opened.items():
         key = {"study": "benchmark", "data": one.fingerprint(), "seed": segmenter.config.seed, "relative": category_filter.relative_clip_threshold}
@@ -272,7 +274,7 @@ def words_study(
     test, labels = opened["test"], {f"{name}/{choice}": f"{name}, {told}" for name in _methods(parts["test"]) for choice, told in LABELS.items()}
     measured = measure([parts["train"]], [parts["test"]], len(test.names), [segmenter.config.seed], labels)
     matrices = measured.confusions[f"{OURS}/filter"]
-    order = np.argsort(miou(matrices), kind="stable")
+    ranked = np.argsort(miou(matrices), kind="stable")
     return BenchmarkResult(
         rows=measured.rows,
         effects=_effects(measured),
@@ -280,8 +282,8 @@ def words_study(
         iou={name: None if np.isnan(v) else round(100 * float(v), 1) for name, v in zip(test.names, iou(matrices.sum(0)), strict=True)},
         confusion=tuple(tuple(row) for row in matrices.sum(0).tolist()),
         names=tuple(test.names),
-        best=tuple(test.ids[i] for i in order[::-1][:SHOWN]),
-        worst=tuple(test.ids[i] for i in order[:SHOWN]),
+        best=tuple(test.ids[i] for i in ranked[::-1][:SHOWN]),
+        worst=tuple(test.ids[i] for i in ranked[:SHOWN]),
         seeds=(segmenter.config.seed,),
         images=len(test),
         dataset=test.name,
