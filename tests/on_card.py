@@ -20,6 +20,7 @@ from diffseg_lib.attention import record_attention
 from diffseg_lib.baselines.elbo import elbo_posterior, noise_sharing
 from diffseg_lib.cli.main import main
 from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.pocket.training.fitting import Schedule, fit
 from diffseg_lib.scoremaps import complete_all_resolutions, complete_materialised, self_attention
@@ -147,7 +148,7 @@ def test_every_layer(segmenter, picture):
     queries, keys = recorded.finest()
     complete_materialised(fused, [one.float() for one in queries], [one.float() for one in keys])
     assert self_attention([queries[0]], [keys[0]]).device.type == CARD
-    with record_attention(segmenter.backbone.unet, weights, self_attention="matrix"):
+    with record_attention(segmenter.backbone.unet, weights, optimizations=OPTIMIZATIONS):
         segmenter.backbone.predict_noise(latents, 100, embeddings)
 
 

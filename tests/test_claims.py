@@ -10,7 +10,9 @@ from diffseg_lib.book.plots import claim_forest
 from diffseg_lib.cli.study import STUDIES
 from diffseg_lib.experiments.claims import CLAIMS, Claim, counts, effect_verdict, ledger, measured_text, numbers, verdict, write_ledger
 from diffseg_lib.experiments.measure import CommittedRun, Effect, StudyResult, committed_result
+from diffseg_lib.profiles import load_profile
 from diffseg_lib.support.files import to_plain, write_json
+from diffseg_lib.support.identity import describe_models
 from diffseg_lib.support.paths import data_dir
 
 CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a_minus_b", "a_minus_c"), "+1")
@@ -20,7 +22,8 @@ def fill_template(folder, images=500, seeds=(0,), **effects):
     folder.mkdir(parents=True, exist_ok=True)
     found = {name: Effect(value=sum(ci) / 2, ci95=ci, seeds=seeds, images=images) for name, ci in effects.items()}
     result = StudyResult(rows={}, effects=found, images=images, seeds=(0, 1), dataset="voc")
-    about = {"command": "run it", "device": "cpu", "seconds": 1.0, "commit": None, "versions": {}}
+    models = describe_models(load_profile("pocket"))
+    about = {"command": "run it", "device": "cpu", "seconds": 1.0, "commit": None, "dirty": None, "versions": {}, "models": models, "data": (), "code": {}}
     write_json(folder / "some.json", CommittedRun(study="some", profile=folder.name, result=result, **about))
 
 

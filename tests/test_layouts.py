@@ -293,7 +293,7 @@ def test_of_two_that_write_a_tree_of_the_cache_the_first_wins(tmp_path, monkeypa
 
     def and_another_is_quicker(layout, split, n, seed, out):
         write_layout(layout, split, n, seed, out)
-        write_layout(layout, split, n, seed, out.parent / f"{layout}-{split}-seed{seed}-{n}")
+        write_layout(layout, split, n, seed, out.parent / f"{layout}-{split}-seed{seed}-{n}-{layouts.renderer()}")
 
     monkeypatch.setenv("DIFFSEG_CACHE", str(tmp_path))
     monkeypatch.setattr(layouts, "write_layout", and_another_is_quicker)

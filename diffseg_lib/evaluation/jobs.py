@@ -96,7 +96,7 @@ class Job:
 
         Models count by their content (:func:`~diffseg_lib.support.identity.model_key`), the data set by
         :meth:`~diffseg_lib.data.samples.Dataset.fingerprint` of its whole split, so that a larger limit goes on with the rows of a smaller one, a JSON file of
-        labels by content, the library by its version and the code that an evaluation imports, the libraries below it not at all. The threshold is left out,
+        labels by content, the library by the code that an evaluation imports, the libraries below it not at all. The threshold is left out,
         since rows hold counts for every threshold.
         """
         profile, dataset = self.resolved_profile(), self.open()

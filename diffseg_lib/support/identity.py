@@ -14,7 +14,6 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from .files import to_plain
 from .paths import models_dir
 from .source_code import PACKAGE, code_only, code_used, module_files
@@ -173,7 +172,7 @@ def code_hash(*modules: str) -> str:
 
 @cache
 def describe_code(*modules: str) -> dict[str, str]:
-    """The code that computes: this library's version, and a hash of modules and of all of the library that they import.
+    """The code that computes, ``modules``: a hash of modules and of all of the library that they import.
 
     Comments, docstrings and modules that are not imported do not count.
 
@@ -183,4 +182,4 @@ def describe_code(*modules: str) -> dict[str, str]:
     modules = modules or tuple(name for name in module_files(Path(__file__).resolve().parent.parent) if name)
     source = "\n".join(f"import {PACKAGE}.{module}" for module in modules)
     root = Path(__file__).resolve().parent.parent.parent
-    return {"version": __version__, "modules": hashlib.sha256(code_used(source, root).encode()).hexdigest()[:12]}
+    return {"modules": hashlib.sha256(code_used(source, root).encode()).hexdigest()[:12]}
