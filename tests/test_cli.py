@@ -41,6 +41,8 @@ def segment(pipeline_folder, out, photos, *options, classes=("house", "red fish"
 
 def test_one_photo(pipeline_folder, photo, tmp_path):
     out = tmp_path / "out"
+    out.mkdir()
+    (out / "intermediates.npz").write_text("of an earlier photo")
     assert segment(pipeline_folder, out, [photo], "--seed", "3", "--threshold", "0.6") == 0
     assert {p.name for p in out.iterdir()} == {"labels.png", "overlay.png", "segments.json", "scores.npz", "result.json"}
     scores = np.load(out / "scores.npz")["scores"]

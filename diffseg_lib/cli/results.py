@@ -61,7 +61,8 @@ def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path)
         maps |= {f"cross_{one.shape[-2]}": to_numpy(one) for one in kept.cross.values()}
         arrays["intermediates"] = {"timestep": np.array(kept.timesteps), "tokens": to_numpy(kept.token_weights), **maps}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").unlink(missing_ok=True)  # an earlier one is of other files
+    for earlier in ("result.json", "intermediates.npz"):  # they would be of other files
+        (folder / earlier).unlink(missing_ok=True)
     with atomic_write(folder / "labels.png") as file:
         save_labels(found.labels, file)
     with atomic_write(folder / "overlay.png") as file:
