@@ -179,7 +179,8 @@ EXAMPLE = "diffseg study ablation --profile sd15 --device cuda --voc DIR --split
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    page(parser, f"{ABOUT}\nStudies: {', '.join(STUDIES)}.", EXAMPLE, run=run, kept="parts that are done are kept, though pseudo, edits and qualitative are one part each")
+    kept = "parts that are done are kept, though pseudo, edits and qualitative are one part each"
+    page(parser, f"{ABOUT}\nStudies: {', '.join(STUDIES)}.", EXAMPLE, run=run, kept=kept)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help="The studies to run. Without any, all of them.")
     share(parser, "--profile", *MODELS, *PLACES)
     parser.add_argument("--images", type=int, default=500, metavar="N", help="Images of each data set that are measured.")
