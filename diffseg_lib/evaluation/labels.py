@@ -2,7 +2,7 @@
 
 Two forms are read: an object from image ids to lists of names, and the released code's, an object of dictionaries from paths of images to lists of names, one
 for each way in which the names were found (:data:`AS_RELEASED` are the two whose union it runs on). Images are known by the stem of their path, names by the
-class's own, the word it is prompted with, their plurals, and the other spellings of :data:`~diffseg_lib.data.names.SPELLINGS`.
+class's own, the word it is prompted with, their plurals, and the other spellings of ``data.names.SPELLINGS``.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def verdict(intervals: Sequence[Sequence[float] | None], opposite: bool = False,
     """What 95 % intervals of effects say of a claim that all of them are above zero.
 
     "reproduced" if every interval lies on the claimed side of zero, "not reproduced" if one lies wholly on the other, else
-    "inconclusive"; "not run" without an effect. Fewer than 100 images (:data:`~diffseg_lib.evaluation.metrics.MANY`) decide nothing: "undecided: 40 images".
+    "inconclusive"; "not run" without an effect. Fewer than 100 images (``evaluation.metrics.MANY``) decide nothing: "undecided: 40 images".
 
     Args:
         intervals: The effects' intervals, (low, high) each; None of an effect of too few images to have one.

@@ -230,7 +230,7 @@ def titled(live: StudyResult, run: CommittedRun[Any] | None) -> dict[str, Any]:
 
 
 def run_title(name: str, found: StudyResult) -> str:
-    """A run's title: its images, its seeds if there are several, and of a small sample (:data:`~diffseg_lib.evaluation.metrics.SKETCH`) what it is.
+    """A run's title: its images, its seeds if there are several, and of a small sample (``evaluation.metrics.SKETCH``) what it is.
 
     >>> run_title("this page", StudyResult(rows={}, effects={}, images=8, seeds=(0,), dataset="voc"))
     'this page, 8 images\\nsmall sample: a sketch'
