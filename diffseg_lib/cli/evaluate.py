@@ -141,22 +141,22 @@ def _kept_rows(job: Job, out: Path, executor: Executor, at_once: Callable[[], in
     from ..evaluation.jobs import run_job
     from ..evaluation.run_store import open_run, pending_ids
 
-    run, ids = open_run(out / "runs", job.facts()), job.open().ids
-    left = pending_ids(ids, run.rows())
-    errors, started = 0, time.perf_counter()
-    with tqdm(total=len(ids), initial=len(ids) - len(left), desc=job.split, unit="image", disable=None) as bar:
+    ids, errors, started = job.open().ids, 0, time.perf_counter()
+    run = open_run(out / "runs", job.facts())
+    try:
+        left = pending_ids(ids, run.rows())
+        with tqdm(total=len(ids), initial=len(ids) - len(left), desc=job.split, unit="image", disable=None) as bar:
 
-        def progress(rows: Sequence[Row]) -> None:
-            nonlocal errors
-            errors += sum(row.status != "ok" for row in rows)
-            bar.update(len(rows))
-            bar.set_postfix(errors=errors)
+            def progress(rows: Sequence[Row]) -> None:
+                nonlocal errors
+                errors += sum(row.status != "ok" for row in rows)
+                bar.update(len(rows))
+                bar.set_postfix(errors=errors)
 
-        try:
             rows = run_job(job, run, executor, at_once, chunk, progress)
-        except KeyboardInterrupt:
-            print(f"{len(ids) - len(pending_ids(ids, run.rows()))} of {len(ids)} images are kept; the same command goes on", file=sys.stderr)
-            raise
+    except KeyboardInterrupt:
+        print(f"{len(ids) - len(pending_ids(ids, run.rows()))} of {len(ids)} images are kept; the same command goes on", file=sys.stderr)
+        raise
     seconds = time.perf_counter() - started
     rate = f", {len(left) / seconds:.2f} a second" if left else ""
     print(f"{job.split}: {len(left)} images done now{rate}, {len(ids) - len(left)} kept from before, {errors} failed ({run.folder})", file=sys.stderr)
