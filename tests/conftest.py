@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from torch import nn
 
 _CHECKED = [f"diffseg_lib.{name}" for name in ("applications.prompt_to_prompt", "attention", "backbone", "optimizations", "prompts", "recording", "scoremaps")]
 install_import_hook(_CHECKED, "beartype.beartype")  # the annotations of tensor arguments hold in every test
@@ -138,6 +139,17 @@ def tiny_sdxl():
     second_tokenizer = tiny_tokenizer()
     second_tokenizer.pad_token = "a"  # the real one pads with another token too
     return StableDiffusionXLPipeline(base.vae, first, second, base.tokenizer, second_tokenizer, unet, base.scheduler, add_watermarker=False)
+
+
+class Wrapper(nn.Module):
+    """A module around a UNet, as parallel and compiled ones are."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, *args, **kwargs):
+        return self.inner(*args, **kwargs)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import Wrapper, tiny_pipeline
 from einops import rearrange
 
 from diffseg_lib.attention import _Recorder, record_attention
@@ -314,15 +314,6 @@ def test_a_recording_that_cannot_begin_leaves_no_trace(backbone, monkeypatch, wh
 
 
 # -- wrapped and compiled UNets, IP-Adapters ------------------------------------------------------
-
-
-class Wrapper(torch.nn.Module):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.config = inner, inner.config
-
-    def forward(self, *args, **kwargs):
-        return self.inner(*args, **kwargs)
 
 
 def compiled(unet):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import Wrapper
 from PIL import Image
 
 from diffseg_lib.config import Config, recipe
@@ -300,14 +301,6 @@ def test_ten_threads_give_what_ten_calls_in_a_row_give(segmenter, picture, optim
 
 
 def test_a_wrapped_unet_segments_as_the_plain_one(segmenter, picture):
-    class Wrapper(torch.nn.Module):
-        def __init__(self, inner):
-            super().__init__()
-            self.inner, self.config = inner, inner.config
-
-        def forward(self, *args, **kwargs):
-            return self.inner(*args, **kwargs)
-
     plain, unet = segmenter.segment(picture, CLASSES), segmenter.backbone.unet
     for wrapped in (Wrapper(unet), torch.compile(unet, backend="eager")):
         found = replace(segmenter, backbone=replace(segmenter.backbone, unet=wrapped)).segment(picture, CLASSES)

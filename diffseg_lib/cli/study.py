@@ -158,7 +158,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     out.mkdir(parents=True, exist_ok=True)
     how = run_metadata(started)
     how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
-    splits = dict.fromkeys(("train", o.split))
+    splits = dict.fromkeys(("train", getattr(result, "split", o.split)))  # of pseudo-labels, train alone
     name = result.dataset.removeprefix(f"{POCKET}-")
     data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": backbone.device.type}
