@@ -24,13 +24,14 @@ def sources(facts: Mapping[str, Any]) -> str:
 
 def goals_table(goals: Sequence[Goal]) -> pd.DataFrame:
     """Goals, their figures, and whether they are met."""
-    return pd.DataFrame([{"goal": one.what, "wanted": one.wanted, "figure": one.figure, "": SAID[one.met]} for one in goals])
+    figures = ["" if one.figure is None else f"{one.figure:,.2f}" for one in goals]
+    return pd.DataFrame([{"goal": one.what, "wanted": one.wanted, "figure": f, "": SAID[one.met]} for one, f in zip(goals, figures, strict=True)])
 
 
 def memory_table(peaks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Peaks of memory above the loaded model, MiB, by case and number of classes."""
-    columns = {f"C = {k}, MiB": {name: None if row is None else row["median"] for name, row in rows.items()} for k, rows in peaks.items()}
-    return pd.DataFrame(columns).rename(index={OURS: "ours"})
+    """Peaks of memory above the loaded model, MiB, by case and number of classes; "not run" where there is none."""
+    columns = {f"C = {k}, MiB": {name: f"{row['median']:,.1f}" for name, row in rows.items() if row is not None} for k, rows in peaks.items()}
+    return pd.DataFrame(columns).fillna(SAID[None]).rename(index={OURS: "ours"})
 
 
 def sizes_table(sizes: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

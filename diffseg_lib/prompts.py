@@ -19,6 +19,11 @@ FUNCTION_WORDS = frozenset(
     "is are was were be been being there it he she they we you i who which while".split()
 )
 
+# Beginnings, in lower case, that are spoken as they are spelt: a consonant and later a vowel, but "heir", "hon", "hour"; a vowel, but "eu", "ew", "on",
+# "ou", "uni" and most with "u".
+_SAYS_A = re.compile(r"(?:[bcdfgjklmnpqrstvwz]|h(?!eir|on|our))[a-z]*[aeiou]")
+_SAYS_AN = re.compile(r"(?:a|i|e(?![uw])|o(?![nu])|u(?=m|n[^i]))[a-z]{2}")
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -59,8 +64,15 @@ def fill_template(name: str, template: str = "a photograph of a {class}") -> str
         raise ValueError(f"prompt template {template!r}: expected the place of the class, '{{class}}', in it")
     name = without_article(name)
     if name and " a {class}" in template:
-        template = template.replace(" a {class}", f" {_inflector().a(name).split()[0]} {{class}}")
+        template = template.replace(" a {class}", f" {_article(name)} {{class}}")
     return template.replace("{class}", name)
+
+
+def _article(name: str) -> str:
+    """ "a" or "an"; inflect, which takes seconds to load, is asked only where spelling may not tell the sound ("hour", "unicorn", "MRI")."""
+    if _SAYS_A.match(name):
+        return "a"
+    return "an" if _SAYS_AN.match(name) else str(_inflector().a(name).split()[0])
 
 
 @cache

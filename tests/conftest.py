@@ -181,3 +181,21 @@ def picture() -> np.ndarray:
     """48 x 80 x 3, uint8: neither square nor of a size the model works at."""
     coarse = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
     return coarse.repeat(8, 0).repeat(8, 1)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree in VOC's layout: three train and four val scenes of the pocket world."""
+    from diffseg_lib.pocket.layouts import write_layout
+
+    root = tmp_path_factory.mktemp("voc") / "tree"
+    write_layout("voc", "train", 3, 5, root)
+    write_layout("voc", "val", 4, 5, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tree: Path):
+    from diffseg_lib.evaluation.sources import open_dataset
+
+    return open_dataset("voc", tree, "val")

@@ -136,6 +136,7 @@ def test_tables_hold_what_was_measured():
     facts = committed_speed()
     judged = goals(facts)
     assert len(tables.goals_table(judged)) == len(judged) and set(tables.goals_table(judged)[""]) <= set(tables.SAID.values())
+    assert not any(table.isna().any(axis=None) for table in (tables.goals_table(judged), tables.memory_table(facts["full"]["memory"])))
     assert tables.sources(facts).count("\n") == len({(how["command"], how["commit"]) for how in facts["measured"].values()})
     full = facts["full"]
     assert "optimized, queries and keys kept" in tables.memory_table(full["memory"]).index and "ours" in tables.memory_table({"1": {OURS: {"median": 1}}}).index

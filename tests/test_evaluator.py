@@ -23,20 +23,6 @@ from diffseg_lib.evaluation.jobs import Job
 from diffseg_lib.evaluation.metrics import confusion, miou
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.evaluation.thresholds import fixed_threshold
-from diffseg_lib.pocket.layouts import write_layout
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    root = tmp_path_factory.mktemp("voc") / "tree"
-    write_layout("voc", "train", 3, 5, root)
-    write_layout("voc", "val", 4, 5, root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def data(tree):
-    return open_dataset("voc", tree, "val")
 
 
 class Truth:

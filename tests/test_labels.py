@@ -15,8 +15,6 @@ from diffseg_lib.evaluation.evaluator import requested_labels
 from diffseg_lib.evaluation.jobs import Job, run_job
 from diffseg_lib.evaluation.labels import check_coverage, class_places, dictionaries_of, frozen_labels, read_labels, word_key
 from diffseg_lib.evaluation.run_store import open_run
-from diffseg_lib.evaluation.sources import open_dataset
-from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.prompts import lemma, plural
 
 COCO = (
@@ -41,19 +39,6 @@ RELEASED = {
         "toothbrus": "toothbrush",
     },
 }
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    root = tmp_path_factory.mktemp("voc") / "tree"
-    write_layout("voc", "train", 3, 5, root)
-    write_layout("voc", "val", 4, 5, root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def data(tree):
-    return open_dataset("voc", tree, "val")
 
 
 def released(data) -> dict[str, dict[str, list[str]]]:

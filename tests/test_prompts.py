@@ -59,6 +59,21 @@ def test_the_article_belongs_to_the_template():
         fill_template("owl", "a photograph")
 
 
+def test_articles_are_inflects_and_it_is_asked_only_where_spelling_may_not_tell(monkeypatch):
+    from diffseg_lib import prompts
+    from diffseg_lib.data.names import CONTEXT, VOC
+    from diffseg_lib.pocket.world import CLASS_NAMES
+
+    doubtful = ["hour glass", "heirloom", "honey", "unicorn", "onion", "one-way sign", "eucalyptus", "ewer", "yew", "MRI", "TV", "x-ray", "8-ball"]
+    plain = [*VOC, *CONTEXT, *CLASS_NAMES, "umbrella", "untidy desk", "igloo", "egg", "owl"]
+    engine = prompts._inflector()
+    for name in doubtful + plain:
+        assert prompts._article(name) == engine.a(name).split()[0], name
+    monkeypatch.setattr(prompts, "_inflector", lambda: pytest.fail("inflect was asked"))
+    for name in CLASS_NAMES:
+        prompts.fill_template(name)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -27,7 +27,7 @@ from ..profiles import load_profile
 from ..support.errors import nearest
 from ..support.executors import cores
 from ..support.files import write_text
-from ..support.identity import describe_models, digest_files, digest_tree, fingerprint, weights_hash
+from ..support.identity import digest_files, digest_tree, fingerprint, model_keys, weights_hash
 from ..support.paths import models_dir, repository_root
 from ..support.source_code import PACKAGE
 from .notebooks import inputs_hash, with_prose
@@ -179,7 +179,7 @@ def named_by(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if profile := parameters.get("profile", ""):
         known = load_profile(profile)
         roots = {name: Path(root) for name in known.roots if (root := os.path.expandvars(known.roots[name]))}
-        named["profile"] = {"numbers": {**vars(known), "source": ""}, "models": describe_models(known)}
+        named["profile"] = {"numbers": {**vars(known), "source": ""}, "models": model_keys(known)}
         named["roots"] = {name: _digest_folder(root) for name, root in roots.items() if root.is_dir()}
     return named
 

@@ -40,14 +40,14 @@ def run(o: argparse.Namespace) -> int:
     from ..baselines.attention import Attention
     from ..evaluation.preflight import require
     from ..evaluation.sources import open_dataset
-    from ..support.identity import describe_code, describe_models
+    from ..support.identity import describe_code, model_keys
 
     profile = require(profile_of(o), *(["captioner"] if o.recipe else []), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
     name, root = source_of(o, profile)
     dataset = open_dataset(name, root, o.split, o.limit, o.order)
     segmenter = segmenter_of(o, profile, name, seed=o.seed, timesteps=tuple(o.timesteps) or TIMESTEPS, threshold=o.threshold)
     pseudo = Pseudo(segmenter.threshold, preset(o.crf) if o.crf else None, o.min_confidence)
-    about = {"profile": profile.name, "models": describe_models(profile), "config": asdict(segmenter.resolved), "recipe": o.recipe or "default"}
+    about = {"profile": profile.name, "models": model_keys(profile), "config": asdict(segmenter.resolved), "recipe": o.recipe or "default"}
     about["code"] = describe_code("applications.pseudo_labels", "baselines.attention")
     with tqdm(total=len(dataset), desc=o.split, unit="image", disable=None) as bar:
         errors = write_masks(dataset, Attention(segmenter), pseudo, o.out, about, lambda name, error: bar.update())

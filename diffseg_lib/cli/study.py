@@ -17,7 +17,7 @@ from ..data import READERS
 from ..profiles import Profile
 from ..support.errors import nearest
 from ..support.files import write_json
-from ..support.identity import describe_code, describe_models, fingerprint
+from ..support.identity import describe_code, describe_models, fingerprint, model_keys
 from ..support.paths import POCKET, build_dir, data_dir, in_repository
 from ..support.provenance import run_metadata
 from .exits import Exit
@@ -149,9 +149,17 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
 
     started, backbone = time.perf_counter(), segmenter.backbone
     profile = backbone.profile
-    models, code = describe_models(profile), describe_code(module_of(study))
-    settings = {"config": asdict(segmenter.resolved), "size": backbone.size, "dtype": str(backbone.dtype), "device": backbone.device.type}
-    about = {"models": models, "code": code, **settings, "relative": profile.relative_clip_threshold, "similarity": profile.text_similarity_threshold}
+    models, code, device = describe_models(profile), describe_code(module_of(study)), backbone.device.type
+    about = {
+        "models": model_keys(profile),
+        "code": code,
+        "config": asdict(segmenter.resolved),
+        "size": backbone.size,
+        "dtype": str(backbone.dtype),
+        "device": device,
+        "relative": profile.relative_clip_threshold,
+        "similarity": profile.text_similarity_threshold,
+    }
     store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
     result = STUDIES[study](segmenter, o, store)
     out = (o.out or (data_dir() if in_repository() else build_dir()) / "results") / profile_folder(profile)
@@ -161,7 +169,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     splits = dict.fromkeys(("train", getattr(result, "split", o.split)))  # of pseudo-labels, train alone
     name = result.dataset.removeprefix(f"{POCKET}-")
     data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for one in splits)
-    how |= {"models": models, "data": data, "code": code, "device": backbone.device.type}
+    how |= {"models": models, "data": data, "code": code, "device": device}
     return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, **how))
 
 

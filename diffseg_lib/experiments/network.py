@@ -19,7 +19,7 @@ from ..data.samples import VOID
 from ..evaluation.metrics import confusion, interval_text, miou
 from ..evaluation.sources import open_splits
 from ..segmenter import DiffSegmenter
-from ..support.identity import describe_code, describe_models
+from ..support.identity import describe_code, model_keys
 from .claims import effect_texts, effect_verdict
 from .measure import Estimate, StudyResult, paired_miou, pooled_miou
 from .pseudo import FOUR, both_means, choose_crf, choose_threshold, score_all
@@ -157,7 +157,7 @@ def network_study(
     train_set, test = open_splits(dataset, root, split, train_images, images)
     profile = segmenter.backbone.profile
     methods: dict[str, Method] = {OURS: both_means(segmenter)[FOUR], RIVAL: rival or DenseClip.from_path(profile.clip, device=str(segmenter.backbone.device))}
-    about = {"models": describe_models(profile), "config": asdict(segmenter.resolved), "code": describe_code("experiments.network")}
+    about = {"models": model_keys(profile), "config": asdict(segmenter.resolved), "code": describe_code("experiments.network")}
     masks = make_masks(methods, train_set, tuning_images, out / "masks", min_confidence, about, candidates)
     progress("masks written")
     found, curves = {}, {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -88,18 +88,17 @@ def model_source(source: str | Path, kind: str = "") -> str:
     return str(models_dir() / SHIPPED.get(kind, "clip")) if str(source) == "pocket" else str(source)
 
 
-def weights_hash(folder: str | Path, kinds: Sequence[str] = MODEL_FILES) -> str:
+def weights_hash(folder: str | Path) -> str:
     """A short hash of the weights and settings in a folder, by content; what is no folder, such as a hub id, is returned as it is.
 
     Args:
         folder: Folder of a model, or a hub id.
-        kinds: Endings of the files that are hashed.
     """
     root = Path(folder)
     if not root.is_dir():
         return str(folder)
     digest = hashlib.sha256()
-    for path in sorted(p for p in root.rglob("*") if p.suffix in kinds and p.is_file() and p.name not in NOT_OF_A_MODEL):
+    for path in sorted(p for p in root.rglob("*") if p.suffix in MODEL_FILES and p.is_file() and p.name not in NOT_OF_A_MODEL):
         digest.update(path.relative_to(root).as_posix().encode() + _content(path, _stamp(path)))
     return digest.hexdigest()[:12]
 
@@ -151,8 +150,16 @@ def model_key(source: str | Path, kind: str = "") -> str:
 
 def describe_models(profile: Any) -> dict[str, dict[str, str]]:
     """What the models of a :class:`~diffseg_lib.profiles.Profile` are, the diffusion model, the captioner and the CLIP (:func:`describe_model`)."""
-    sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip}
-    return {kind: describe_model(source, kind) for kind, source in sources.items()}
+    return {kind: describe_model(source, kind) for kind, source in _sources(profile).items()}
+
+
+def model_keys(profile: Any) -> dict[str, str]:
+    """What the same models count by in keys (:func:`model_key`)."""
+    return {kind: model_key(source, kind) for kind, source in _sources(profile).items()}
+
+
+def _sources(profile: Any) -> dict[str, str]:
+    return {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip}
 
 
 # -- code
