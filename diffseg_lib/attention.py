@@ -20,7 +20,7 @@ from torch import Tensor, nn, promote_types
 from torch.nn.functional import scaled_dot_product_attention
 
 from .optimizations import OPTIMIZATIONS, chunk_feed_forward, last_read_layer, share_stem
-from .recording import Recording, RecordingOptions, resolution_pyramid, words_of
+from .recording import Projections, Recording, RecordingOptions, resolution_pyramid, words_of
 
 SELF_ATTENTION = ("finest", "all", "none")
 STAGES = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order in which they run
@@ -45,6 +45,8 @@ class _Recorder:
     ) -> Tensor:
         if self.recording.finest_size == (0, 0):  # a UNet goes from fine to coarse, so the first layer is of the finest
             self.recording.finest_size = self._size(hidden_states.shape[1])
+        if ("self" if encoder_hidden_states is None else "cross") in self.options.projections:
+            self._project(attn, hidden_states, words_of(encoder_hidden_states))
         wanted, same = self._wanted(encoder_hidden_states is not None, hidden_states.shape[1]), self.name in self.options.same
         if (wanted or same) and "reuse_probabilities" in self.options.optimizations and attention_mask is None and is_plain_attention(attn, self.inner):
             return self._record_and_compute(attn, hidden_states, encoder_hidden_states, wanted, same)
@@ -73,11 +75,21 @@ class _Recorder:
 
     @torch.no_grad()
     def _record_only(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
-        query, key = _heads(attn.to_q(hidden), attn.heads), _heads(attn.to_k(hidden if context is None else context), attn.heads)
+        query = _heads(attn.to_q(hidden), attn.heads)
         if context is not None:
-            self._attend(query, key, None, attn.scale)
+            self._attend(query, self._read_keys(attn, context), None, attn.scale)
         else:
-            self._keep(query, key)
+            self._keep(query, _heads(attn.to_k(hidden), attn.heads))
+
+    def _read_keys(self, attn: Any, context: Tensor) -> Tensor:
+        """Keys of the prompts whose maps are wanted: the side prompts, or else those that drive the UNet."""
+        return _heads(attn.to_k(context if self.options.side_prompts is None else self.options.side_prompts.to(context)), attn.heads)
+
+    @torch.no_grad()
+    def _project(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
+        source = hidden if context is None else context
+        query, key, value = (_heads(project(x), attn.heads) for project, x in ((attn.to_q, hidden), (attn.to_k, source), (attn.to_v, source)))
+        self.recording.projections[self.name] = Projections(query, key, value, attn.to_out[0].weight, hidden, self._size(hidden.shape[1]))
 
     @torch.no_grad()
     def _record_and_compute(self, attn: Any, hidden: Tensor, context: Tensor | None, wanted: bool, same: bool) -> Tensor:
@@ -85,11 +97,13 @@ class _Recorder:
         source, last = rows if context is None else context, self.name == self.options.last
         query, key = _heads(attn.to_q(rows), attn.heads), _heads(attn.to_k(source), attn.heads)
         value = None if last else _heads(attn.to_v(source), attn.heads)
-        if context is not None and wanted:
+        if context is not None and wanted and self.options.side_prompts is None:
             output = self._attend(query, key, value, attn.scale)
         else:
-            if wanted:
+            if wanted and context is None:
                 self._keep(query, key)
+            elif wanted:
+                self._attend(query, self._read_keys(attn, source), None, attn.scale)
             output = None if value is None else scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
         if output is None:
             raise _Finished
@@ -105,18 +119,19 @@ class _Recorder:
         size = self._size(query.shape[2])
         scores = query.new_empty(query.shape[1], query.shape[2], key.shape[2], dtype=promote_types(query.dtype, torch.float32))
         token_weights = self.options.token_weights.to(scores) if self.options.token_weights is not None else scores.new_empty(0)
-        if token_weights.shape != (len(key), key.shape[2]):
+        if (len(token_weights), token_weights.shape[-1]) != (len(key), key.shape[2]):
             raise ValueError(f"token weights of shape {tuple(token_weights.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
+        token_weights = token_weights.reshape(len(key), -1, key.shape[2])  # prompts, classes of a prompt, tokens
         maps, outputs = [], []
         for row in range(len(key)):
             one = query[row if len(query) > 1 else 0].to(scores)
             torch.baddbmm(scores, one, key[row].to(scores).mT, beta=0, alpha=scale, out=scores)
             torch.softmax(scores, -1, out=scores)  # heads n l
-            of_heads = scores @ token_weights[row]
-            maps.append(of_heads if self.options.heads else of_heads.mean(0))
+            of_heads = (scores @ token_weights[row].mT).movedim(2, 0)  # classes heads n
+            maps.append(of_heads if self.options.heads else of_heads.mean(1))
             if value is not None:
                 outputs.append(scores.to(value) @ value[row])
-        self.recording.cross[self.name] = torch.stack(maps).unflatten(-1, size)
+        self.recording.cross[self.name] = torch.cat(maps).unflatten(-1, size)
         return torch.stack(outputs) if outputs else None
 
 
@@ -218,14 +233,16 @@ def record_attention(
     optimizations: Collection[str] = (),
     resolutions: Collection[int] | None = None,
     first_only: bool = False,
+    side_prompts: Float[Tensor, "s l d"] | None = None,
+    projections: Collection[str] = (),
 ) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block, by the thread that entered it; other threads wait for the end of the block.
 
     Args:
         unet: A ``UNet2DConditionModel``, or a module around one (a compiled one runs as if it were not); its processors are put back on leaving, whatever
             happens. Of an IP-Adapter's attention the words' is recorded.
-        token_weights: Weight of each token in the recorded map, b l, a row a prompt (1/m at each of a class's m sub-tokens gives their mean); None records no
-            cross-attention.
+        token_weights: Weight of each token in a recorded map, b l, a row a prompt (1/m at each of a class's m sub-tokens gives their mean), or b c l for c maps
+            of each prompt; None records no cross-attention.
         self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none".
         heads: Whether every head's cross map is kept rather than their mean.
         optimizations: Savings, any of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": Probabilities are computed once, for
@@ -234,6 +251,9 @@ def record_attention(
             "chunk_feed_forward": The finest feed-forward layers take a quarter of the pixels at a time.
         resolutions: Strides relative to the latents whose cross maps are wanted; None takes all.
         first_only: Whether self-attention is kept for the first prompt alone.
+        side_prompts: Embeddings of other prompts, s l d, whose keys the queries are held against, without any effect on the UNet's output (OVAM, Marcos-Manchon
+            et al. 2024); the recorded cross maps and `token_weights` are theirs then. The queries are those of the prompt that drives the UNet, which is one.
+        projections: Kinds of attention, "self" or "cross", of which every layer's :class:`~diffseg_lib.recording.Projections` are kept.
 
     Raises:
         ValueError: On an unknown choice, if the model has no attention layers, or if `token_weights` does not fit the prompts.
@@ -244,7 +264,8 @@ def record_attention(
             f"self_attention {self_attention!r}, optimizations {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, "
             f"and any of {', '.join(OPTIMIZATIONS)}"
         )
-    recording, options = Recording(), RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations)
+    options = RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations, side_prompts, projections)
+    recording = Recording()
     with ExitStack() as stack:
         layers = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))
         unet = unwrapped(unet)

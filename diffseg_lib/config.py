@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from .support.settings import Count, NotNegativeInteger, Number, Seed, Share, Template, Timesteps, Weights, one_of, settings
 
 CAPTIONS = ("none", "complete", "phrase")
+ONE_PASS = ("none", "side", "joint")
 
 
 @settings
@@ -29,6 +30,9 @@ class Config:
         threshold: Background threshold, in [0, 1]; None takes the profile's.
         class_batch: Number of classes in one UNet call, at least 1.
         share_self_attention: Whether every class is completed by the first class's self-attention.
+        one_pass: How one row of the UNet serves all classes: "side" holds every class's own prompt against the queries of a row that a sentence with all
+            classes drives (OVAM's way, Marcos-Manchon et al. 2024), "joint" reads all classes off such sentences themselves, as many as fit in one; "none"
+            takes a row a class (the paper).
         optimized: Whether nothing is computed twice and nothing that is not read (equal to the plain path to rounding).
         seed: Seed of the noise that is added to the latents, from 0 to 2**64 - 1.
 
@@ -49,6 +53,7 @@ class Config:
     threshold: Share | None = None
     class_batch: Count = 32
     share_self_attention: bool = False
+    one_pass: Annotated[str, one_of(ONE_PASS)] = "none"
     optimized: bool = True
     seed: Seed = 0
 

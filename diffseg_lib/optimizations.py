@@ -24,6 +24,8 @@ def last_read_layer(names: list[str], levels: int, options: RecordingOptions) ->
     finest = min(strides.values())
 
     def read(name: str) -> bool:
+        if ("self" if name.endswith("attn1") else "cross") in options.projections:
+            return True
         if name.endswith("attn1"):
             return options.self_attention == "all" or (options.self_attention != "none" and strides[name] == finest)
         return options.token_weights is not None and (options.resolutions is None or strides[name] in options.resolutions)

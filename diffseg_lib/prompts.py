@@ -155,16 +155,57 @@ def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {c
     if (length := len(coded["input_ids"])) > limit:
         raise ValueError(f"the prompt {text!r} has {length} tokens, the model reads {limit}: shorten the class name or the template")
 
-    def tokens(begin: int, end: int) -> tuple[int, ...]:
-        return tuple(i for i, (a, b) in enumerate(coded["offset_mapping"]) if b > a and a < end and b > begin)
-
+    offsets = coded["offset_mapping"]
     end = start + len(described)
-    span = tokens(end - len(spoken), end)
+    span = _tokens_within(offsets, end - len(spoken), end)
     if all(coded["input_ids"][i] == tokenizer.unk_token_id for i in span):
         raise ValueError(f"class {name!r} has no token that the model's tokenizer knows: use a plain English name")
     participle = re.match(r"\s\w+ing\b", text[end:])
-    around = tokens(start, end - len(spoken)) + (tokens(end + 1, end + participle.end()) if participle else ())
+    around = _tokens_within(offsets, start, end - len(spoken))
+    around += _tokens_within(offsets, end + 1, end + participle.end()) if participle else ()
     return Prompt(text, name, span, tuple(i for i in around if i not in span))
+
+
+def multi_object_prompt(names: Sequence[str], template: str = "a photograph of a {class}") -> str:
+    """A prompt that names several things.
+
+    >>> multi_object_prompt(["house", "umbrella"])
+    'a photograph of a house and an umbrella'
+    """
+    first, *others = names
+    return " and ".join([fill_template(first, template), *(fill_template(name, " a {class}").strip() for name in others)])
+
+
+def joint_prompts(prompts: Sequence[Prompt], tokenizer: Any, template: str = "a photograph of a {class}") -> list[Prompt]:
+    """The same classes, each found in a sentence that names as many of them as the model's tokens hold; the order stays.
+
+    Args:
+        prompts: One prompt a class, from :func:`make_prompt`.
+        tokenizer: The tokenizer that those were made with.
+        template: Template of the first class of a sentence, with ``{class}`` in it.
+    """
+    found: list[Prompt] = []
+
+    def fits(text: str) -> bool:
+        return len(tokenizer(text, verbose=False)["input_ids"]) <= tokenizer.model_max_length
+
+    while len(found) < len(prompts):
+        rest = [without_article(prompt.name) for prompt in prompts[len(found) :]]
+        texts = (multi_object_prompt(rest[:count], template) for count in range(len(rest), 1, -1))
+        text = next(filter(fits, texts), multi_object_prompt(rest[:1], template))
+        offsets, end = tokenizer(text, return_offsets_mapping=True)["offset_mapping"], max(0, template.index("{class}") - 1)
+        for spoken in rest:
+            start = text.find(f" {spoken}", end) + 1
+            if not start:
+                break
+            end = start + len(spoken)
+            found.append(Prompt(text, prompts[len(found)].name, _tokens_within(offsets, start, end)))
+    return found
+
+
+def _tokens_within(offsets: Sequence[tuple[int, int]], begin: int, end: int) -> tuple[int, ...]:
+    """Positions of the tokens that share characters with a stretch of the text."""
+    return tuple(i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > begin)
 
 
 def weigh_tokens(prompts: Sequence[Prompt], length: int, which: str = "all", modifiers: bool = False) -> Float[Tensor, "b l"]:

@@ -11,6 +11,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Projections:
+    """All that one attention layer computes with; whatever it gives follows from these.
+
+    Args:
+        query: Queries, b heads n d.
+        key: Keys, b heads m d: m is n in self-attention, the number of tokens in cross-attention.
+        value: Values, b heads m d.
+        output: Weight of the projection that follows, c (heads*d).
+        hidden: What the layer attends from, b n c.
+        size: Height and width of its n pixels.
+    """
+
+    query: Float[Tensor, "b heads n d"]
+    key: Float[Tensor, "b heads m d"]
+    value: Float[Tensor, "b heads m d"]
+    output: Float[Tensor, "c heads_d"]
+    hidden: Float[Tensor, "b n c"]
+    size: tuple[int, int]
+
+
 @dataclass
 class Recording:
     """What one UNet call left behind; b is 1 where one row serves all prompts.
@@ -23,6 +44,7 @@ class Recording:
         size: Height and width of the latents.
         finest_size: Height and width at the finest resolution at which the model attends to itself, which is that of the latents in Stable Diffusion 1.x and
             2.x, and half of it in XL.
+        projections: Layer name to all that its attention is made of, of the kinds asked for.
     """
 
     cross: dict[str, Tensor] = field(default_factory=dict)
@@ -30,6 +52,7 @@ class Recording:
     keys: dict[str, Tensor] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
     finest_size: tuple[int, int] = (0, 0)
+    projections: dict[str, Projections] = field(default_factory=dict)
 
     def finest(self) -> tuple[list[Tensor], list[Tensor]]:
         """Queries and keys of the self-attention layers at the finest resolution."""
@@ -82,6 +105,8 @@ class RecordingOptions:
     resolutions: Collection[int] | None
     first_only: bool
     optimizations: Collection[str]
+    side_prompts: Tensor | None = None
+    projections: Collection[str] = ()
     prompts: int = 0
     last: str = ""
     same: tuple[str, ...] = ()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .config import Config, configure
 from .loading import load_backbone
 from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
-from .prompts import Prompt, fill_template, make_prompt, reweight, unknown_words, weigh_tokens
+from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens
 from .recording import Recording
 from .scoremaps import complete, constant_maps, fuse, label, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
@@ -99,6 +100,8 @@ class DiffSegmenter:
     def __post_init__(self) -> None:
         if self.config.caption != "none" and self.captioner is None:
             raise ValueError(f"caption={self.config.caption!r} needs a captioner: DiffSegmenter(backbone, config, Captioner.load(...)), or from_profile")
+        if self.config.caption != "none" and self.config.one_pass == "joint":
+            raise ValueError(f"caption={self.config.caption!r} describes one class, and one_pass='joint' names all in a sentence: leave one of the two out")
 
     @classmethod
     def from_profile(
@@ -200,7 +203,8 @@ class DiffSegmenter:
             before = self.captioner.describe(pixels, names)
         tokenizer, template = self.backbone.tokenizer, self.template
         with TEXT_LOCK:
-            return [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
+            found = [make_prompt(name, tokenizer, template, b, a) for name, b, a in zip(names, before, after, strict=True)]
+            return joint_prompts(found, tokenizer, template) if self.config.one_pass == "joint" else found
 
     def embed(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
         """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
@@ -209,7 +213,8 @@ class DiffSegmenter:
         token_weights = weigh_tokens(prompts, tokens, self.config.span).to(embeddings)
         if self.config.emphasis:  # rows of an embedding that are no tokens stay as they are
             plain, empty = embeddings[:, :tokens], self.backbone.cached_embedding("")[:, :tokens]
-            embeddings = torch.cat([reweight(plain, empty, token_weights, self.config.emphasis), embeddings[:, tokens:]], dim=1)
+            emphasised = torch.stack([sum(w for other, w in zip(prompts, token_weights, strict=True) if other.text == p.text) for p in prompts])
+            embeddings = torch.cat([reweight(plain, empty, emphasised, self.config.emphasis), embeddings[:, tokens:]], dim=1)
         if self.config.modifiers:
             token_weights = weigh_tokens(prompts, tokens, self.config.span, modifiers=True).to(embeddings)
         return embeddings, token_weights
@@ -246,7 +251,7 @@ class DiffSegmenter:
         return recording
 
     def _attend_optimized(
-        self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, token_weights: Tensor, return_intermediates: bool, first: bool
+        self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, token_weights: Tensor, return_intermediates: bool, first: bool, **options: Any
     ) -> Recording:
         """:meth:`attend`, of what :meth:`score` reads alone (of all cross maps, if they are to be kept)."""
         resolutions = None if return_intermediates else [stride for stride, weight in self.weights.items() if weight]
@@ -261,6 +266,7 @@ class DiffSegmenter:
             optimizations=OPTIMIZATIONS,
             resolutions=resolutions,
             first_only=self.config.share_self_attention,
+            **options,
         )
 
     def score(self, recording: Recording, first: Recording | None = None) -> tuple[Tensor, Tensor]:
@@ -277,21 +283,48 @@ class DiffSegmenter:
         return fused, complete(fused, queries, keys, self.config.iterations)
 
     def _maps(
-        self, latents: Tensor, noise: Tensor, embeddings: Tensor, token_weights: Tensor, return_intermediates: bool, class_batch: int
+        self, latents: Tensor, noise: Tensor, prompts: Sequence[Prompt], embeddings: Tensor, token_weights: Tensor, return_intermediates: bool, class_batch: int
     ) -> tuple[dict, dict, Tensor, Tensor]:
         """Cross maps by side and by layer, fused and completed maps of all classes, so many of them in one UNet call."""
         first: dict[int, Recording] = {}
 
-        def one(rows: Tensor, timestep: int) -> tuple[Mapping, Mapping, Tensor, Tensor]:  # lets go of all else that the call recorded
-            given = (latents, noise, timestep, embeddings[rows], token_weights[rows])
-            recording = self._attend_optimized(*given, return_intermediates, timestep not in first) if self.config.optimized else self.attend(*given)
+        def one(timestep: int, given: tuple[Tensor, Tensor], more: Mapping[str, Tensor]) -> tuple[Mapping, Mapping, Tensor, Tensor]:
+            to_attend = (latents, noise, timestep, *given)  # of what is recorded, all that is not returned is let go of
+            if self.config.optimized:
+                recording = self._attend_optimized(*to_attend, return_intermediates, timestep not in first, **more)
+            else:
+                recording = self.attend(*to_attend, **more)
             fused, completed = self.score(recording, first.get(timestep))
             if self.config.share_self_attention:
                 first.setdefault(timestep, recording)
             return recording.by_resolution(), recording.cross, fused, completed
 
-        batches = torch.arange(len(embeddings)).split(class_batch)
-        return _gather([one(rows, timestep) for rows in batches for timestep in self.timesteps], len(self.timesteps))
+        calls = list(self._calls(prompts, embeddings, token_weights, class_batch))
+        return _gather([one(timestep, *call) for call in calls for timestep in self.timesteps], len(self.timesteps))
+
+    def _calls(
+        self, prompts: Sequence[Prompt], embeddings: Tensor, token_weights: Tensor, class_batch: int
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], dict[str, Tensor]]]:
+        """Embeddings and token weights of each UNet call, and its further options of :meth:`attend`; the classes come in their order."""
+        if self.config.one_pass == "joint":
+            for _, sentence in groupby(range(len(prompts)), lambda i: prompts[i].text):
+                rows = list(sentence)
+                yield (embeddings[rows[:1]], token_weights[rows][None]), {}
+            return
+        driving = self._driving_embedding(prompts) if self.config.one_pass == "side" else None
+        for some, weights in zip(embeddings.split(class_batch), token_weights.split(class_batch), strict=True):
+            yield ((some, weights), {}) if driving is None else ((driving, weights), {"side_prompts": some})
+
+    def _driving_embedding(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Embedding that drives the UNet beside side prompts, 1 l d: the mean of those of the sentences that name all classes."""
+        texts = dict.fromkeys(p.text for p in joint_prompts(prompts, self.backbone.tokenizer, self.template))
+        return torch.cat([self.backbone.cached_embedding(text) for text in texts]).mean(0, keepdim=True)
+
+    def unet_rows(self, classes: Sequence[str]) -> int:
+        """Number of rows of the UNet that the classes of one image cost at one timestep."""
+        if self.config.one_pass == "none":
+            return len(classes)
+        return 1 if self.config.one_pass == "side" else len({p.text for p in self.prompts(classes)})
 
     def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, return_intermediates: bool = False) -> Segmentation:
         """Segment an image by words.
@@ -312,7 +345,8 @@ class DiffSegmenter:
         latents = self.encode(photo.pixels)
         noise = self.noise(photo.pixels, latents)
         embeddings, token_weights = self.embed(prompts)
-        given, batch, found = (latents, noise, embeddings, token_weights, return_intermediates), min(self.config.class_batch, len(prompts)), None
+        given, found = (latents, noise, prompts, embeddings, token_weights, return_intermediates), None
+        batch = len(prompts) if self.config.one_pass == "side" else min(self.config.class_batch, len(prompts))
         try:
             found = self._maps(*given, batch)
         except OUT_OF_MEMORY as error:

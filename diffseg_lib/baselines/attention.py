@@ -25,7 +25,7 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
     if (kept := found.intermediates) is None:
         raise RuntimeError("the segmenter kept no intermediates although it was asked to")
     maps = {"diffsegmenter": kept.completed, "cross": kept.fused, "daam": daam_maps(kept.layers, (kept.fused.shape[1], kept.fused.shape[2]))}
-    calls = len(classes) * len(segmenter.timesteps)
+    calls = segmenter.unet_rows(classes) * len(segmenter.timesteps)
     norm = segmenter.config.final_norm
     return {name: Prediction(to_numpy(upsample(one, image.shape[:2], norm)), calls, found.notes) for name, one in maps.items()}
 
@@ -49,5 +49,5 @@ class Attention:
         """Scores of an image (H W 3, uint8), min-maxed by class; UNet evaluations are one a class and timestep."""
         if self.kind == "diffsegmenter":  # reads fewer layers than the other maps do
             found = self.segmenter.segment(image, classes)
-            return Prediction(found.scores, len(classes) * len(self.segmenter.timesteps), found.notes)
+            return Prediction(found.scores, self.segmenter.unet_rows(classes) * len(self.segmenter.timesteps), found.notes)
         return attention_scores(self.segmenter, image, classes)[self.kind]

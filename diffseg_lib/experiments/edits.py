@@ -13,7 +13,7 @@ from ..applications.generation import to_uint8
 from ..applications.prompt_to_prompt import Gate, LocalBlend, PromptToPrompt, Trajectory, ddim_invert, edit
 from ..data import Dataset
 from ..evaluation.sources import open_dataset
-from ..prompts import fill_template
+from ..prompts import multi_object_prompt
 from ..segmenter import DiffSegmenter
 from ..vision_language import Clip
 from .claims import effect_texts, effect_verdicts
@@ -135,16 +135,6 @@ class Task:
     new: str
     inside: np.ndarray
     mask: np.ndarray
-
-
-def multi_object_prompt(names: Sequence[str], template: str) -> str:
-    """A prompt that names several things.
-
-    >>> multi_object_prompt(["house", "umbrella"], "a photograph of a {class}")
-    'a photograph of a house and an umbrella'
-    """
-    first, *others = names
-    return " and ".join([fill_template(first, template), *(fill_template(name, " a {class}").strip() for name in others)])
 
 
 def make_tasks(segmenter: DiffSegmenter, dataset: Dataset, count: int, seed: int) -> list[Task]:
