@@ -417,3 +417,54 @@ def test_maps_in_half_precision_are_those_of_its_queries_and_keys_in_float32(dty
     attended = complete(maps.double(), [recording.queries["attn1"].double()], [recording.keys["attn1"].double()])
     for completed in (complete(maps, *recording.finest()), complete_materialised(maps, *recording.finest())):
         assert (completed - attended).abs().max() < 1e-3 * (attended.max() - attended.min())
+
+
+def test_side_prompts_are_held_against_the_queries_of_the_row_that_drives(backbone):
+    """A row that is driven by a prompt has that prompt's own maps as its side prompt's, and those of another prompt leave its output alone."""
+    texts = ["a photograph of a house", "a photograph of a red fish"]
+    embeddings, noisy = backbone.encode_prompts(texts), torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = backbone.predict_noise(noisy, 100, embeddings[:1])
+    with record_attention(backbone.unet, token_weights()[:1]) as own:
+        backbone.predict_noise(noisy, 100, embeddings[:1])
+    for optimizations in ((), ("reuse_probabilities",)):
+        with record_attention(backbone.unet, token_weights(), side_prompts=embeddings, optimizations=optimizations) as recording:
+            output = backbone.predict_noise(noisy, 100, embeddings[:1])
+        torch.testing.assert_close(output, plain, atol=1e-5, rtol=0)
+        for name, maps in recording.cross.items():
+            torch.testing.assert_close(maps[:1], own.cross[name], atol=1e-6, rtol=1e-4)
+            assert not torch.allclose(maps[1], maps[0], atol=1e-6)
+        assert all(len(query) == 1 for query in recording.queries.values())
+
+
+def test_one_prompt_gives_several_maps(backbone):
+    weights, noisy = torch.zeros(1, 2, 24), torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    weights[0, 0, 4], weights[0, 1, 5] = 1, 1
+    embeddings = backbone.encode_prompts(["a photograph of a red fish"])
+    found = []
+    for given in (weights, weights[:, 0], weights[:, 1]):
+        with record_attention(backbone.unet, given, heads=True) as recording:
+            backbone.predict_noise(noisy, 100, embeddings)
+        found.append(recording.cross)
+    for name, maps in found[0].items():
+        torch.testing.assert_close(maps, torch.cat([found[1][name], found[2][name]]), atol=1e-7, rtol=1e-5)
+
+
+def test_projections_are_all_that_a_layer_computes_with(backbone):
+    """From what is kept, each layer's output follows, as its own processor computes it."""
+    caught, hooks = {}, []
+    layers = {name: m for name, m in backbone.unet.named_modules() if hasattr(m, "to_q")}
+    for name, layer in layers.items():
+        hooks.append(layer.register_forward_hook(lambda module, args, output, name=name: caught.update({name: output})))
+    with record_attention(backbone.unet, None, self_attention="none", projections=("self", "cross")) as recording:
+        call(backbone)
+    for hook in hooks:
+        hook.remove()
+    assert recording.projections.keys() == layers.keys()
+    for name, kept in recording.projections.items():
+        attended = (kept.query @ kept.key.mT * kept.query.shape[-1] ** -0.5).softmax(-1) @ kept.value
+        output = rearrange(attended, "b e n d -> b n (e d)") @ kept.output.T + layers[name].to_out[0].bias
+        torch.testing.assert_close(output, caught[name], atol=1e-5, rtol=1e-4)
+        assert kept.size[0] * kept.size[1] == kept.query.shape[2] == kept.hidden.shape[1]
+    with record_attention(backbone.unet, None, self_attention="none", projections=("cross",), optimizations=OPTIMIZATIONS) as recording:
+        call(backbone)
+    assert recording.projections.keys() == {name for name in layers if name.endswith("attn2")}

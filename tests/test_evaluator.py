@@ -334,3 +334,12 @@ def test_wrong_arguments_end_in_two_with_one_line(tree, tmp_path, capsys, more, 
     assert evaluate(tree, tmp_path, *more) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and said in error[0]
+
+
+def test_one_pass_costs_a_row_an_image_and_is_a_run_of_its_own(tree, tmp_path):
+    args = ("--labels", "image", "--threshold", "0.3", "--limit", "2")
+    assert evaluate(tree, tmp_path / "own", *args) == 0 and evaluate(tree, tmp_path / "one", *args, "--one-pass", "side") == 0
+    own, one = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("own", "one"))
+    assert one["unet_calls"] == one["images"] < own["unet_calls"] and (own["one_pass"], one["one_pass"]) == ("none", "side") and one["run"] != own["run"]
+    with pytest.raises(ValueError, match="no threshold is known"):
+        fixed_threshold("", Job("voc", str(tree), labels="image", one_pass="joint"))

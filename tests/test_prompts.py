@@ -7,7 +7,7 @@ import torch
 
 from diffseg_lib.pocket.world import CLASSES, COLOURS
 from diffseg_lib.profiles import load_profile
-from diffseg_lib.prompts import adjectives, fill_template, make_prompt, reweight, unknown_words, weigh_tokens, without_article
+from diffseg_lib.prompts import adjectives, fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens, without_article
 from diffseg_lib.support.errors import nearest
 
 
@@ -174,3 +174,17 @@ def test_a_phrase_may_bring_its_article(tokenizer):
     assert prompt.span == make_prompt("red house", tokenizer).span
     assert make_prompt("the owl", tokenizer).text == "a photograph of an owl"
     assert make_prompt("an owl", tokenizer, before="red").text == "a photograph of a red owl"
+
+
+def test_joint_prompts_name_as_many_classes_as_fit_in_their_order():
+    from diffseg_lib.loading import load_backbone
+    from diffseg_lib.pocket.world import CLASS_NAMES
+
+    tokenizer = load_backbone("pocket").tokenizer
+    own = [make_prompt(name, tokenizer) for name in (*CLASS_NAMES, "red house")]
+    joint = joint_prompts(own, tokenizer)
+    assert [p.name for p in joint] == [p.name for p in own] and 1 < len({p.text for p in joint}) < len(own)
+    for prompt, alone in zip(joint, own, strict=True):
+        ids, before = tokenizer(prompt.text)["input_ids"], tokenizer(alone.text)["input_ids"]
+        assert len(ids) <= tokenizer.model_max_length and [ids[i] for i in prompt.span] == [before[i] for i in alone.span]
+    assert joint_prompts(own[:1], tokenizer)[0].span == own[0].span

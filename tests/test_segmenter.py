@@ -96,6 +96,31 @@ def test_shared_completion_differs_from_each_classs_own(segmenter, picture):
     assert np.abs(own[1:] - shared[1:]).max() > 1e-4
 
 
+def test_one_pass_of_one_class_is_a_row_of_its_own(segmenter, picture):
+    """With a single class the sentence is its prompt, so that all ways are one (of side prompts: without emphasis, which the driving row has not)."""
+    plain = with_config(segmenter, emphasis=0.0)
+    for way in ("side", "joint"):
+        one = with_config(plain, one_pass=way)
+        np.testing.assert_allclose(one.segment(picture, ["house"]).scores, plain.segment(picture, ["house"]).scores, atol=1e-5)
+        assert np.abs(one.segment(picture, CLASSES).scores - plain.segment(picture, CLASSES).scores).max() > 1e-4
+    with pytest.raises(ValueError, match="names all in a sentence"):
+        replace(segmenter, config=recipe("paper", one_pass="joint"), captioner=object())
+
+
+@pytest.mark.parametrize(
+    ("way", "names", "rows"),
+    [("none", CLASSES, [3]), ("side", CLASSES, [1]), ("joint", ["house", "fish"], [1]), ("joint", ["house", "zebra", "fish", "monkey"], [1, 1])],
+)
+def test_rows_of_the_unet(segmenter, picture, way, names, rows):
+    batches, one = [], with_config(segmenter, one_pass=way, class_batch=2 if way == "side" else 32)
+    hook = one.backbone.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    try:
+        one.segment(picture, names)
+    finally:
+        hook.remove()
+    assert batches == rows and one.unet_rows(names) == sum(rows)
+
+
 def test_one_call_the_conditional_half_only(segmenter, picture):
     batches = []
     hook = segmenter.backbone.unet.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
@@ -211,6 +236,9 @@ def test_a_constant_map_gives_background_and_a_note(segmenter, picture, monkeypa
         {"iterations": 2},
         {"iterations": 0},
         {"share_self_attention": True, "class_batch": 1},
+        {"one_pass": "side", "class_batch": 2},
+        {"one_pass": "joint", "timesteps": (50, 100)},
+        {"one_pass": "joint", "share_self_attention": True, "emphasis": 0.0},
     ],
 )
 def test_the_lean_way_gives_what_the_plain_one_gives(segmenter, picture, changes):

@@ -41,7 +41,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--labels", "--labels-from")
     parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help="One of diffsegmenter, cross, daam, elbo, denseclip and groupvit.")
     parser.add_argument("--model", default="", metavar="PATH", help="The model of denseclip or groupvit, in place of the profile's CLIP.")
-    share(parser, "--profile", "--recipe")
+    share(parser, "--profile", "--recipe", "--one-pass")
     share(
         parser,
         "--threshold",
@@ -83,7 +83,9 @@ def run(o: argparse.Namespace) -> int:
         given[key] = str(Path(given[key]).absolute()) if given[key] and Path(given[key]).exists() else given[key]
     threads = o.threads or (0 if o.scheduler else max(1, cores() // max(1, o.workers)))  # 0: as many as the worker's machine has
     given |= {"labels_from": tuple(o.labels_from)}
-    job = Job(**given, recipe=o.recipe or "", device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict)
+    job = Job(
+        **given, recipe=o.recipe or "", one_pass=o.one_pass, device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict
+    )
     dataset, beside = job.open(), 0
     if o.threshold == "train":
         before = replace(job, split="train", limit=o.train_limit)
@@ -102,7 +104,10 @@ def run(o: argparse.Namespace) -> int:
         rows, kept = _kept_rows(job, o.out, *place)
     measured, whole = set(dataset.ids), dataset.expected - beside
     rows = [row for row in rows if row.id in measured]
-    asked = {key: getattr(o, key) for key in ("split", "labels", "method", "seed", "limit", "recipe")} | {"dataset": dataset.name, "threads": threads}
+    asked = {key: getattr(o, key) for key in ("split", "labels", "method", "seed", "limit", "recipe", "one_pass")} | {
+        "dataset": dataset.name,
+        "threads": threads,
+    }
     asked["labels_from"] = list(dictionaries_of(o.labels, o.labels_from)) if o.labels not in LABELS else []
     asked["dtype"] = str(make_segmenter(job).backbone.dtype).removeprefix("torch.")
     summary = asked | {

@@ -27,6 +27,11 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME",
         "help": "The models and the numbers chosen for them: a name (pocket, sd15, ...), a YAML file, a hub id or the folder of a pipeline.",
     },
+    "--one-pass": {
+        "choices": ("side", "joint"),
+        "default": "none",
+        "help": "Let one row of the UNet serve all classes: by side prompts, or by a sentence that names as many as fit. Without it a class costs a row.",
+    },
     "--recipe": {"choices": RECIPES, "help": "Take the switches as the paper's text or its released code has them, in place of ours."},
     "--captioner": {"default": "", "metavar": "PATH", "help": "The BLIP that captions and filters, in place of the profile's."},
     "--clip": {"default": "", "metavar": "PATH", "help": "The CLIP that filters, in place of the profile's."},
@@ -209,7 +214,7 @@ def segmenter_of(o: argparse.Namespace, profile: Profile, dataset: str = "", **c
     """The segmenter of a profile on the device and in the precision asked for.
 
     Args:
-        o: Options with `device`, `dtype` and `offload`, and `recipe` where the command has it.
+        o: Options with `device`, `dtype` and `offload`, and `recipe` and `one_pass` where the command has them.
         profile: Profile, as :func:`profile_of` gives it, whose files are there.
         dataset: Data set whose prompt a recipe may word in its own way.
         changes: Fields of :class:`~diffseg_lib.config.Config`.
@@ -221,4 +226,5 @@ def segmenter_of(o: argparse.Namespace, profile: Profile, dataset: str = "", **c
 
     device = check_device(o.device or profile.device)
     recipe = getattr(o, "recipe", None)
+    changes |= {"one_pass": o.one_pass} if "one_pass" in o else {}
     return DiffSegmenter.from_profile(profile, recipe, dataset=dataset, device=device, dtype=o.dtype, offloaded=o.offload, **changes)

@@ -23,7 +23,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--out", required=True)
     share(parser, "--dataset", "--root")
     share(parser, "--split", default="train")
-    share(parser, "--limit", "--order", "--profile", "--recipe")
+    share(parser, "--limit", "--order", "--profile", "--recipe", "--one-pass")
     parser.add_argument("--timesteps", type=int, nargs="+", default=[], metavar="T", help="Timesteps whose maps are averaged. Without it, the paper's four.")
     share(parser, "--threshold", help=told("applications.pseudo_labels", "Pseudo", "threshold", "Without it, the profile's."))
     parser.add_argument("--crf", choices=CRFS, default="", help="Refine the masks by a dense CRF of these settings.")

@@ -29,7 +29,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="Pictures, or folders of them.")
     parser.add_argument("--classes", nargs="+", required=True, metavar="WORD", help="What to look for. Quote a name of several words.")
     share(parser, "--out", required=True)
-    share(parser, "--profile", "--recipe", "--threshold", "--seed")
+    share(parser, "--profile", "--recipe", "--one-pass", "--threshold", "--seed")
     parser.add_argument("--save-intermediates", action="store_true", help="Write intermediates.npz too: all maps on the way, to do the arithmetic again.")
     share(parser, *MODELS, *PLACES)
 

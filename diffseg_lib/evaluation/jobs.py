@@ -16,7 +16,7 @@ import torch
 from ..baselines.base import Method
 from ..baselines.registry import METHODS, make_method
 from ..category_filter import CategoryFilter
-from ..config import RECIPES
+from ..config import ONE_PASS, RECIPES
 from ..data import READERS, Dataset, LabelError, released_words
 from ..data.names import CONTEXT_ORDERS
 from ..profiles import DTYPES, Profile, load_profile
@@ -50,6 +50,7 @@ class Job:
         captioner: Source of a BLIP in place of the profile's; "" is the profile's.
         clip: Source of a CLIP in place of the profile's; "" is the profile's.
         recipe: Recipe of the configuration: "paper", "released" or "" for ours; "released" also takes the released code's words for classes.
+        one_pass: How one row of the UNet serves all classes, as :class:`~diffseg_lib.config.Config` takes it.
         device: Device that the models run on; "" is the profile's.
         dtype: Precision of weights and activations; "" is the profile's.
         offloaded: Whether models wait in main memory, as :func:`~diffseg_lib.loading.load_backbone` takes it.
@@ -74,6 +75,7 @@ class Job:
     captioner: str = ""
     clip: str = ""
     recipe: Annotated[str, one_of(("", *RECIPES))] = ""
+    one_pass: Annotated[str, one_of(ONE_PASS)] = "none"
     device: str = ""
     dtype: Annotated[str, one_of(("", *DTYPES))] = ""
     offloaded: bool = False
@@ -129,14 +131,14 @@ def _dataset(name: str, root: str, split: str, limit: int, order: str) -> Datase
 
 def make_segmenter(job: Job) -> DiffSegmenter:
     """The diffusion model of a job, loaded once a process."""
-    kept = ("dataset", "profile", "captioner", "clip", "recipe", "device", "dtype", "offloaded", "seed")
+    kept = ("dataset", "profile", "captioner", "clip", "recipe", "one_pass", "device", "dtype", "offloaded", "seed")
     return _segmenter(Job(**{name: getattr(job, name) for name in kept}))
 
 
 @lru_cache(maxsize=1)
 def _segmenter(job: Job) -> DiffSegmenter:
     places: dict[str, Any] = {"device": job.device, "dtype": job.dtype, "offloaded": job.offloaded}
-    return DiffSegmenter.from_profile(job.resolved_profile(), job.recipe or None, dataset=job.dataset, seed=job.seed, **places)
+    return DiffSegmenter.from_profile(job.resolved_profile(), job.recipe or None, dataset=job.dataset, seed=job.seed, one_pass=job.one_pass, **places)
 
 
 @lru_cache(maxsize=1)

@@ -48,7 +48,7 @@ def fixed_threshold(given: str, job: Job) -> tuple[float, str]:
             return row["threshold"], f"the train split, in the committed run of {known['command']}"
         lacking = [] if row else [f"none was chosen for {job.method} with labels {job.labels}"]
         raise ValueError(f"no threshold is known for this setting ({'; '.join(lacking + differs)}): {advice}")
-    if job.method == "diffsegmenter" and not job.recipe:
+    if job.method == "diffsegmenter" and not job.recipe and job.one_pass == "none":
         return profile.threshold, profile.chosen_on
     raise ValueError(f"no threshold is known for {job.method}{f', recipe {job.recipe}' if job.recipe else ''} under the profile {profile.name}: {advice}")
 
@@ -61,7 +61,7 @@ def setting_of(job: Job) -> dict[str, Any]:
     profile, dataset = job.resolved_profile(), job.open()
     found: dict[str, Any] = {"profile": profile.name, "data set": dataset.name, "words to prompt with": dataset.prompts, "model": job.model}
     if job.method in DIFFUSION:
-        config = configure(job.recipe, job.dataset) if job.recipe else Config()
+        config = configure(job.recipe, job.dataset, one_pass=job.one_pass) if job.recipe else Config(one_pass=job.one_pass)
         found |= asdict(replace(config, template=config.template or profile.template, threshold=None, seed=0))
     if job.labels == "filter" or found.get("caption", "none") != "none":
         found["captioner"] = profile.captioner
@@ -74,7 +74,7 @@ def _committed_job(job: Job, known: dict[str, Any]) -> Job:
     """The evaluation that a committed run amounts to: its profile's switches, with the models that its command names."""
     words = shlex.split(known["command"])
     captioner, clip = (words[words.index(option) + 1] if option in words else "" for option in ("--captioner", "--clip"))
-    return replace(job, recipe="", model="", captioner=captioner, clip=clip)
+    return replace(job, recipe="", one_pass="none", model="", captioner=captioner, clip=clip)
 
 
 def _differences(asked: dict[str, Any], chosen: dict[str, Any]) -> list[str]:
