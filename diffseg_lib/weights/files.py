@@ -185,9 +185,9 @@ def _tensors(path: Path, device: str) -> dict[str, Tensor]:
     try:
         found = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # of whatever a file that anyone may have written holds
-        if asked := re.search(r"Unsupported (?:global|operand|class)[^\n]*|GLOBAL (\S+)", str(error), re.IGNORECASE):
+        if asked := re.search(r"GLOBAL (\S+)|(Unsupported (?:operand|class)[^\n]*)", str(error)):
             raise ValueError(
-                f"the weight file {path} holds more than tensors ({asked[1] or asked[0]}), by which a pickled file can run code: refused; "
+                f"the weight file {path} holds more than tensors ({asked[1] or asked[2]}), by which a pickled file can run code: refused; "
                 "expected the weights alone, best as safetensors"
             ) from error
         raise ValueError(f"the weight file {path} cannot be opened ({size:,} bytes found; {str(error).splitlines()[0][:150]}): fetch it again") from error
