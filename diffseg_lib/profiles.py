@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import yaml
 
 from .support.errors import nearest
-from .support.identity import snapshot
 from .support.paths import data_folder, models_dir, profiles_dir
 from .support.settings import NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
 
@@ -46,6 +45,8 @@ def local_folder(source: str) -> Path | None:
     """The folder of a model's files: the source itself, or of a hub id the snapshot in the cache on this machine; None if it is not there."""
     if not is_hub_id(source):
         return Path(source)
+    from .support.identity import snapshot  # loads numpy
+
     place, where = split_revision(source)
     return snapshot(place, where.get("revision", ""))
 
