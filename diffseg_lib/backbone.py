@@ -37,6 +37,7 @@ class Backbone:
         alphas_cumprod: Cumulative products of the schedule, abar_t, one a timestep.
         prediction: What the UNet's output is, "epsilon" or "v_prediction" (Salimans and Ho 2022).
         runs_on: Device that models visit while they work, where they otherwise wait in main memory; with "" they stay where they are.
+        notes: Sentences on what is unusual in the files of its weights.
     """
 
     profile: Profile
@@ -47,6 +48,7 @@ class Backbone:
     alphas_cumprod: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
     prediction: str = "epsilon"
     runs_on: str = ""
+    notes: tuple[str, ...] = ()
     _embedded: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -22,7 +22,7 @@ from .support.settings import NotNegativeInteger, Share, Template, Texts, Timest
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
 DTYPES = ("float32", "bfloat16", "float16")  # of weights and activations
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+(/[\w.-]+)*)?$")  # a revision may have slashes, as in refs/pr/2
 _YAML = (".yaml", ".yml")
 
 
@@ -39,6 +39,16 @@ def split_revision(source: str) -> tuple[str, dict[str, Any]]:
     """
     place, _, revision = source.partition("@") if is_hub_id(source) else (source, "", "")
     return place, {"local_files_only": True} | ({"revision": revision} if revision else {})
+
+
+def local_folder(source: str) -> Path | None:
+    """The folder of a model's files: the source itself, or of a hub id the snapshot in the cache on this machine; None if it is not there."""
+    if not is_hub_id(source):
+        return Path(source)
+    from .support.identity import snapshot  # loads numpy
+
+    place, where = split_revision(source)
+    return snapshot(place, where.get("revision", ""))
 
 
 @settings
@@ -61,6 +71,7 @@ class Profile:
         roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them; "pocket" is the pocket world's tree.
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
+        pickled_weights: Whether files of ``torch.save`` (``.bin``) are read, as tensors alone, where there are no safetensors.
         chosen_on: Phrase on where the numbers are from.
 
     Raises:
@@ -82,6 +93,7 @@ class Profile:
     roots: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: Annotated[str, one_of(DTYPES)] = "float32"
+    pickled_weights: bool = True
     chosen_on: str = "the paper's values"
 
     def with_models(self, captioner: str = "", clip: str = "") -> Profile:

@@ -16,7 +16,8 @@ from .axes import INK, grid
 
 FLOORS = (
     ("support",),
-    (METHOD, "data"),
+    ("weights", "data"),
+    (METHOD,),
     ("baselines", "refinements", "pocket"),
     ("evaluation",),
     ("applications", "pocket.training"),
