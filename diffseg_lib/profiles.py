@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import yaml
 
 from .support.errors import nearest
+from .support.locks import ENDING, pinned
 from .support.paths import data_folder, models_dir, profiles_dir
 from .support.settings import NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
 
@@ -95,7 +96,7 @@ class Profile:
 
 def known_profiles() -> list[str]:
     """Names of the profiles that come with the repository."""
-    return sorted(path.stem for path in profiles_dir().glob("*.yaml"))
+    return sorted(path.stem for path in profiles_dir().glob("*.yaml") if not path.name.endswith(ENDING))
 
 
 def load_profile(name: str | Path = "pocket") -> Profile:
@@ -140,6 +141,7 @@ def _of_yaml(path: Path, name: str) -> Profile:
     settings = content.get("settings") if isinstance(content, dict) else None
     if not isinstance(settings, dict) or not isinstance(settings.get("source"), str):
         raise ValueError(f"{path} is no profile: expected 'settings' with at least a 'source': a folder, a hub id, or pocket")
+    settings = pinned(settings, path)
     rest = {key: value for key, value in settings.items() if key != "source"}
     source = str(models_dir() / "diffusion") if settings["source"] == "pocket" else settings["source"]
     return _made(name, source, rest, path) if is_hub_id(source) or not Path(source).is_dir() else _of_folder(Path(source), name, rest)

@@ -51,7 +51,7 @@ def _hub(what: str, source: str, file: str) -> Finding:
     if isinstance(try_to_load_from_cache(place, file, revision=options.get("revision")), str):
         return Finding(what, "ready", source)
     revision = f", revision={options['revision']!r}" if "revision" in options else ""
-    fetch = f"huggingface_hub.snapshot_download({place!r}{revision})"
+    fetch = f"diffseg fetch with this profile (or huggingface_hub.snapshot_download({place!r}{revision}))"
     return Finding(what, "missing", f"{source} is not on this machine: fetch it once, online, by {fetch}, or name a folder it is in")
 
 

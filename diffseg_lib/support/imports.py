@@ -16,16 +16,18 @@ COMMANDS = ("__main__", "studies", "deeplab", "book.__main__", "pocket.__main__"
 # A wing, and the wings that its modules may import; whoever imports a wing may not be imported by it.
 _BELOW: dict[str, frozenset[str]] = {
     "support": frozenset(),
-    METHOD: frozenset({"support"}),
+    "weights": frozenset({"support"}),
+    METHOD: frozenset({"support", "weights"}),
     "data": frozenset({"support"}),
     "pocket": frozenset({"data", "support"}),
-    "baselines": frozenset({METHOD, "support"}),
-    "refinements": frozenset({METHOD, "support"}),
-    "evaluation": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements"}),
-    "applications": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation"}),
-    "pocket.training": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation"}),
-    "experiments": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
-    "book": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
+    "fetching": frozenset({METHOD, "support", "data"}),
+    "baselines": frozenset({METHOD, "support", "weights"}),
+    "refinements": frozenset({METHOD, "support", "weights"}),
+    "evaluation": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements"}),
+    "applications": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation"}),
+    "pocket.training": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation"}),
+    "experiments": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
+    "book": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation", "applications"}),
 }
 RULES: Mapping[str, frozenset[str]] = _BELOW | {"cli": frozenset(_BELOW)}
 

@@ -16,9 +16,10 @@ from .axes import INK, grid
 
 FLOORS = (
     ("support",),
-    (METHOD, "data"),
+    ("weights", "data"),
+    (METHOD,),
     ("baselines", "refinements", "pocket"),
-    ("evaluation",),
+    ("evaluation", "fetching"),
     ("applications", "pocket.training"),
     ("experiments", "book"),
     ("cli",),

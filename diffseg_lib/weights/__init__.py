@@ -1,0 +1,1 @@
+"""Weights as people have them: single files, LoRA files, and settings that tell models apart."""
