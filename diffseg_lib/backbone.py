@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .attention import unet_lock
 from .profiles import Profile
+from .weights.look_alikes import guidance_condition
 
 EMBEDDING_CACHE_SIZE = 256  # embeddings: 60 MB of a Stable Diffusion in float32
 TEXT_LOCK = RLock()  # one thread at a time: a tokenizer keeps the padding of a call until the next one, and models that visit a device send others away
@@ -37,6 +38,7 @@ class Backbone:
         alphas_cumprod: Cumulative products of the schedule, abar_t, one a timestep.
         prediction: What the UNet's output is, "epsilon" or "v_prediction" (Salimans and Ho 2022).
         runs_on: Device that models visit while they work, where they otherwise wait in main memory; with "" they stay where they are.
+        notes: Sentences on what is unusual in the files of its weights.
     """
 
     profile: Profile
@@ -47,6 +49,7 @@ class Backbone:
     alphas_cumprod: Float[Tensor, " T"]  # cumulative products of the schedule, abar_t
     prediction: str = "epsilon"
     runs_on: str = ""
+    notes: tuple[str, ...] = ()
     _embedded: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -148,4 +151,4 @@ class Backbone:
         return kept * output + sigma * batch
 
     def _denoise(self, batch: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
-        return self.unet(batch, timestep, encoder_hidden_states=embeddings).sample
+        return self.unet(batch, timestep, encoder_hidden_states=embeddings, **guidance_condition(self.unet)).sample

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 
+from .attention import attention_layers
 from .backbone import Backbone
+from .optimizations import stride_of
 from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, split_revision
+from .weights.look_alikes import present_weights, refuse_look_alikes, settings_notes
 
 PREDICTIONS = ("epsilon", "v_prediction")
 _FILES = {  # of a pipeline's folder; any of the names will do
@@ -75,6 +78,7 @@ def check_folder(folder: Path) -> None:
         config = folder / other[0] / "config.json"
         kind = json.loads(config.read_text()).get("_class_name", other[0]) if config.is_file() else other[0]
         raise ValueError(f"{folder} holds a {kind}, which is not supported: expected {_supported()}")
+    refuse_look_alikes(folder, _supported())
     second = {f"{part}_2": wanted for part, wanted in _FILES.items() if part in ("text_encoder", "tokenizer") and (folder / f"{part}_2").is_dir()}
     for part, wanted in (_FILES | second).items():
         for names in wanted:
@@ -193,4 +197,8 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         offload(models, device)
     if found.weights == PAPER_WEIGHTS != family.weights:
         found = replace(found, weights=dict(family.weights), chosen_on=family.told)
-    return family.make()(found, vae, text, tokenizer, unet, scheduler.alphas_cumprod.float(), prediction, device if offloaded else "", **more)
+    levels = len(unet.config.block_out_channels)
+    weights, notes = present_weights(found.weights, {stride_of(name, levels) for name in attention_layers(unet) if name.endswith("attn2")})
+    found, notes = replace(found, weights=weights), (*settings_notes(unet.config), *notes)
+    schedule = scheduler.alphas_cumprod.float()
+    return family.make()(found, vae, text, tokenizer, unet, schedule, prediction, device if offloaded else "", notes=notes, **more)
