@@ -15,8 +15,11 @@ import torch
 from .attention import attention_layers
 from .backbone import Backbone
 from .optimizations import stride_of
-from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, split_revision
+from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, local_folder, split_revision
+from .support.identity import model_source
 from .weights.look_alikes import present_weights, refuse_look_alikes, settings_notes
+from .weights.lora import apply_lora
+from .weights.single_file import SingleFile, find_single_file, is_single_file
 
 PREDICTIONS = ("epsilon", "v_prediction")
 _FILES = {  # of a pipeline's folder; any of the names will do
@@ -89,6 +92,18 @@ def check_folder(folder: Path) -> None:
                 )
 
 
+def check_file(profile: Profile) -> SingleFile:
+    """Look at a profile's single file, with the settings and tokenizers that it is read by; no weight is loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: As of :func:`~diffseg_lib.weights.single_file.find_single_file`.
+    """
+    clip, config = local_folder(model_source(profile.clip, "clip")), local_folder(profile.config) if profile.config else None
+    if profile.config and (config is None or not config.is_dir()):
+        raise FileNotFoundError(f"config {profile.config!r} is not on this machine: expected the folder of a pipeline, or a hub id that was fetched")
+    return find_single_file(profile.source, config, clip if clip is not None and clip.is_dir() else None)
+
+
 def _supported() -> str:
     return "; or ".join(family.name for family in FAMILIES)
 
@@ -143,8 +158,8 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     """Load a profile's model, weights from safetensors only, nothing downloaded.
 
     Args:
-        profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, or a
-            :class:`~diffseg_lib.profiles.Profile`.
+        profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, a
+            single file of one, or a :class:`~diffseg_lib.profiles.Profile`.
         device: Device that it runs on: "cpu", "cuda" and so on.
         dtype: Precision of weights and activations; float32 on the CPU.
         offloaded: Whether models wait in main memory and visit `device` one at a time: slower, and the card need only hold the largest.
@@ -162,22 +177,29 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     found = profile if isinstance(profile, Profile) else load_profile(profile)
     if offloaded and torch.device(device).type == "cpu":
         raise ValueError(f"device {device!r}: models are offloaded from a GPU to main memory; name one, as in --device cuda, or leave --offload away")
-    if not is_hub_id(found.source):
+    single = check_file(found) if is_single_file(found.source) else None
+    if not single and not is_hub_id(found.source):
         check_folder(Path(found.source))
     source, where = split_revision(found.source)
     safe = where | {"use_safetensors": True}
     try:
         with quietly():
-            family = family_of(UNet2DConditionModel.load_config(source, subfolder="unet", **where))
-            scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **where)
-            vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype, **safe)
-            unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype, **safe)
-            text = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **safe)
-            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **where)
-            more = {}
-            if family.second:
-                more["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(source, subfolder="text_encoder_2", dtype=dtype, **safe)
-                more["tokenizer_2"] = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **where)
+            if single:
+                family, scheduler = family_of(single.unet), DDIMScheduler.from_config(dict(single.scheduler))
+                vae, unet, text, *second = (part.load(dtype) for part in single.parts.values())
+                tokenizer, *tokenizer_2 = single.tokenizers.values()
+                more = {"text_encoder_2": second[0], "tokenizer_2": tokenizer_2[0]} if family.second else {}
+            else:
+                family = family_of(UNet2DConditionModel.load_config(source, subfolder="unet", **where))
+                scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **where)
+                vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype, **safe)
+                unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype, **safe)
+                text = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **safe)
+                tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **where)
+                more = {}
+                if family.second:
+                    more["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(source, subfolder="text_encoder_2", dtype=dtype, **safe)
+                    more["tokenizer_2"] = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **where)
     except SafetensorError as error:
         raise ValueError(f"a weight file of profile {found.name!r} ({found.source}) is damaged ({error}): restore it") from error
     except OSError as error:
@@ -190,6 +212,8 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         raise ValueError(f"{found.source} predicts {prediction!r}: expected {' or '.join(PREDICTIONS)}")
     if family.second and dtype == torch.float16 and vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
+    encoders = {"text_encoder": text} | ({"text_encoder_2": more["text_encoder_2"]} if more else {})
+    lora = (apply_lora(*found.lora, {"unet": unet} | encoders),) if found.lora else ()
     models = [vae, unet, text, *([more["text_encoder_2"]] if more else [])]
     for model in models:
         model.requires_grad_(False).eval().to("cpu" if offloaded else device)
@@ -199,6 +223,6 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         found = replace(found, weights=dict(family.weights), chosen_on=family.told)
     levels = len(unet.config.block_out_channels)
     weights, notes = present_weights(found.weights, {stride_of(name, levels) for name in attention_layers(unet) if name.endswith("attn2")})
-    found, notes = replace(found, weights=weights), (*settings_notes(unet.config), *notes)
+    found, notes = replace(found, weights=weights), (*settings_notes(unet.config), *(single.said(dtype) if single else ()), *notes, *lora)
     schedule = scheduler.alphas_cumprod.float()
     return family.make()(found, vae, text, tokenizer, unet, schedule, prediction, device if offloaded else "", notes=notes, **more)

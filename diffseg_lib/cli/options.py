@@ -25,7 +25,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--profile": {
         "default": "pocket",
         "metavar": "NAME",
-        "help": "The models and the numbers chosen for them: a name (pocket, sd15, ...), a YAML file, a hub id or the folder of a pipeline.",
+        "help": "The models and the numbers chosen for them: a name (pocket, sd15, ...), a YAML file, a hub id, a pipeline's folder or single file.",
     },
     "--recipe": {"choices": RECIPES, "help": "Take the switches as the paper's text or its released code has them, in place of ours."},
     "--captioner": {"default": "", "metavar": "PATH", "help": "The BLIP that captions and filters, in place of the profile's."},

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from ..data import READERS, place_of
 from ..data.names import PUBLISHED
-from ..loading import check_folder
+from ..loading import check_file, check_folder
 from ..profiles import Profile, is_hub_id, load_profile, split_revision
 from ..support.paths import POCKET, models_dir, pocket_source
+from ..weights.lora import read_lora
+from ..weights.single_file import is_single_file
 from .labels import check_coverage
 from .sources import open_dataset
 
@@ -83,7 +85,9 @@ def _diffusion(profile: Profile) -> Finding:
     if is_hub_id(profile.source):
         return _hub(what, profile.source, "unet/config.json")
     try:
-        check_folder(folder)
+        check_file(profile) if is_single_file(profile.source) else check_folder(folder)
+        if profile.lora:
+            read_lora(Path(profile.lora[0]))
         return Finding(what, "ready", folder.name)
     except FileNotFoundError as error:
         return Finding(what, "missing", str(error))

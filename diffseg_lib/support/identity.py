@@ -89,13 +89,15 @@ def model_source(source: str | Path, kind: str = "") -> str:
 
 
 def weights_hash(folder: str | Path, kinds: Sequence[str] = MODEL_FILES) -> str:
-    """A short hash of the weights and settings in a folder, by content; what is no folder, such as a hub id, is returned as it is.
+    """A short hash of the weights and settings in a folder or a file, by content; what is neither, such as a hub id, is returned as it is.
 
     Args:
-        folder: Folder of a model, or a hub id.
+        folder: Folder or file of a model, or a hub id.
         kinds: Endings of the files that are hashed.
     """
     root = Path(folder)
+    if root.is_file():
+        return _content(root, _stamp(root)).hex()[:12]
     if not root.is_dir():
         return str(folder)
     digest = hashlib.sha256()
@@ -108,7 +110,7 @@ def describe_model(source: str | Path, kind: str = "") -> dict[str, str]:
     """What a model is, by the same facts on any machine.
 
     Args:
-        source: Folder of a model, a hub id, ``@revision`` behind it or not, or "pocket".
+        source: Folder or file of a model, a hub id, ``@revision`` behind it or not, or "pocket".
         kind: What "pocket" stands for: "diffusion", "captioner" or "clip".
 
     Returns:
@@ -116,15 +118,19 @@ def describe_model(source: str | Path, kind: str = "") -> dict[str, str]:
         it is not there. ``content``: Hash of the weights and settings.
     """
     place = model_source(source, kind)
+    if Path(place).is_file():  # a model, or a LoRA, in one file
+        return {"source": Path(place).name, "revision": "", "content": weights_hash(place)}
     if Path(place).is_dir():
         return {"source": Path(place).resolve().name, "revision": "", "content": weights_hash(place)}
     name, _, revision = place.partition("@")
-    snapshot = _snapshot(name, revision)
-    return {"source": name, "revision": snapshot.name if snapshot else "", "content": _linked_content(snapshot) if snapshot else ""}
+    folder = snapshot(name, revision)
+    if folder is None:
+        return {"source": name, "revision": "", "content": ""}
+    return {"source": name, "revision": folder.name, "content": _linked_content(folder)}
 
 
-def _snapshot(name: str, revision: str) -> Path | None:
-    """The folder of a model in the hub's cache; its name is the commit."""
+def snapshot(name: str, revision: str) -> Path | None:
+    """The folder of a model in the hub's cache, whose name is the commit; None if it is not there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -134,12 +140,12 @@ def _snapshot(name: str, revision: str) -> Path | None:
         return None
 
 
-def _linked_content(snapshot: Path) -> str:
+def _linked_content(folder: Path) -> str:
     """A hash of a snapshot's weights and settings; a file of the cache is a link to one that is named by its content's hash."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in snapshot.rglob("*") if p.suffix in MODEL_FILES and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file()):
         known = path.resolve().name.encode() if path.is_symlink() else _content(path, _stamp(path))
-        digest.update(path.relative_to(snapshot).as_posix().encode() + known)
+        digest.update(path.relative_to(folder).as_posix().encode() + known)
     return digest.hexdigest()[:12]
 
 
@@ -152,7 +158,13 @@ def model_key(source: str | Path, kind: str = "") -> str:
 def describe_models(profile: Any) -> dict[str, dict[str, str]]:
     """What the models of a :class:`~diffseg_lib.profiles.Profile` are, the diffusion model, the captioner and the CLIP (:func:`describe_model`)."""
     sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip}
-    return {kind: describe_model(source, kind) for kind, source in sources.items()}
+    return {kind: describe_model(source, kind) for kind, source in sources.items()} | describe_additions(profile)
+
+
+def describe_additions(profile: Any) -> dict[str, dict[str, str]]:
+    """What a profile adds to its model, where it does: the settings that a single file is read by, and a LoRA with its scale."""
+    found = {"config": describe_model(profile.config)} if profile.config else {}
+    return found | ({"lora": describe_model(profile.lora[0]) | {"scale": str(profile.lora[1])}} if profile.lora else {})
 
 
 # -- code
