@@ -17,9 +17,10 @@ from .backbone import Backbone
 from .optimizations import stride_of
 from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, local_folder, split_revision
 from .support.identity import model_source
+from .support.paths import is_single_file
 from .weights.look_alikes import present_weights, refuse_look_alikes, settings_notes
 from .weights.lora import apply_lora
-from .weights.single_file import SingleFile, find_single_file, is_single_file
+from .weights.single_file import SingleFile, find_single_file
 
 PREDICTIONS = ("epsilon", "v_prediction")
 _FILES = {  # of a pipeline's folder; any of the names will do

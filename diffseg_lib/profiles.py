@@ -16,11 +16,9 @@ from typing import Annotated, Any
 import yaml
 
 from .support.errors import nearest
-from .support.identity import snapshot
 from .support.locks import ENDING, pinned
-from .support.paths import data_folder, models_dir, profiles_dir
+from .support.paths import data_folder, is_single_file, models_dir, profiles_dir
 from .support.settings import Lora, NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
-from .weights.single_file import is_single_file
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
@@ -48,6 +46,8 @@ def local_folder(source: str) -> Path | None:
     """The folder of a model's files: the source itself, or of a hub id the snapshot in the cache on this machine; None if it is not there."""
     if not is_hub_id(source):
         return Path(source)
+    from .support.identity import snapshot
+
     place, where = split_revision(source)
     return snapshot(place, where.get("revision", ""))
 

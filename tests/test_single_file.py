@@ -19,7 +19,7 @@ from diffseg_lib.loading import load_backbone
 from diffseg_lib.profiles import is_hub_id, load_profile
 from diffseg_lib.segmenter import DiffSegmenter
 from diffseg_lib.support.identity import describe_models
-from diffseg_lib.weights.single_file import SETTINGS, defaults_of, kind_of, read_header
+from diffseg_lib.weights.single_file import SETTINGS, _fit, defaults_of, kind_of, read_header
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1"}
 ENDS = {
@@ -64,6 +64,8 @@ def original_unet(name: str, unet) -> str:
 def original_vae(name: str, blocks: int) -> str:
     """The original code's name of an autoencoder's weight."""
     name = name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    name = name.replace("mid_block.attentions.0.group_norm", "mid.attn_1.norm").replace("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out")
+    name = name.replace("mid_block.attentions.0.to_", "mid.attn_1.")
     name = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
     for i in range(blocks):
         name = name.replace(f"encoder.down_blocks.{i}.resnets.", f"encoder.down.{i}.block.").replace(
@@ -167,6 +169,29 @@ def test_settings_that_need_no_folder_are_those_of_the_published_models():
         assert count(CLIPTextModelWithProjection(CLIPTextConfig(**SETTINGS["XL"]["text_encoder_2"]))) == 694_659_840
 
 
+@pytest.mark.parametrize("kind", list(SETTINGS))
+def test_the_published_layout_fits_the_settings_and_every_weight_counts(tmp_path, kind):
+    """Names and shapes of a whole published model, by this file's own naming: nothing is left over or lacking."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    settings = {part: defaults_of(cls, SETTINGS[kind][part]) for part, cls in (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))}
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel.from_config(settings["unet"]), AutoencoderKL.from_config(settings["vae"])
+    shapes = {f"model.diffusion_model.{original_unet(name, unet)}": list(one.shape) for name, one in unet.state_dict().items()}
+    for name, one in vae.state_dict().items():
+        flat = "attentions" in name and one.ndim == 2  # the original code has convolutions there
+        shapes[f"first_stage_model.{original_vae(name, 4)}"] = [*one.shape, 1, 1] if flat else list(one.shape)
+    assert "model.diffusion_model.output_blocks.5.2.conv.weight" in shapes and "first_stage_model.encoder.mid.attn_1.q.weight" in shapes
+    header = {name: {"shape": shape} for name, shape in shapes.items()}
+    _fit(tmp_path, header, settings)
+    gone = header.pop("model.diffusion_model.middle_block.1.proj_in.weight")
+    with pytest.raises(ValueError, match=r"lacks weights \(1, as unet.mid_block.attentions.0.proj_in.weight\): expected a whole model"):
+        _fit(tmp_path, header, settings)
+    header["model.diffusion_model.middle_block.1.proj_in.weight"] = gone | {"shape": [7, 7]}
+    with pytest.raises(ValueError, match=r"has weights of another shape \(1, as unet.mid_block.attentions.0.proj_in.weight \(7, 7\) for"):
+        _fit(tmp_path, header, settings)
+
+
 FOREIGN = {
     "a LoRA": {"lora_unet_down_blocks_0.lora_down.weight": (1,)},
     r"an autoencoder \(VAE\) alone": {"encoder.conv_in.weight": (1,), "decoder.conv_in.weight": (1,)},
@@ -205,7 +230,7 @@ def test_a_file_that_is_cut_or_lacks_weights_is_refused(single, family_folders, 
     (tmp_path / "lacking.yaml").write_text(
         yaml.safe_dump({"settings": {"source": str(tmp_path / "lacking.safetensors"), "config": str(family_folders["sd15"]), "clip": "pocket"}})
     )
-    with pytest.raises(ValueError, match=r"lacks 1 weights, as unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"):
+    with pytest.raises(ValueError, match=r"lacks weights \(1, as unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"):
         load_backbone(tmp_path / "lacking.yaml")
     (tmp_path / "some.ckpt").write_bytes(b"a pickle")
     with pytest.raises(ValueError, match="can hold code, which is not read: expected the same model as .safetensors"):
@@ -253,11 +278,16 @@ def with_lora(folder: Path, path: Path, scale: float, to: Path) -> Path:
     return to
 
 
-@pytest.mark.parametrize("way", ["kohya", "original", "peft", "diffusers"])
+@pytest.mark.parametrize("way", ["kohya", "original", "peft", "diffusers", "metadata", "adapter"])
 def test_a_lora_is_added_exactly(family_folders, tmp_path, way):
     plain = load_backbone(family_folders["sd15"])
-    files, added = lora_of(plain, way)
-    save_file(files, tmp_path / "some.safetensors")
+    files, added = lora_of(plain, "peft" if way in ("metadata", "adapter") else way)
+    told = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 3, "text_encoder.lora_alpha": 3})} if way == "metadata" else None
+    if way == "adapter":
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 3, "r": RANK, "use_rslora": False}))
+    if way in ("metadata", "adapter"):
+        added = {name: 3 / RANK * one for name, one in added.items()}
+    save_file(files, tmp_path / "some.safetensors", told)
     changed = load_backbone(with_lora(family_folders["sd15"], tmp_path / "some.safetensors", 0.8, tmp_path / "mine.yaml"))
     before, after = layers_of(plain), layers_of(changed)
     for name, layer in after.items():

@@ -11,9 +11,8 @@ from ..data import READERS, place_of
 from ..data.names import PUBLISHED
 from ..loading import check_file, check_folder
 from ..profiles import Profile, is_hub_id, load_profile, split_revision
-from ..support.paths import POCKET, models_dir, pocket_source
+from ..support.paths import POCKET, is_single_file, models_dir, pocket_source
 from ..weights.lora import read_lora
-from ..weights.single_file import is_single_file
 from .labels import check_coverage
 from .sources import open_dataset
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from .files import write_text
 from .paths import cache_dir
 
 ENDING = ".lock.yaml"
@@ -47,6 +46,8 @@ def read_lock(path: Path) -> dict[str, Any]:
 
 def write_lock(path: Path, held: Mapping[str, Any]) -> Path:
     """Write a lock in one step; returns its path."""
+    from .files import write_text
+
     path.parent.mkdir(parents=True, exist_ok=True)
     told = "# Written by diffseg fetch: the commits that the profile's names stood for, and every file with its size in bytes and its checksum.\n"
     return write_text(path, told + yaml.safe_dump(dict(held), sort_keys=False, allow_unicode=True, width=160))

@@ -6,6 +6,7 @@ diffusers and PEFT (``unet.down_blocks.0....lora_A.weight``). Every tensor of a 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -51,11 +52,33 @@ def read_lora(path: Path) -> dict[str, dict[str, Tensor]]:
                 break
         else:
             strange.append(key)
+    for name, parts in found.items():
+        if "alpha" not in parts and (alpha := next((one for part, one in _alphas(path).items() if name.startswith(part)), None)) is not None:
+            parts["alpha"] = torch.tensor(float(alpha))
     halves = [name for name, parts in found.items() if not {"down", "up"} <= parts.keys()]
     if strange or halves or not found:
         told = ", ".join((strange or halves)[:3]) or "nothing"
         raise ValueError(f"{path} is no LoRA: it holds {told}, where every layer is expected to have lora_down and lora_up (or lora_A and lora_B)")
     return dict(found)
+
+
+def _alphas(path: Path) -> dict[str, float]:
+    """Alpha by the beginning of a layer's name, where PEFT wrote it beside the tensors: in the file's metadata, or in ``adapter_config.json``.
+
+    Raises:
+        ValueError: If it says what is not read here: a rank or an alpha of single layers, another scaling, or another kind.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        facts = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    beside = path.with_name("adapter_config.json")
+    if not facts and beside.is_file():
+        facts = json.loads(beside.read_text(encoding="utf-8"))
+    strange = [key for key in facts if key.split(".")[-1] in ("alpha_pattern", "use_rslora", "use_dora") and facts[key]]
+    if strange:
+        raise ValueError(f"{path} says {', '.join(f'{key} {facts[key]}' for key in strange)}, which is not read here: merge it by the tool it came from")
+    return {key.removesuffix("lora_alpha"): float(alpha) for key, alpha in facts.items() if key.split(".")[-1] == "lora_alpha"}
 
 
 def changes(parts: Mapping[str, Tensor], scale: float, shape: torch.Size) -> Tensor:

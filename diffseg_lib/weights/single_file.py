@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-ENDINGS = (".safetensors",)
-PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+from ..support.paths import PICKLED
+
 VOCABULARY = 49408  # tokens of CLIP, which all of them read
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
 _IN = f"{_UNET}input_blocks.0.0.weight"
@@ -78,11 +78,6 @@ _SCHEDULE = {
 }
 _CLASSES = {"unet": ("diffusers", "UNet2DConditionModel"), "vae": ("diffusers", "AutoencoderKL"), "text_encoder": ("transformers", "CLIPTextModel")}
 _SECOND = {"text_encoder_2": ("transformers", "CLIPTextModelWithProjection")}
-
-
-def is_single_file(source: str) -> bool:
-    """Whether a source names a file of weights rather than a folder or a hub id."""
-    return source.endswith((*ENDINGS, *PICKLED)) and not Path(source).is_dir()
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -235,11 +230,38 @@ def find_single_file(source: str, config: Path | None, clip: Path | None) -> Sin
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     settings, schedule, tokenizers = _of_folder(path, kind, config) if config is not None else _built_in(path, kind, header, clip)
+    _fit(path, header, settings)
     origin = f"the folder {config.name}" if config is not None else f"what all models of Stable Diffusion {kind} share, its tokenizer of the CLIP beside it"
     stored = sorted({one["dtype"] for key, one in header.items() if key.startswith(_UNET)})
     notes = (f"{path.name} is a single file of Stable Diffusion {kind} ({', '.join(stored)}): its settings are those of {origin}",)
     whole = _Whole(lambda dtype: _load(path, kind, settings, schedule, tokenizers, dtype))
     return SingleFile(kind, {name: _Part(name, whole) for name in _classes(kind)}, tokenizers, schedule, settings["unet"], notes)
+
+
+def _fit(path: Path, header: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Hold the names and shapes in a file against what its settings make, before a weight is read.
+
+    Raises:
+        ValueError: If weights are missing, foreign or of other shapes; three are named.
+    """
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    found: dict[str, tuple[int, ...]] = {}
+    expected: dict[str, tuple[int, ...]] = {}
+    with torch.device("meta"):
+        named = {key: torch.empty(one["shape"]) for key, one in header.items() if key.startswith((_UNET, _VAE))}
+        for part, convert in (("unet", convert_ldm_unet_checkpoint), ("vae", convert_ldm_vae_checkpoint)):
+            try:
+                found |= {f"{part}.{key}": tuple(one.shape) for key, one in convert(dict(named), settings[part]).items()}
+            except KeyError as error:
+                raise ValueError(f"{path} lacks the weight {error} of its {part}: expected a whole model; fetch it again, or name its `config`") from error
+            model = _class(_CLASSES[part]).from_config(dict(settings[part]))
+            expected |= {f"{part}.{key}": tuple(one.shape) for key, one in model.state_dict().items()}
+    missing, foreign = [key for key in expected if key not in found], [key for key in found if key not in expected]
+    other = [f"{key} {found[key]} for {expected[key]}" for key in expected if found.get(key, expected[key]) != expected[key]]
+    faults = (("lacks weights", missing), ("has weights that its settings do not make", foreign), ("has weights of another shape", other))
+    if told := [f"{how} ({len(keys)}, as {', '.join(keys[:3])})" for how, keys in faults if keys]:
+        raise ValueError(f"{path} {' and '.join(told)}: expected a whole model of its kind; fetch it again, or name a `config` like it in the profile")
 
 
 def _classes(kind: str) -> dict[str, tuple[str, str]]:
