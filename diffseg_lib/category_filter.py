@@ -135,17 +135,19 @@ class CategoryFilter:
             raise ValueError(f"sources {self.sources!r}: expected union, caption or clip")
 
     @classmethod
-    def load(cls, names: Sequence[str], captioner: str = "pocket", clip: str = "pocket", device: str = "cpu", **changes: Any) -> CategoryFilter:
+    def load(
+        cls, names: Sequence[str], captioner: str = "pocket", clip: str = "pocket", device: str = "cpu", pickled: bool = True, **changes: Any
+    ) -> CategoryFilter:
         """Load a filter with the models of :mod:`diffseg_lib.vision_language` by source; `changes` are fields of the class."""
         from .vision_language import Captioner, Clip
 
-        return cls(tuple(names), Captioner.load(captioner, device), Clip.load(clip, device), **changes)
+        return cls(tuple(names), Captioner.load(captioner, device, pickled), Clip.load(clip, device, pickled), **changes)
 
     @classmethod
     def of_profile(cls, names: Sequence[str], profile: Profile, device: str = "", **changes: Any) -> CategoryFilter:
         """Load a filter with a profile's models and thresholds, on its device if none is named; `changes` are fields of the class."""
         given = {"relative_clip_threshold": profile.relative_clip_threshold, "text_similarity_threshold": profile.text_similarity_threshold} | changes
-        return cls.load(names, profile.captioner, profile.clip, device or profile.device, **given)
+        return cls.load(names, profile.captioner, profile.clip, device or profile.device, profile.pickled_weights, **given)
 
     def match(self, caption: str) -> dict[str, tuple[str, float]]:
         """Class name to (the caption's word for it, similarity): 1 for the same lemma or a synonym, else CLIP's cosine."""

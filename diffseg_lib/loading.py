@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,14 @@ import torch
 from .attention import attention_layers
 from .backbone import Backbone
 from .optimizations import stride_of
-from .profiles import PAPER_WEIGHTS, Profile, is_hub_id, load_profile, local_folder, split_revision
+from .profiles import PAPER_WEIGHTS, Profile, load_profile, local_folder
 from .support.identity import model_source
 from .support.paths import is_single_file
 from .weights.look_alikes import present_weights, refuse_look_alikes, settings_notes
-from .weights.lora import apply_lora
+from .weights.lora import apply_lora, read_lora
+from .weights.parts import read_config
+from .weights.pipelines import PREDICTIONS, Pipeline, find_pipeline, with_defaults
 from .weights.single_file import SingleFile, find_single_file
-
-PREDICTIONS = ("epsilon", "v_prediction")
-_FILES = {  # of a pipeline's folder; any of the names will do
-    "vae": (("config.json",), ("diffusion_pytorch_model.safetensors",)),
-    "unet": (("config.json",), ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")),
-    "text_encoder": (("config.json",), ("model.safetensors", "model.safetensors.index.json")),
-    "tokenizer": (("tokenizer.json", "vocab.json"),),
-    "scheduler": (("scheduler_config.json",),),
-}
 
 
 @dataclass(frozen=True)
@@ -70,27 +62,41 @@ FAMILIES = (
 )
 
 
-def check_folder(folder: Path) -> None:
-    """Check that a pipeline's folder has its files.
+def check_folder(profile: Profile) -> tuple[Family, Pipeline | SingleFile]:
+    """Look at the files of a profile's model: all there, whole, and fitting each other; no weight is loaded.
 
     Raises:
         FileNotFoundError: If one is missing; it is named.
-        ValueError: On a model of another architecture.
+        ValueError: On a model of another architecture, or files that are damaged or do not fit; the message says what was found, and what expected.
     """
+    if profile.lora:
+        read_lora(Path(profile.lora[0]))
+    if is_single_file(profile.source):
+        single = check_file(profile)
+        return family_of(single.unet), single
+    folder = local_folder(profile.source)
+    if folder is None:
+        raise FileNotFoundError(
+            f"the weights of profile {profile.name!r} ({profile.source}) are not on this machine: "
+            "download them once, online, by diffseg fetch with this profile, or give the folder they are in as the profile"
+        )
     other = [name for name in ("transformer", "prior", "decoder") if (folder / name).is_dir()]
     if other and not (folder / "unet").is_dir():
         config = folder / other[0] / "config.json"
         kind = json.loads(config.read_text()).get("_class_name", other[0]) if config.is_file() else other[0]
         raise ValueError(f"{folder} holds a {kind}, which is not supported: expected {_supported()}")
     refuse_look_alikes(folder, _supported())
-    second = {f"{part}_2": wanted for part, wanted in _FILES.items() if part in ("text_encoder", "tokenizer") and (folder / f"{part}_2").is_dir()}
-    for part, wanted in (_FILES | second).items():
-        for names in wanted:
-            if not any((folder / part / name).is_file() for name in names):
-                raise FileNotFoundError(
-                    f"{folder / part / names[0]} is missing: expected a StableDiffusionPipeline's folder as save_pretrained writes it, "
-                    "in safetensors; the pocket one comes with the repository (restore data/pocket/models, or set DIFFSEG_DATA)"
-                )
+    try:
+        family = family_of(with_defaults("unet", read_config("unet", folder / "unet")))
+        found = find_pipeline(folder, family.second, pickled=profile.pickled_weights, size=profile.size)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}: expected a StableDiffusionPipeline's folder as save_pretrained writes it; "
+            "the pocket one comes with the repository (restore data/pocket/models, or set DIFFSEG_DATA)"
+        ) from error
+    if (prediction := found.scheduler["prediction_type"]) not in PREDICTIONS:
+        raise ValueError(f"{profile.source} predicts {prediction!r}: expected {' or '.join(PREDICTIONS)}")
+    return family, found
 
 
 def check_file(profile: Profile) -> SingleFile:
@@ -123,22 +129,6 @@ def family_of(config: Mapping[str, Any]) -> Family:
     raise ValueError(f"a UNet with {found} is not supported: expected {_supported()}")
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Silence the bars of progress and the advice that the model libraries give each other; both print in every notebook."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module="huggingface_hub")
-            yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def offload(models: Sequence[Any], device: str) -> None:
     """Keep models in main memory, by accelerate's hooks; the one that is called visits `device`, alone."""
     from accelerate.hooks import ModelHook, add_hook_to_module
@@ -156,7 +146,7 @@ def offload(models: Sequence[Any], device: str) -> None:
 
 
 def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cpu", dtype: torch.dtype = torch.float32, offloaded: bool = False) -> Backbone:
-    """Load a profile's model, weights from safetensors only, nothing downloaded.
+    """Load a profile's model, nothing downloaded and no code run that a weight file holds.
 
     Args:
         profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, a
@@ -166,64 +156,33 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         offloaded: Whether models wait in main memory and visit `device` one at a time: slower, and the card need only hold the largest.
 
     Raises:
-        ValueError: On an unknown profile, a model that is none of :data:`FAMILIES`, or nothing to offload from.
+        ValueError: On an unknown profile, a model that is none of :data:`FAMILIES`, files that :func:`check_folder` refuses, or nothing to offload from.
         FileNotFoundError: If a part of the model is missing; the message names it.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")  # in a notebook without widgets
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-    from safetensors import SafetensorError
+        from diffusers import DDIMScheduler
 
-    found = profile if isinstance(profile, Profile) else load_profile(profile)
+    known = profile if isinstance(profile, Profile) else load_profile(profile)
     if offloaded and torch.device(device).type == "cpu":
         raise ValueError(f"device {device!r}: models are offloaded from a GPU to main memory; name one, as in --device cuda, or leave --offload away")
-    single = check_file(found) if is_single_file(found.source) else None
-    if not single and not is_hub_id(found.source):
-        check_folder(Path(found.source))
-    source, where = split_revision(found.source)
-    safe = where | {"use_safetensors": True}
-    try:
-        with quietly():
-            if single:
-                family, scheduler = family_of(single.unet), DDIMScheduler.from_config(dict(single.scheduler))
-                vae, unet, text, *second = (part.load(dtype) for part in single.parts.values())
-                tokenizer, *tokenizer_2 = single.tokenizers.values()
-                more = {"text_encoder_2": second[0], "tokenizer_2": tokenizer_2[0]} if family.second else {}
-            else:
-                family = family_of(UNet2DConditionModel.load_config(source, subfolder="unet", **where))
-                scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", **where)
-                vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype, **safe)
-                unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype, **safe)
-                text = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **safe)
-                tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **where)
-                more = {}
-                if family.second:
-                    more["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(source, subfolder="text_encoder_2", dtype=dtype, **safe)
-                    more["tokenizer_2"] = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer_2", **where)
-    except SafetensorError as error:
-        raise ValueError(f"a weight file of profile {found.name!r} ({found.source}) is damaged ({error}): restore it") from error
-    except OSError as error:
-        raise FileNotFoundError(
-            f"the weights of profile {found.name!r} ({found.source}) are not on this machine: "
-            "download them once with diffusers, online, or give the folder they are in as the profile"
-        ) from error
-    prediction = scheduler.config.prediction_type
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"{found.source} predicts {prediction!r}: expected {' or '.join(PREDICTIONS)}")
+    family, found = check_folder(known)
+    scheduler = DDIMScheduler.from_config(dict(found.scheduler))
+    vae, unet, text, *second = (part.load(dtype) for part in found.parts.values())
+    tokenizer, *tokenizer_2 = found.tokenizers.values()
+    more = {"text_encoder_2": second[0], "tokenizer_2": tokenizer_2[0]} if family.second else {}
     if family.second and dtype == torch.float16 and vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
-    encoders = {"text_encoder": text} | ({"text_encoder_2": more["text_encoder_2"]} if more else {})
-    lora = (apply_lora(*found.lora, {"unet": unet} | encoders),) if found.lora else ()
-    models = [vae, unet, text, *([more["text_encoder_2"]] if more else [])]
+    lora = (apply_lora(*known.lora, {"unet": unet, "text_encoder": text} | dict(zip(("text_encoder_2",), second, strict=False))),) if known.lora else ()
+    models = [vae, unet, text, *second]
     for model in models:
-        model.requires_grad_(False).eval().to("cpu" if offloaded else device)
+        model.to("cpu" if offloaded else device)
     if offloaded:
         offload(models, device)
-    if found.weights == PAPER_WEIGHTS != family.weights:
-        found = replace(found, weights=dict(family.weights), chosen_on=family.told)
+    if known.weights == PAPER_WEIGHTS != family.weights:
+        known = replace(known, weights=dict(family.weights), chosen_on=family.told)
     levels = len(unet.config.block_out_channels)
-    weights, notes = present_weights(found.weights, {stride_of(name, levels) for name in attention_layers(unet) if name.endswith("attn2")})
-    found, notes = replace(found, weights=weights), (*settings_notes(unet.config), *(single.said(dtype) if single else ()), *notes, *lora)
-    schedule = scheduler.alphas_cumprod.float()
-    return family.make()(found, vae, text, tokenizer, unet, schedule, prediction, device if offloaded else "", notes=notes, **more)
+    weights, said = present_weights(known.weights, {stride_of(name, levels) for name in attention_layers(unet) if name.endswith("attn2")})
+    schedule, prediction = scheduler.alphas_cumprod.float(), scheduler.config.prediction_type
+    known, notes = replace(known, weights=weights), (*settings_notes(unet.config), *found.said(dtype), *said, *lora)
+    return family.make()(known, vae, text, tokenizer, unet, schedule, prediction, device if offloaded else "", notes=notes, **more)

@@ -23,7 +23,7 @@ from .support.settings import Lora, NotNegativeInteger, Share, Template, Texts, 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
 DTYPES = ("float32", "bfloat16", "float16")  # of weights and activations
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+(/[\w.-]+)*)?$")  # a revision may have slashes, as in refs/pr/2
 _YAML = (".yaml", ".yml")
 
 
@@ -72,6 +72,7 @@ class Profile:
         roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them; "pocket" is the pocket world's tree.
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
+        pickled_weights: Whether files of ``torch.save`` (``.bin``) are read, as tensors alone, where there are no safetensors.
         config: Folder or hub id of a pipeline whose settings and tokenizers a single file is read by; "" takes those that all models of its kind share.
         lora: Path of a LoRA that is added to the model, and its scale; None is none.
         chosen_on: Phrase on where the numbers are from.
@@ -95,6 +96,7 @@ class Profile:
     roots: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: Annotated[str, one_of(DTYPES)] = "float32"
+    pickled_weights: bool = True
     config: str = ""
     lora: Lora | None = None
     chosen_on: str = "the paper's values"

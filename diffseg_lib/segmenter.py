@@ -132,13 +132,15 @@ class DiffSegmenter:
             raise ValueError(f"dtype {dtype!r}: expected {', '.join(DTYPES)}")
         config = configure(recipe, dataset, **changes) if recipe else Config(**changes)
         backbone = load_backbone(known, device=device, dtype=getattr(torch, dtype), offloaded=offloaded)
-        return cls(backbone, config, None if config.caption == "none" else Captioner.load(backbone.profile.captioner, device))
+        return cls(backbone, config, None if config.caption == "none" else Captioner.load(known.captioner, device, known.pickled_weights))
 
     def with_config(self, **changes: Any) -> DiffSegmenter:
         """The same models under other switches; captions load the profile's captioner if there is none yet."""
         config = replace(self.config, **changes)
-        needed = config.caption != "none" and self.captioner is None
-        return replace(self, config=config, captioner=Captioner.load(self.backbone.profile.captioner, str(self.backbone.device)) if needed else self.captioner)
+        if config.caption == "none" or self.captioner is not None:
+            return replace(self, config=config)
+        known = self.backbone.profile
+        return replace(self, config=config, captioner=Captioner.load(known.captioner, str(self.backbone.device), known.pickled_weights))
 
     # -- the profile's numbers, where the configuration leaves them open --
 

@@ -6,7 +6,7 @@ files are already on this machine; nothing is downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,42 +16,67 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .loading import quietly
-from .profiles import split_revision
+from .profiles import local_folder
 from .prompts import adjectives, fill_template
 from .support.images import to_numpy
 from .support.paths import models_dir
+from .weights.parts import KINDS, Part, find_part
+from .weights.processors import find_processor
 
 KEPT_LISTS = 16  # of texts, whose embeddings a CLIP keeps
 
 
-def load_pretrained(model: str, processor: str, source: str | Path, pocket: str, device: str = "cpu", **options: Any) -> tuple[Any, Any]:
-    """Load a model of transformers and its processor by the names of their classes, float32, in evaluation mode, weights as safetensors alone.
+MODELS: Mapping[str, tuple[str, str]] = {  # kinds of models, the names of their processors, and of their shipped folders
+    "clip": ("CLIPProcessor", "clip"),
+    "captioner": ("BlipProcessor", "blip"),
+    "groupvit": ("CLIPProcessor", "groupvit"),
+}
+
+
+def find_pretrained(kind: str, source: str | Path, pickled: bool = True) -> tuple[Part, Any, tuple[str, ...]]:
+    """Look at a model of transformers: its files all there, whole and fitting its settings; no weight is loaded.
 
     Args:
-        model: Name of the model's class, e.g. "CLIPModel".
-        processor: Name of the processor's class, e.g. "CLIPProcessor".
-        source: Source of both: "pocket", a folder, or a hub id.
-        pocket: Name of the shipped model's folder.
-        device: Device that it runs on: "cpu", "cuda" and so on.
-        options: Options of ``from_pretrained``.
+        kind: Kind of the model, a key of :data:`MODELS`.
+        source: Source of it: "pocket", a folder, or a hub id.
+        pickled: Whether files of ``torch.save`` will do where there are no safetensors.
+
+    Returns:
+        The model's part, its processor, and notes on both.
 
     Raises:
-        FileNotFoundError: If the files are not on this machine.
+        FileNotFoundError: If a file is not on this machine.
+        ValueError: If a file is damaged, or weights and settings are not of one model.
     """
-    import transformers
-
-    place, where = split_revision(str(models_dir() / pocket if str(source) == "pocket" else source))
+    processor, pocket = MODELS[kind]
+    folder = local_folder(str(models_dir() / pocket if str(source) == "pocket" else source))
     try:
-        with quietly():
-            loaded = getattr(transformers, model).from_pretrained(place, dtype=torch.float32, use_safetensors=True, **where, **options)
-            prepared = getattr(transformers, processor).from_pretrained(place, **where)
-    except (OSError, ValueError) as error:
+        if folder is None or not folder.is_dir():
+            raise FileNotFoundError("it is not on this machine")
+        part = find_part(kind, folder, pickled=pickled)
+        found, notes = find_processor(processor, kind, folder, part.config)
+    except OSError as error:
         raise FileNotFoundError(
-            f"no {model} at {str(source)!r} ({' '.join(str(error).split())[:200]}): expected 'pocket', a folder that save_pretrained wrote, "
+            f"no {KINDS[kind].model} at {str(source)!r} ({' '.join(str(error).split())[:400]}): expected 'pocket', a folder that save_pretrained wrote, "
             "or a hub id whose files were downloaded to this machine before"
         ) from error
-    return loaded.requires_grad_(False).eval().to(device), prepared
+    return part, found, part.notes + notes
+
+
+def load_pretrained(kind: str, source: str | Path, device: str = "cpu", pickled: bool = True) -> tuple[Any, Any]:
+    """Load a model of transformers and its processor, float32, in evaluation mode.
+
+    Args:
+        kind: Kind of the model, a key of :data:`MODELS`.
+        source: Source of both: "pocket", a folder, or a hub id.
+        device: Device that it runs on: "cpu", "cuda" and so on.
+        pickled: Whether files of ``torch.save`` will do where there are no safetensors.
+
+    Raises:
+        FileNotFoundError, ValueError: As of :func:`find_pretrained`.
+    """
+    part, processor, _ = find_pretrained(kind, source, pickled)
+    return part.load(torch.float32).to(device), processor
 
 
 @dataclass(frozen=True)
@@ -64,9 +89,9 @@ class Clip:
     _embedded: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def load(cls, source: str | Path = "pocket", device: str = "cpu") -> Clip:
-        """Load a CLIP: "pocket", a folder or a hub id."""
-        return cls(*load_pretrained("CLIPModel", "CLIPProcessor", source, "clip", device))
+    def load(cls, source: str | Path = "pocket", device: str = "cpu", pickled: bool = True) -> Clip:
+        """Load a CLIP: "pocket", a folder or a hub id, as :func:`load_pretrained` does."""
+        return cls(*load_pretrained("clip", source, device, pickled))
 
     @torch.no_grad()
     def texts(self, names: Sequence[str]) -> Float[Tensor, "k d"]:
@@ -105,9 +130,9 @@ class Captioner:
     length: int = 36  # new tokens at most
 
     @classmethod
-    def load(cls, source: str | Path = "pocket", device: str = "cpu") -> Captioner:
-        """Load a captioner: "pocket", a folder or a hub id."""
-        return cls(*load_pretrained("BlipForConditionalGeneration", "BlipProcessor", source, "blip", device))
+    def load(cls, source: str | Path = "pocket", device: str = "cpu", pickled: bool = True) -> Captioner:
+        """Load a captioner: "pocket", a folder or a hub id, as :func:`load_pretrained` does."""
+        return cls(*load_pretrained("captioner", source, device, pickled))
 
     def caption(self, pictures: Sequence[np.ndarray]) -> list[str]:
         """One caption a picture (H W 3, uint8)."""

@@ -25,10 +25,12 @@ from torch.nn.functional import cross_entropy, interpolate
 from ..data import Dataset
 from ..data.samples import VOID
 from ..evaluation.metrics import confusion
+from ..profiles import local_folder
 from ..support.files import claim, write_json, write_text
 from ..support.identity import describe_code, model_key
 from ..support.images import to_numpy
 from ..support.settings import PLAIN, Count, NotNegative, Positive, Seed, one_of, settings
+from ..weights.parts import Part, find_part
 from .crf import Crf, refine
 
 RATES = (6, 12, 18, 24)  # of the four atrous convolutions
@@ -201,7 +203,7 @@ def train(
         The folder `out`.
 
     Raises:
-        ValueError: If a device is named although ``accelerate launch`` gives each of several processes its own.
+        ValueError: If the ResNet is damaged or not the network's, or a device is named although ``accelerate launch`` gives each of several processes its own.
         RunError: If `out` is of another recipe, data set or masks.
     """
     from accelerate import Accelerator
@@ -212,15 +214,16 @@ def train(
         raise ValueError(f"device {device!r}: accelerate gives each of the {accelerator.num_processes} processes a card of its own; leave the device out")
     place = torch.device(device) if device else accelerator.device
     facts = {"recipe": asdict(recipe), "data": dataset.fingerprint(), "images": len(dataset), "names": list(dataset.names)}
+    trained = _initial(initial, NETS[recipe.net]) if initial else None
     facts |= {"initial": model_key(initial) if initial else "", "code": describe_code("applications.deeplab")}
-    facts["notes"] = list(dataset.notes)  # say whose masks they are
+    facts["notes"] = [*dataset.notes, *(trained.notes if trained else ())]  # say whose masks they are
     claim(top, facts)
     if (top / "model.json").is_file():
         return top
     torch.manual_seed(recipe.seed)
     network = DeepLabV2(len(dataset.names), NETS[recipe.net], recipe.rates)
-    if initial:
-        _start_from(network, initial)
+    if trained:
+        network.backbone.load_state_dict(trained.load(torch.float32).state_dict())
     network.to(place)
     head = list(network.head.parameters())
     groups = [{"params": list(network.backbone.parameters())}, {"params": head}]
@@ -252,19 +255,27 @@ def train(
     return top
 
 
-def _start_from(network: DeepLabV2, initial: str) -> None:
-    from transformers import ResNetModel
+_BACKBONE = ("embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act", "downsample_in_first_stage", "downsample_in_bottleneck")
 
-    from ..profiles import split_revision
 
-    place, where = split_revision(initial)
+def _initial(initial: str, config: Mapping[str, Any]) -> Part:
+    """The ResNet of a source, whole and of a network's settings; nothing is loaded."""
+    from transformers import ResNetConfig
+
+    folder = local_folder(initial)
     try:
-        trained = ResNetModel.from_pretrained(place, use_safetensors=True, **where)
-    except OSError as error:
+        if folder is None or not folder.is_dir():
+            raise FileNotFoundError("it is not on this machine")
+        found = find_part("resnet", folder)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"no ResNet at {initial!r}: expected a folder that save_pretrained wrote, or a hub id whose files are on this machine"
+            f"no ResNet at {initial!r} ({error}): expected a folder that save_pretrained wrote, or a hub id whose files are on this machine"
         ) from error
-    network.backbone.load_state_dict(trained.state_dict())
+    wanted = ResNetConfig(**config)
+    other = [f"{key} {getattr(found.config, key)}, not {getattr(wanted, key)}" for key in _BACKBONE if getattr(found.config, key) != getattr(wanted, key)]
+    if other:
+        raise ValueError(f"the ResNet at {initial!r} is not the network's ({'; '.join(other)}): name one of these settings, or another --net")
+    return found
 
 
 def _named(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

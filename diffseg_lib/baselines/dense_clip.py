@@ -90,9 +90,9 @@ class DenseClip:
             raise ValueError(f"shifts {self.shifts}: expected 1 to {self.patch}, the side of a patch")
 
     @classmethod
-    def from_path(cls, path: str | Path = "pocket", *, device: str = "cpu", **changes: Any) -> DenseClip:
-        """Any ``CLIPModel`` by "pocket", folder or hub id on this machine; `changes` are this class's fields."""
-        return cls(Clip.load(path, device), **changes)
+    def from_path(cls, path: str | Path = "pocket", *, device: str = "cpu", pickled: bool = True, **changes: Any) -> DenseClip:
+        """Any ``CLIPModel`` by "pocket", folder or hub id on this machine, pickled or not; `changes` are this class's fields."""
+        return cls(Clip.load(path, device, pickled), **changes)
 
     @property
     def patch(self) -> int:

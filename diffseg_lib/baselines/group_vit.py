@@ -33,16 +33,16 @@ class GroupVit:
     template: str = TEMPLATE
 
     @classmethod
-    def from_path(cls, path: str | Path, *, device: str = "cpu", template: str = TEMPLATE) -> GroupVit:
-        """Load a model by folder or hub id on this machine, e.g. ``nvidia/groupvit-gcc-yfcc``; there is no pocket one.
+    def from_path(cls, path: str | Path, *, device: str = "cpu", template: str = TEMPLATE, pickled: bool = True) -> GroupVit:
+        """Load a model by folder or hub id on this machine, e.g. ``nvidia/groupvit-gcc-yfcc``, pickled or not; there is no pocket one.
 
         Raises:
             FileNotFoundError: If the files are not on this machine.
-            ValueError: For "pocket".
+            ValueError: For "pocket", and as of :func:`~diffseg_lib.vision_language.find_pretrained`.
         """
         if str(path) == "pocket":
             raise ValueError("there is no pocket GroupViT: expected a folder that save_pretrained wrote, or a hub id such as nvidia/groupvit-gcc-yfcc")
-        return cls(*load_pretrained("GroupViTModel", "CLIPProcessor", path, "groupvit", device), template)
+        return cls(*load_pretrained("groupvit", path, device, pickled), template)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -23,15 +23,18 @@ def _elbo(segmenter: DiffSegmenter, source: str) -> Method:
 def _dense_clip(segmenter: DiffSegmenter, source: str) -> Method:
     from .dense_clip import DenseClip
 
-    return DenseClip.from_path(source or segmenter.backbone.profile.clip, device=str(segmenter.backbone.device))
+    backbone = segmenter.backbone
+    return DenseClip.from_path(source or backbone.profile.clip, device=str(backbone.device), pickled=backbone.profile.pickled_weights)
 
 
 def _group_vit(segmenter: DiffSegmenter, source: str) -> Method:
     from .group_vit import GroupVit
 
-    return GroupVit.from_path(source or "nvidia/groupvit-gcc-yfcc", device=str(segmenter.backbone.device))
+    backbone = segmenter.backbone
+    return GroupVit.from_path(source or GROUP_VIT, device=str(backbone.device), pickled=backbone.profile.pickled_weights)
 
 
+GROUP_VIT = "nvidia/groupvit-gcc-yfcc"  # where no other is named
 METHODS: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {
     "diffsegmenter": lambda segmenter, source: Attention(segmenter),
     "cross": lambda segmenter, source: Attention(segmenter, "cross"),

@@ -115,7 +115,12 @@ def run(o: argparse.Namespace) -> int:
         "listed": len(dataset),
     }
     summary |= summarise(rows, dataset.names, threshold, min(o.limit or whole, whole)) | {"run": kept.folder.name}
-    summary |= {"seconds_in_all": round(time.perf_counter() - started, 1), "notes": list(dataset.notes), **commit(), "versions": versions()}
+    summary |= {
+        "seconds_in_all": round(time.perf_counter() - started, 1),
+        "notes": [*dataset.notes, *make_segmenter(job).backbone.notes],
+        **commit(),
+        "versions": versions(),
+    }
     try:
         save(rows, summary, dataset.names, o.out)
     except OSError as error:

@@ -72,7 +72,8 @@ def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> Stu
     from ..experiments.edits import edit_study
     from ..vision_language import Clip
 
-    clip = Clip.load(segmenter.backbone.profile.clip, str(segmenter.backbone.device))
+    known = segmenter.backbone.profile
+    clip = Clip.load(known.clip, str(segmenter.backbone.device), known.pickled_weights)
     return edit_study(segmenter, clip, "voc", o.voc, o.split, EDITS_TUNED, min(o.images, EDITS), seed=o.seeds[0], progress=store.progress)
 
 

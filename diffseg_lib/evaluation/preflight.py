@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from ..data import READERS, place_of
 from ..data.names import PUBLISHED
-from ..loading import check_file, check_folder
-from ..profiles import Profile, is_hub_id, load_profile, split_revision
-from ..support.paths import POCKET, is_single_file, models_dir, pocket_source
-from ..weights.lora import read_lora
+from ..loading import check_folder
+from ..profiles import Profile, is_hub_id, load_profile, local_folder, split_revision
+from ..support.paths import POCKET, pocket_source
+from ..vision_language import find_pretrained
 from .labels import check_coverage
 from .sources import open_dataset
 
 SPLITS: Mapping[str, tuple[str, ...]] = {"voc": ("train", "val", "trainaug"), "context": ("train", "val"), "object": ("train", "val")}
 OPTIONAL = ("trainaug",)  # splits that a data set may lack
+_MODELS = {"captioner": "captioner (BLIP)", "clip": "CLIP"}
 SHOWN = 5  # broken images named
 _LAYOUTS = {"voc": "VOCdevkit/VOC2012", "context": "VOCdevkit/VOC2010", "object": "annotations"}
 
@@ -44,54 +45,43 @@ class Finding:
         return self.state == "wrong" or (self.state == "missing" and not self.optional)
 
 
-def _hub(what: str, source: str, file: str) -> Finding:
-    """Of a hub id: whether one file of it was downloaded to this machine."""
-    from huggingface_hub import try_to_load_from_cache
-
+def _absent(what: str, source: str) -> Finding:
+    """Of a hub id whose files are not on this machine: how to fetch them."""
     place, options = split_revision(source)
-    if isinstance(try_to_load_from_cache(place, file, revision=options.get("revision")), str):
-        return Finding(what, "ready", source)
     revision = f", revision={options['revision']!r}" if "revision" in options else ""
     fetch = f"diffseg fetch with this profile (or huggingface_hub.snapshot_download({place!r}{revision}))"
     return Finding(what, "missing", f"{source} is not on this machine: fetch it once, online, by {fetch}, or name a folder it is in")
 
 
 def check_models(profile: Profile, models: Sequence[str] = ("captioner", "clip")) -> list[Finding]:
-    """Look at the diffusion model of a profile and, of BLIP and CLIP, at those named, by their files; no weight is read.
+    """Look at the diffusion model of a profile and, of BLIP and CLIP, at those named: every file's header, its size, and whether weights fit their settings.
 
     Args:
         profile: Profile whose models are looked at.
         models: Models beside the diffusion model that are looked at: "captioner", "clip".
     """
-    found = [_diffusion(profile)]
+    looks: list[tuple[str, str, Callable[[], Sequence[str]]]] = [("diffusion model", profile.source, lambda: check_folder(profile)[1].notes)]
     for field in models:
-        what, pocket = {"captioner": ("captioner (BLIP)", "blip"), "clip": ("CLIP", "clip")}[field]
         source = getattr(profile, field)
-        folder = models_dir() / pocket if source == "pocket" else Path(source)
-        if folder.is_dir():
-            lacking = [name for name in ("config.json", "model.safetensors") if not any(folder.glob(f"{name}*"))]
-            missing = f"{folder} lacks {', '.join(lacking)}: expected what save_pretrained writes, in safetensors"
-            found.append(Finding(what, "missing" if lacking else "ready", missing if lacking else str(folder.name)))
-        elif is_hub_id(source):
-            found.append(_hub(what, source, "config.json"))
-        else:
-            found.append(Finding(what, "missing", f"{source} is no folder: expected pocket, a folder that save_pretrained wrote, or a hub id"))
-    return found
+        looks.append((_MODELS[field], source, partial(_notes, field, source, profile.pickled_weights)))
+    return [_model(*look) for look in looks]
 
 
-def _diffusion(profile: Profile) -> Finding:
-    what, folder = "diffusion model", Path(profile.source)
-    if is_hub_id(profile.source):
-        return _hub(what, profile.source, "unet/config.json")
+def _notes(kind: str, source: str, pickled: bool) -> Sequence[str]:
+    return find_pretrained(kind, source, pickled)[2]
+
+
+def _model(what: str, source: str, look: Callable[[], Sequence[str]]) -> Finding:
+    """Of a model: whether it would load, and what is unusual in its files."""
+    if is_hub_id(source) and local_folder(source) is None:
+        return _absent(what, source)
     try:
-        check_file(profile) if is_single_file(profile.source) else check_folder(folder)
-        if profile.lora:
-            read_lora(Path(profile.lora[0]))
-        return Finding(what, "ready", folder.name)
+        notes = look()
     except FileNotFoundError as error:
         return Finding(what, "missing", str(error))
-    except (ValueError, json.JSONDecodeError) as error:
+    except (ValueError, OSError) as error:
         return Finding(what, "wrong", str(error))
+    return Finding(what, "ready", (source if is_hub_id(source) else Path(source).name) + (f" ({'; '.join(notes)})" if notes else ""))
 
 
 def check_data(name: str, root: Path, splits: Sequence[str] = (), images: int = 50, order: str = "") -> Iterator[Finding]:

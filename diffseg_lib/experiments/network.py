@@ -156,7 +156,8 @@ def network_study(
     """
     train_set, test = open_splits(dataset, root, split, train_images, images)
     profile = segmenter.backbone.profile
-    methods: dict[str, Method] = {OURS: both_means(segmenter)[FOUR], RIVAL: rival or DenseClip.from_path(profile.clip, device=str(segmenter.backbone.device))}
+    rival = rival or DenseClip.from_path(profile.clip, device=str(segmenter.backbone.device), pickled=profile.pickled_weights)
+    methods: dict[str, Method] = {OURS: both_means(segmenter)[FOUR], RIVAL: rival}
     about = {"models": describe_models(profile), "config": asdict(segmenter.resolved), "code": describe_code("experiments.network")}
     masks = make_masks(methods, train_set, tuning_images, out / "masks", min_confidence, about, candidates)
     progress("masks written")

@@ -199,7 +199,8 @@ def qualitative_study(
         seed: Seed of the noise.
         rival: CLIP's patches; None takes the CLIP of the segmenter's profile.
     """
-    rival = rival or DenseClip.from_path(segmenter.backbone.profile.clip, device=str(segmenter.backbone.device))
+    known = segmenter.backbone.profile
+    rival = rival or DenseClip.from_path(known.clip, device=str(segmenter.backbone.device), pickled=known.pickled_weights)
     opened = dict(zip(("train", "test"), open_splits(dataset, root, split, train_images, images), strict=True))
     seen = {part: _score_all(segmenter.with_config(seed=seed), rival, one) for part, one in opened.items()}
     classes = len(opened["test"].names)

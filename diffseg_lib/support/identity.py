@@ -17,8 +17,9 @@ from typing import Any
 from .files import to_plain
 from .paths import models_dir
 from .source_code import PACKAGE, code_only, code_used, module_files
+from .weight_names import unusual
 
-MODEL_FILES = (".safetensors", ".json")  # weights and settings, by their endings
+MODEL_FILES = (".safetensors", ".bin", ".json")  # weights and settings, by their endings
 NOT_OF_A_MODEL = ("profile.json",)  # numbers chosen for it, which stand in a key as settings
 SHIPPED = {"diffusion": "diffusion", "captioner": "blip", "clip": "clip"}  # folders of the pocket models, by what they are
 
@@ -115,18 +116,23 @@ def describe_model(source: str | Path, kind: str = "") -> dict[str, str]:
 
     Returns:
         ``source``: The hub id, or the folder's name. ``revision``: Of a hub id, the commit that its revision stands for in the cache on this machine; "" where
-        it is not there. ``content``: Hash of the weights and settings.
+        it is not there. ``content``: Hash of the weights and settings. ``weights``: The weight files that are pickled or named by a precision; left out where
+        there are none.
     """
     place = model_source(source, kind)
     if Path(place).is_file():  # a model, or a LoRA, in one file
         return {"source": Path(place).name, "revision": "", "content": weights_hash(place)}
     if Path(place).is_dir():
-        return {"source": Path(place).resolve().name, "revision": "", "content": weights_hash(place)}
+        return {"source": Path(place).resolve().name, "revision": "", "content": weights_hash(place)} | _unusual(Path(place))
     name, _, revision = place.partition("@")
     folder = snapshot(name, revision)
     if folder is None:
         return {"source": name, "revision": "", "content": ""}
-    return {"source": name, "revision": folder.name, "content": _linked_content(folder)}
+    return {"source": name, "revision": folder.name, "content": _linked_content(folder)} | _unusual(folder)
+
+
+def _unusual(folder: Path) -> dict[str, str]:
+    return {"weights": found} if (found := unusual(folder)) else {}
 
 
 def snapshot(name: str, revision: str) -> Path | None:
