@@ -46,7 +46,7 @@ def local_folder(source: str) -> Path | None:
     """The folder of a model's files: the source itself, or of a hub id the snapshot in the cache on this machine; None if it is not there."""
     if not is_hub_id(source):
         return Path(source)
-    from .support.identity import snapshot
+    from .support.identity import snapshot  # loads numpy
 
     place, where = split_revision(source)
     return snapshot(place, where.get("revision", ""))

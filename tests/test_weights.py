@@ -35,7 +35,7 @@ def clip(tmp_path) -> Path:
 
 
 def numbers(model) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.state_dict().items()}
+    return dict(model.state_dict())
 
 
 def same(one, other) -> bool:
