@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .attention import unet_lock
 from .profiles import Profile
+from .weights.look_alikes import guidance_condition
 
 EMBEDDING_CACHE_SIZE = 256  # embeddings: 60 MB of a Stable Diffusion in float32
 TEXT_LOCK = RLock()  # one thread at a time: a tokenizer keeps the padding of a call until the next one, and models that visit a device send others away
@@ -150,4 +151,4 @@ class Backbone:
         return kept * output + sigma * batch
 
     def _denoise(self, batch: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
-        return self.unet(batch, timestep, encoder_hidden_states=embeddings).sample
+        return self.unet(batch, timestep, encoder_hidden_states=embeddings, **guidance_condition(self.unet)).sample

@@ -11,10 +11,17 @@ from typing import Any
 
 import torch
 
+from .attention import attention_layers
 from .backbone import Backbone
+from .optimizations import stride_of
 from .profiles import PAPER_WEIGHTS, Profile, load_profile, local_folder
+from .support.identity import model_source
+from .support.paths import is_single_file
+from .weights.look_alikes import present_weights, refuse_look_alikes, settings_notes
+from .weights.lora import apply_lora, read_lora
 from .weights.parts import read_config
 from .weights.pipelines import PREDICTIONS, Pipeline, find_pipeline, with_defaults
+from .weights.single_file import SingleFile, find_single_file
 
 
 @dataclass(frozen=True)
@@ -55,24 +62,30 @@ FAMILIES = (
 )
 
 
-def check_folder(profile: Profile) -> tuple[Family, Pipeline]:
+def check_folder(profile: Profile) -> tuple[Family, Pipeline | SingleFile]:
     """Look at the files of a profile's model: all there, whole, and fitting each other; no weight is loaded.
 
     Raises:
         FileNotFoundError: If one is missing; it is named.
         ValueError: On a model of another architecture, or files that are damaged or do not fit; the message says what was found, and what expected.
     """
+    if profile.lora:
+        read_lora(Path(profile.lora[0]))
+    if is_single_file(profile.source):
+        single = check_file(profile)
+        return family_of(single.unet), single
     folder = local_folder(profile.source)
     if folder is None:
         raise FileNotFoundError(
             f"the weights of profile {profile.name!r} ({profile.source}) are not on this machine: "
-            "download them once with diffusers, online, or give the folder they are in as the profile"
+            "download them once, online, by diffseg fetch with this profile, or give the folder they are in as the profile"
         )
     other = [name for name in ("transformer", "prior", "decoder") if (folder / name).is_dir()]
     if other and not (folder / "unet").is_dir():
         config = folder / other[0] / "config.json"
         kind = json.loads(config.read_text()).get("_class_name", other[0]) if config.is_file() else other[0]
         raise ValueError(f"{folder} holds a {kind}, which is not supported: expected {_supported()}")
+    refuse_look_alikes(folder, _supported())
     try:
         family = family_of(with_defaults("unet", read_config("unet", folder / "unet")))
         found = find_pipeline(folder, family.second, pickled=profile.pickled_weights, size=profile.size)
@@ -84,6 +97,18 @@ def check_folder(profile: Profile) -> tuple[Family, Pipeline]:
     if (prediction := found.scheduler["prediction_type"]) not in PREDICTIONS:
         raise ValueError(f"{profile.source} predicts {prediction!r}: expected {' or '.join(PREDICTIONS)}")
     return family, found
+
+
+def check_file(profile: Profile) -> SingleFile:
+    """Look at a profile's single file, with the settings and tokenizers that it is read by; no weight is loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: As of :func:`~diffseg_lib.weights.single_file.find_single_file`.
+    """
+    clip, config = local_folder(model_source(profile.clip, "clip")), local_folder(profile.config) if profile.config else None
+    if profile.config and (config is None or not config.is_dir()):
+        raise FileNotFoundError(f"config {profile.config!r} is not on this machine: expected the folder of a pipeline, or a hub id that was fetched")
+    return find_single_file(profile.source, config, clip if clip is not None and clip.is_dir() else None)
 
 
 def _supported() -> str:
@@ -124,8 +149,8 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     """Load a profile's model, nothing downloaded and no code run that a weight file holds.
 
     Args:
-        profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, or a
-            :class:`~diffseg_lib.profiles.Profile`.
+        profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, a
+            single file of one, or a :class:`~diffseg_lib.profiles.Profile`.
         device: Device that it runs on: "cpu", "cuda" and so on.
         dtype: Precision of weights and activations; float32 on the CPU.
         offloaded: Whether models wait in main memory and visit `device` one at a time: slower, and the card need only hold the largest.
@@ -148,6 +173,7 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     more = {"text_encoder_2": second[0], "tokenizer_2": tokenizer_2[0]} if family.second else {}
     if family.second and dtype == torch.float16 and vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
+    lora = (apply_lora(*known.lora, {"unet": unet, "text_encoder": text} | dict(zip(("text_encoder_2",), second, strict=False))),) if known.lora else ()
     models = [vae, unet, text, *second]
     for model in models:
         model.to("cpu" if offloaded else device)
@@ -155,5 +181,8 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
         offload(models, device)
     if known.weights == PAPER_WEIGHTS != family.weights:
         known = replace(known, weights=dict(family.weights), chosen_on=family.told)
-    schedule, prediction, notes = scheduler.alphas_cumprod.float(), scheduler.config.prediction_type, found.said(dtype)
+    levels = len(unet.config.block_out_channels)
+    weights, said = present_weights(known.weights, {stride_of(name, levels) for name in attention_layers(unet) if name.endswith("attn2")})
+    schedule, prediction = scheduler.alphas_cumprod.float(), scheduler.config.prediction_type
+    known, notes = replace(known, weights=weights), (*settings_notes(unet.config), *found.said(dtype), *said, *lora)
     return family.make()(known, vae, text, tokenizer, unet, schedule, prediction, device if offloaded else "", notes=notes, **more)

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 import yaml
 
 from .support.errors import nearest
-from .support.paths import data_folder, models_dir, profiles_dir
-from .support.settings import NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
+from .support.locks import ENDING, pinned
+from .support.paths import data_folder, is_single_file, models_dir, profiles_dir
+from .support.settings import Lora, NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
@@ -28,7 +29,7 @@ _YAML = (".yaml", ".yml")
 
 def is_hub_id(source: str) -> bool:
     """Whether a source reads like organisation/model or organisation/model@revision, and is no folder."""
-    return bool(_HUB_ID.match(source)) and not Path(source).is_dir()
+    return bool(_HUB_ID.match(source)) and not Path(source).is_dir() and not is_single_file(source)
 
 
 def split_revision(source: str) -> tuple[str, dict[str, Any]]:
@@ -57,7 +58,7 @@ class Profile:
 
     Args:
         name: Name of the profile.
-        source: Folder or hub id of the model, ``@revision`` behind it or not.
+        source: Folder or hub id of the model, ``@revision`` behind it or not, or a single file of safetensors.
         timesteps: Timesteps of the noise, 1..999.
         weights: Fusion weights by stride relative to the latents; the default is Eq. (5)'s.
         threshold: Background threshold, in [0, 1].
@@ -72,6 +73,8 @@ class Profile:
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
         pickled_weights: Whether files of ``torch.save`` (``.bin``) are read, as tensors alone, where there are no safetensors.
+        config: Folder or hub id of a pipeline whose settings and tokenizers a single file is read by; "" takes those that all models of its kind share.
+        lora: Path of a LoRA that is added to the model, and its scale; None is none.
         chosen_on: Phrase on where the numbers are from.
 
     Raises:
@@ -94,6 +97,8 @@ class Profile:
     device: str = "cpu"
     dtype: Annotated[str, one_of(DTYPES)] = "float32"
     pickled_weights: bool = True
+    config: str = ""
+    lora: Lora | None = None
     chosen_on: str = "the paper's values"
 
     def with_models(self, captioner: str = "", clip: str = "") -> Profile:
@@ -107,11 +112,11 @@ class Profile:
 
 def known_profiles() -> list[str]:
     """Names of the profiles that come with the repository."""
-    return sorted(path.stem for path in profiles_dir().glob("*.yaml"))
+    return sorted(path.stem for path in profiles_dir().glob("*.yaml") if not path.name.endswith(ENDING))
 
 
 def load_profile(name: str | Path = "pocket") -> Profile:
-    """Find a profile: by name, YAML file, hub id (organisation/model) or folder of a pipeline. No model is looked at.
+    """Find a profile: by name, YAML file, hub id (organisation/model), folder of a pipeline or single file. No model is looked at.
 
     Raises:
         ValueError: On a name that is neither known nor a file nor a folder, or a file that is no profile.
@@ -121,11 +126,11 @@ def load_profile(name: str | Path = "pocket") -> Profile:
         return _of_yaml(shipped, text)
     if text.endswith(_YAML) and Path(text).is_file():
         return _of_yaml(Path(text), Path(text).stem)
-    if is_hub_id(text):
+    if is_hub_id(text) or (is_single_file(text) and Path(text).is_file()):
         return Profile(text, text)
     if not Path(text).is_dir():
         raise ValueError(
-            f"unknown profile {text!r}: expected {', '.join(known_profiles())}, a YAML file or an existing folder; {nearest(text, known_profiles())}"
+            f"unknown profile {text!r}: expected {', '.join(known_profiles())}, a YAML file, a folder or a .safetensors file; {nearest(text, known_profiles())}"
         )
     return _of_folder(Path(text), text)
 
@@ -152,6 +157,7 @@ def _of_yaml(path: Path, name: str) -> Profile:
     settings = content.get("settings") if isinstance(content, dict) else None
     if not isinstance(settings, dict) or not isinstance(settings.get("source"), str):
         raise ValueError(f"{path} is no profile: expected 'settings' with at least a 'source': a folder, a hub id, or pocket")
+    settings = pinned(settings, path)
     rest = {key: value for key, value in settings.items() if key != "source"}
     source = str(models_dir() / "diffusion") if settings["source"] == "pocket" else settings["source"]
     return _made(name, source, rest, path) if is_hub_id(source) or not Path(source).is_dir() else _of_folder(Path(source), name, rest)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .backbone import TEXT_LOCK, Backbone
+from .weights.look_alikes import guidance_condition
 
 
 @dataclass(frozen=True)
@@ -42,4 +43,5 @@ class SdxlBackbone(Backbone):
         sizes = torch.tensor([h, w, 0, 0, h, w], device=batch.device, dtype=batch.dtype)  # original size, crop, target size
         width = self.text_encoder_2.config.projection_dim
         conditions = {"text_embeds": embeddings[:, -1, :width], "time_ids": sizes.expand(len(embeddings), -1)}
-        return self.unet(batch, timestep, encoder_hidden_states=embeddings[:, :-1], added_cond_kwargs=conditions).sample
+        given = guidance_condition(self.unet)
+        return self.unet(batch, timestep, encoder_hidden_states=embeddings[:, :-1], added_cond_kwargs=conditions, **given).sample

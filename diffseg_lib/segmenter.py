@@ -362,7 +362,7 @@ class DiffSegmenter:
         cross, layers, fused, completed = found
         scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
         names = tuple(p.name for p in prompts)
-        notes = photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
+        notes = self.backbone.notes + photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
         kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
         return Segmentation(to_numpy(label(scores, self.threshold)), to_numpy(scores), names, self.threshold, notes, kept, tuple(prompts))
 

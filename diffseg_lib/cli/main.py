@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from .. import __version__
-from . import book, check, claims, edit, evaluate, network, pocket, pseudo, segment, study
+from . import book, check, claims, edit, evaluate, fetch, network, pocket, pseudo, segment, study
 from .exits import MEANINGS, guarded, spelled
 from .options import Page, subcommands
 
@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "segment": ("Segment photos by words.", segment.declare),
     "evaluate": ("Measure a method on a data set.", evaluate.declare),
     "check": ("Say which models and data are ready, and what is wrong.", check.declare),
+    "fetch": ("Fetch a profile's models, and data sets.", fetch.declare),
     "pseudo": ("Write masks of a train split from its image-level labels.", pseudo.declare),
     "edit": ("Draw a photo again as another prompt has it.", edit.declare),
     "network": ("Train a segmentation network on masks, or measure one.", network.declare),

@@ -25,7 +25,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--profile": {
         "default": "pocket",
         "metavar": "NAME",
-        "help": "The models and the numbers chosen for them: a name (pocket, sd15, ...), a YAML file, a hub id or the folder of a pipeline.",
+        "help": "The models and the numbers chosen for them: a name (pocket, sd15, ...), a YAML file, a hub id, a pipeline's folder or single file.",
     },
     "--one-pass": {
         "choices": ("side", "joint"),

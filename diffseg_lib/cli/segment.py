@@ -70,7 +70,7 @@ def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, fo
     photo = load_photo(path)
     found = segmenter.segment(photo.pixels, o.classes, return_intermediates=o.save_intermediates)
     facts = {"photo": path.name} | describe(segmenter, found) | {"recipe": o.recipe or "default", "versions": versions()}
-    facts["notes"] = [*photo.notes, *found.notes, *segmenter.size_note(photo.pixels), *segmenter.backbone.notes]
+    facts["notes"] = [*photo.notes, *found.notes, *segmenter.size_note(photo.pixels)]
     facts["seconds"] = round(time.perf_counter() - started, 3)
     save(found, photo, facts, folder)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in found.areas.items())

@@ -22,7 +22,7 @@ from ..data.names import CONTEXT_ORDERS
 from ..profiles import DTYPES, Profile, load_profile
 from ..segmenter import DiffSegmenter
 from ..support.executors import InProcess, cores, finished
-from ..support.identity import describe_code, digest_files, model_key
+from ..support.identity import describe_additions, describe_code, digest_files, model_key
 from ..support.settings import NotNegativeInteger, Seed, Texts, one_of, settings
 from .evaluator import evaluate_image
 from .labels import check_coverage, dictionaries_of
@@ -115,7 +115,7 @@ class Job:
             "config": asdict(replace(segmenter.resolved, threshold=None)),
             "clip_relative": profile.relative_clip_threshold,
             "caption_similarity": profile.text_similarity_threshold,
-            "models": {name: model_key(source, name) for name, source in sources.items() if source},
+            "models": {name: model_key(source, name) for name, source in sources.items() if source} | describe_additions(profile),
             "dataset": dataset.name,
             "data": dataset.fingerprint(whole=True, strict=self.strict),
             "names": list(dataset.names),

@@ -49,7 +49,7 @@ def _absent(what: str, source: str) -> Finding:
     """Of a hub id whose files are not on this machine: how to fetch them."""
     place, options = split_revision(source)
     revision = f", revision={options['revision']!r}" if "revision" in options else ""
-    fetch = f"huggingface_hub.snapshot_download({place!r}{revision})"
+    fetch = f"diffseg fetch with this profile (or huggingface_hub.snapshot_download({place!r}{revision}))"
     return Finding(what, "missing", f"{source} is not on this machine: fetch it once, online, by {fetch}, or name a folder it is in")
 
 

@@ -90,12 +90,14 @@ def model_source(source: str | Path, kind: str = "") -> str:
 
 
 def weights_hash(folder: str | Path) -> str:
-    """A short hash of the weights and settings in a folder, by content; what is no folder, such as a hub id, is returned as it is.
+    """A short hash of the weights and settings in a folder or a file, by content; what is neither, such as a hub id, is returned as it is.
 
     Args:
-        folder: Folder of a model, or a hub id.
+        folder: Folder or file of a model, or a hub id.
     """
     root = Path(folder)
+    if root.is_file():
+        return _content(root, _stamp(root)).hex()[:12]
     if not root.is_dir():
         return str(folder)
     digest = hashlib.sha256()
@@ -108,7 +110,7 @@ def describe_model(source: str | Path, kind: str = "") -> dict[str, str]:
     """What a model is, by the same facts on any machine.
 
     Args:
-        source: Folder of a model, a hub id, ``@revision`` behind it or not, or "pocket".
+        source: Folder or file of a model, a hub id, ``@revision`` behind it or not, or "pocket".
         kind: What "pocket" stands for: "diffusion", "captioner" or "clip".
 
     Returns:
@@ -117,6 +119,8 @@ def describe_model(source: str | Path, kind: str = "") -> dict[str, str]:
         there are none.
     """
     place = model_source(source, kind)
+    if Path(place).is_file():  # a model, or a LoRA, in one file
+        return {"source": Path(place).name, "revision": "", "content": weights_hash(place)}
     if Path(place).is_dir():
         return {"source": Path(place).resolve().name, "revision": "", "content": weights_hash(place)} | _unusual(Path(place))
     name, _, revision = place.partition("@")
@@ -141,12 +145,12 @@ def snapshot(name: str, revision: str) -> Path | None:
         return None
 
 
-def _linked_content(snapshot: Path) -> str:
+def _linked_content(folder: Path) -> str:
     """A hash of a snapshot's weights and settings; a file of the cache is a link to one that is named by its content's hash."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in snapshot.rglob("*") if p.suffix in MODEL_FILES and p.is_file()):
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in MODEL_FILES and p.is_file()):
         known = path.resolve().name.encode() if path.is_symlink() else _content(path, _stamp(path))
-        digest.update(path.relative_to(snapshot).as_posix().encode() + known)
+        digest.update(path.relative_to(folder).as_posix().encode() + known)
     return digest.hexdigest()[:12]
 
 
@@ -158,16 +162,19 @@ def model_key(source: str | Path, kind: str = "") -> str:
 
 def describe_models(profile: Any) -> dict[str, dict[str, str]]:
     """What the models of a :class:`~diffseg_lib.profiles.Profile` are, the diffusion model, the captioner and the CLIP (:func:`describe_model`)."""
-    return {kind: describe_model(source, kind) for kind, source in _sources(profile).items()}
+    sources = {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip}
+    return {kind: describe_model(source, kind) for kind, source in sources.items()} | describe_additions(profile)
+
+
+def describe_additions(profile: Any) -> dict[str, dict[str, str]]:
+    """What a profile adds to its model, where it does: the settings that a single file is read by, and a LoRA with its scale."""
+    found = {"config": describe_model(profile.config)} if profile.config else {}
+    return found | ({"lora": describe_model(profile.lora[0]) | {"scale": str(profile.lora[1])}} if profile.lora else {})
 
 
 def model_keys(profile: Any) -> dict[str, str]:
-    """What the same models count by in keys (:func:`model_key`)."""
-    return {kind: model_key(source, kind) for kind, source in _sources(profile).items()}
-
-
-def _sources(profile: Any) -> dict[str, str]:
-    return {"diffusion": profile.source, "captioner": profile.captioner, "clip": profile.clip}
+    """What the same models count by in keys, by content where it is known, so that a folder may move (:func:`model_key`)."""
+    return {kind: f"{facts['content'] or facts['source']} {facts.get('scale', '')}".strip() for kind, facts in describe_models(profile).items()}
 
 
 # -- code

@@ -20,6 +20,7 @@ _BELOW: dict[str, frozenset[str]] = {
     METHOD: frozenset({"support", "weights"}),
     "data": frozenset({"support"}),
     "pocket": frozenset({"data", "support"}),
+    "fetching": frozenset({METHOD, "support", "data"}),
     "baselines": frozenset({METHOD, "support", "weights"}),
     "refinements": frozenset({METHOD, "support", "weights"}),
     "evaluation": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements"}),

@@ -8,6 +8,17 @@ from pathlib import Path
 
 POCKET = "pocket"  # in place of a data set's folder: the pocket world's tree; before its name: that tree's
 
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")  # endings of files of weights that can hold code
+
+
+def is_single_file(source: str) -> bool:
+    """Whether a model's source names a file of weights rather than a folder or a hub id.
+
+    >>> is_single_file("models/v1-5-pruned-emaonly.safetensors"), is_single_file("someone/model")
+    (True, False)
+    """
+    return source.endswith((".safetensors", *PICKLED)) and not Path(source).is_dir()
+
 
 def repository_root() -> Path:
     """The folder that holds ``diffseg_lib``."""

@@ -54,6 +54,8 @@ Weights = Annotated[
     Field(min_length=1, description="a mapping of strides (integers of at least 1) to weights (numbers of at least 0)"),
 ]
 
+Lora = Annotated[tuple[str, float], Field(description="a list of a path and a number, [path, scale]"), PLAIN]
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def settings(kind: type[Class]) -> type[Class]:

@@ -151,7 +151,7 @@ def _tokenizer(folder: Path, text: Any) -> tuple[Any, list[str]]:
     from transformers import CLIPTokenizer
 
     with quietly():
-        found = CLIPTokenizer.from_pretrained(folder)
+        found = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     if len(found) > text.vocab_size:
         raise ValueError(f"the tokenizer in {folder} knows {len(found)} tokens, its text encoder {text.vocab_size}: expected those of one model")
     return found, set_length(found, text.max_position_embeddings)

@@ -35,10 +35,10 @@ def find_processor(name: str, kind: str, folder: Path, config: Any) -> tuple[Any
         if there is None:
             mean, deviation = IMAGENET_COLOURS if kind == "groupvit" else CLIP_COLOURS
             images = getattr(transformers, name.replace("Processor", "ImageProcessor"))(image_mean=list(mean), image_std=list(deviation))
-            made = getattr(transformers, name)(images, transformers.AutoTokenizer.from_pretrained(folder))
+            made = getattr(transformers, name)(images, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
             told: dict[str, Any] = {}
         else:
-            made, told = getattr(transformers, name).from_pretrained(folder), read_json(there)
+            made, told = getattr(transformers, name).from_pretrained(folder, local_files_only=True), read_json(there)
             told = told.get("image_processor", told)
     images, side = made.image_processor, int(config.vision_config.image_size)
     if "size" not in told and "crop_size" not in told:

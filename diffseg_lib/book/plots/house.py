@@ -19,7 +19,7 @@ FLOORS = (
     ("weights", "data"),
     (METHOD,),
     ("baselines", "refinements", "pocket"),
-    ("evaluation",),
+    ("evaluation", "fetching"),
     ("applications", "pocket.training"),
     ("experiments", "book"),
     ("cli",),
