@@ -133,9 +133,9 @@ def test_wrong_input_is_one_line_and_exit_2(pipeline_folder, photo, tmp_path, ca
     assert not (tmp_path / "out").exists()
 
 
-def test_photos_of_one_name_and_an_output_that_is_a_file(pipeline_folder, photo, tmp_path, capsys):
+def test_a_photo_given_twice_and_an_output_that_is_a_file(pipeline_folder, photo, tmp_path, capsys):
     assert segment(pipeline_folder, tmp_path / "out", [photo, photo]) == 2
-    assert "would overwrite each other: photo" in error(capsys)
+    assert "given twice, whose results would overwrite each other" in error(capsys)
     assert segment(pipeline_folder, photo, [photo]) == 2
     assert "photo.png" in error(capsys)
 
@@ -171,6 +171,23 @@ def test_a_folder_is_segmented_picture_by_picture(pipeline_folder, picture, tmp_
     (tmp_path / "none").mkdir()
     assert main([*command[:1], str(tmp_path / "none"), *command[2:]]) == 2
     assert "has no picture in it" in capsys.readouterr().err
+
+
+def test_photos_of_one_stem_get_folders_of_their_own_and_what_is_not_taken_is_named(pipeline_folder, picture, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    for name in ("a.jpg", "a.png", "b.avif", "inner/a.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / name)
+    for name in ("logo.svg", "IMG_1.CR2", "._a.jpg"):
+        (folder / name).write_text("no pixels")
+    options = ["--classes", "house", "--profile", str(pipeline_folder), "--out", str(tmp_path / "out")]
+    assert main(["segment", str(folder), *options]) == 1
+    said = capsys.readouterr().err
+    assert "logo.svg is not taken: it is a drawing" in said and "IMG_1.CR2 is not taken: it is a camera's raw file" in said
+    assert "inner is a folder inside a given one" in said and "._a" not in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a.png", "b"]
+    assert main(["segment", *(str(folder / name) for name in ("a.jpg", "inner/a.jpg")), *options]) == 0
+    assert (tmp_path / "out" / "inner" / "a.jpg" / "result.json").exists()
 
 
 def test_segments_are_cocos_and_draw_the_labels_again(pipeline_folder, picture, tmp_path):

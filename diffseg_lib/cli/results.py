@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +36,36 @@ def describe(segmenter: DiffSegmenter, found: Segmentation) -> dict[str, Any]:
         "config": asdict(segmenter.resolved),
         "prompts": [{"text": one.text, "span": one.span, "modifiers": one.modifiers} for one in found.prompts],
     }
+
+
+def result_folders(photos: Sequence[Path]) -> list[Path]:
+    """A folder for the results of each photo, relative to the folder of all.
+
+    It is the photo's name without its ending; photos that would share it keep the ending, as in ``a.jpg`` and ``a.png``, and those that would share
+    that, too, the folders in which they lie below the one that they have in common.
+
+    Args:
+        photos: The photos.
+
+    Raises:
+        ValueError: If a photo is given twice.
+
+    >>> [str(one) for one in result_folders([Path("in/a.jpg"), Path("in/a.png"), Path("in/b.png")])]
+    ['a.jpg', 'a.png', 'b']
+    """
+    whole = [Path(os.path.abspath(photo)) for photo in photos]
+    if twice := sorted({str(photo) for photo, path in zip(photos, whole, strict=True) if whole.count(path) > 1}):
+        raise ValueError(f"photos given twice, whose results would overwrite each other: {', '.join(twice)}")
+    common = Path(os.path.commonpath([path.parent for path in whole])) if whole else Path()
+    forms = [(Path(path.stem), Path(path.name), path.relative_to(common)) for path in whole]
+    level = [0] * len(forms)
+    while True:
+        counts = Counter(names[at] for names, at in zip(forms, level, strict=True))
+        shared = [i for i, at in enumerate(level) if at < 2 and counts[forms[i][at]] > 1]
+        if not shared:
+            return [names[at] for names, at in zip(forms, level, strict=True)]
+        for i in shared:
+            level[i] += 1
 
 
 def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path) -> None:

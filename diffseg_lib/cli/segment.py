@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
-from .results import describe, save, versions
+from .results import describe, result_folders, save, versions
 
 if TYPE_CHECKING:
     from ..segmenter import DiffSegmenter
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 ABOUT = """
 Find words in photos. Each photo, or each picture of a folder, gets labels.png (a palette picture, 0 is the background, i the i-th
 class), overlay.png, segments.json (COCO's runs), scores.npz and result.json, which holds the prompts that were used, the settings
-and the share of each class. Several photos get a folder each inside DIR.
+and the share of each class. Several photos get a folder each inside DIR, named as the photo; photos whose names differ by their endings
+alone keep them.
+
+Of a folder all pictures are taken that Pillow opens (JPEG, PNG, WebP, TIFF, AVIF and more; HEIC with the package pillow-heif), hidden
+files and inner folders left out. A photo that cannot be read, and a file that looks like a picture and is not taken, such as a drawing or
+a camera's raw file, are named with the reason; the others go on, and the exit code is 1.
 """
 EXAMPLE = "diffseg segment data/pocket/samples/house-fish-umbrella.jpg --classes house fish umbrella --out found"
 
@@ -37,13 +42,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(o: argparse.Namespace) -> int:
     """Segment the photos; 1 if some of them cannot be read or segmented."""
     from ..evaluation.preflight import require
-    from ..support.images import ImageError, pictures_in
+    from ..support.images import ImageError, inner_folders, not_taken, pictures_in
 
-    photos = pictures_in(o.photos)
-    stems = [photo.stem for photo in photos]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise ValueError(f"photos of the same name would overwrite each other: {', '.join(twice)}; segment them into folders of their own")
+    photos, left = pictures_in(o.photos), not_taken(o.photos)
+    folders = result_folders(photos) if len(photos) > 1 or o.photos[0].is_dir() else [Path()]
     profile = require(profile_of(o), *(["captioner"] if o.recipe else []))
     lost = [photo for photo in photos if not photo.is_file()]
     if len(lost) == len(photos):
@@ -52,11 +54,14 @@ def run(o: argparse.Namespace) -> int:
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
     if segmenter.backbone.profile.words:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
-    failed = 0
-    for path in photos:
-        folder = o.out / path.stem if len(photos) > 1 or o.photos[0].is_dir() else o.out
+    for inside in inner_folders(o.photos):
+        print(f"note: {inside} is a folder inside a given one and is not looked into: give it, too, if its pictures are wanted", file=sys.stderr)
+    for told in left:
+        print(f"error: {told}", file=sys.stderr)
+    failed = len(left)
+    for path, folder in zip(photos, folders, strict=True):
         try:
-            _segment_one(segmenter, path, o, folder)
+            _segment_one(segmenter, path, o, o.out / folder)
         except ImageError as error:  # the other photos go on
             print(f"error: {error}", file=sys.stderr)
             failed += 1
