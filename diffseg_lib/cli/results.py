@@ -68,38 +68,45 @@ def result_folders(photos: Sequence[Path]) -> list[Path]:
             level[i] += 1
 
 
-def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path) -> None:
+def save(found: Segmentation, photo: Photo, facts: dict[str, Any], folder: Path, scores: str = "model") -> None:
     """Write labels.png, overlay.png, segments.json (COCO's runs), scores.npz, intermediates.npz if they were kept, and result.json.
 
-    In ``scores.npz`` ``scores`` are k H W in [0, 1]. In ``intermediates.npz`` ``latents`` and ``noise`` are 1 c h w; ``timestep``
+    In ``scores.npz`` ``scores`` are float16: k h w at the model's size, which bilinear interpolation (pixel centres aligned) brings to the photo's ``size``, or
+    k H W in [0, 1]; ``result.json`` says which. In ``intermediates.npz`` ``latents`` and ``noise`` are 1 c h w; ``timestep``
     holds one or several; ``tokens`` is k l, the weight of each prompt token in its class's map; ``cross_HEIGHT`` is k HEIGHT WIDTH,
     the mean over the layers and heads of that resolution; ``fused`` and ``completed`` are k h w. Of several timesteps all maps are
-    means. Whatever the model's precision, arrays are float32.
+    means. Whatever the model's precision, these arrays are float32.
 
     Args:
         found: The result.
         photo: Of what.
         facts: Of ``result.json``, which is written last: where it is, the others are whole. All is computed before anything is written.
         folder: Where to; it is made.
+        scores: Size of the scores that are written: "model", "full" or "none".
 
     Raises:
         OSError: If a file cannot be written.
     """
     from PIL import Image
 
-    drawn, segments, about = Image.fromarray(overlay(photo.pixels, found.labels)), coco_segments(found.labels, found.classes), to_plain(facts)
-    arrays: dict[str, dict[str, Any]] = {"scores": {"scores": found.scores}}
+    drawn, segments = Image.fromarray(overlay(photo.pixels, found.labels)), coco_segments(found.labels, found.classes)
+    arrays: dict[str, dict[str, Any]] = {}
+    if scores != "none":
+        values = (found.scores if scores == "full" else found.maps).astype(np.float16)
+        arrays["scores"] = {"scores": values, "size": np.array(found.labels.shape)}
+        facts = facts | {"scores": {"size_of": "photo" if scores == "full" else "model", "shape": list(values.shape), "dtype": "float16"}}
+    about = to_plain(facts)
     if (kept := found.intermediates) is not None:
         maps = {name: to_numpy(getattr(kept, name)) for name in ("latents", "noise", "fused", "completed")}
         maps |= {f"cross_{one.shape[-2]}": to_numpy(one) for one in kept.cross.values()}
         arrays["intermediates"] = {"timestep": np.array(kept.timesteps), "tokens": to_numpy(kept.token_weights), **maps}
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in ("result.json", "intermediates.npz"):  # they would be of other files
+    for earlier in ("result.json", "scores.npz", "intermediates.npz"):  # they would be of other files
         (folder / earlier).unlink(missing_ok=True)
     with atomic_write(folder / "labels.png") as file:
         save_labels(found.labels, file)
     with atomic_write(folder / "overlay.png") as file:
-        drawn.save(file, "PNG")
+        drawn.save(file, "PNG", compress_level=1)
     write_json(folder / "segments.json", segments)
     for name, given in arrays.items():
         with atomic_write(folder / f"{name}.npz") as file:

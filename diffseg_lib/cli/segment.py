@@ -25,6 +25,7 @@ Of a folder all pictures are taken that Pillow opens (JPEG, PNG, WebP, TIFF, AVI
 files and inner folders left out. A photo that cannot be read, and a file that looks like a picture and is not taken, such as a drawing or
 a camera's raw file, are named with the reason; the others go on, and the exit code is 1.
 """
+SCORES = "The size of scores.npz, in half precision: the model's, which bilinear interpolation brings to the photo's; the photo's, which is large; or none."
 EXAMPLE = "diffseg segment data/pocket/samples/house-fish-umbrella.jpg --classes house fish umbrella --out found"
 
 
@@ -32,7 +33,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     page(parser, ABOUT, EXAMPLE, run=run, kept="photos that are done are kept, though they are done again")
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="Pictures, or folders of them.")
-    parser.add_argument("--classes", nargs="+", required=True, metavar="WORD", help="What to look for. Quote a name of several words.")
+    parser.add_argument("--scores", choices=("full", "model", "none"), default="model", help=SCORES)
+    parser.add_argument(
+        "--classes", nargs="+", required=True, metavar="WORD", help="What to look for, with spaces or commas between. Quote a name of several words."
+    )
     share(parser, "--out", required=True)
     share(parser, "--profile", "--recipe", "--threshold", "--seed")
     parser.add_argument("--save-intermediates", action="store_true", help="Write intermediates.npz too: all maps on the way, to do the arithmetic again.")
@@ -43,6 +47,7 @@ def run(o: argparse.Namespace) -> int:
     """Segment the photos; 1 if some of them cannot be read or segmented."""
     from ..evaluation.preflight import require
     from ..support.images import ImageError, inner_folders, not_taken, pictures_in
+    from ..support.words import class_names
 
     photos, left = pictures_in(o.photos), not_taken(o.photos)
     folders = result_folders(photos) if len(photos) > 1 or o.photos[0].is_dir() else [Path()]
@@ -51,11 +56,14 @@ def run(o: argparse.Namespace) -> int:
     if len(lost) == len(photos):
         raise ImageError(f"no image at {', '.join(map(str, lost))}: expected existing JPEG, PNG or other pictures")
     segmenter = segmenter_of(o, profile, seed=o.seed, threshold=o.threshold)
+    o.classes, o.merged = class_names(o.classes)
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
     if segmenter.backbone.profile.words:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
     for inside in inner_folders(o.photos):
         print(f"note: {inside} is a folder inside a given one and is not looked into: give it, too, if its pictures are wanted", file=sys.stderr)
+    for told in o.merged:
+        print(f"note: {told}", file=sys.stderr)
     for told in left:
         print(f"error: {told}", file=sys.stderr)
     failed = len(left)
@@ -75,8 +83,8 @@ def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, fo
     photo = load_photo(path)
     found = segmenter.segment(photo.pixels, o.classes, return_intermediates=o.save_intermediates)
     facts = {"photo": path.name} | describe(segmenter, found) | {"recipe": o.recipe or "default", "versions": versions()}
-    facts["notes"] = [*photo.notes, *found.notes, *segmenter.size_note(photo.pixels)]
+    facts["notes"] = [*photo.notes, *o.merged, *found.notes, *segmenter.size_note(photo.pixels)]
     facts["seconds"] = round(time.perf_counter() - started, 3)
-    save(found, photo, facts, folder)
+    save(found, photo, facts, folder, o.scores)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in found.areas.items())
     print(f"{folder}: {shares}" + "".join(f"\n  note: {note}" for note in facts["notes"]))

@@ -128,9 +128,10 @@ TURNS: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
 def to_photo(image: Image.Image) -> Photo:
     """An opened picture of any mode, upright and in RGB; it is turned by its orientation where the reader has not done so already."""
     notes: list[str] = []
+    raw = raw_mode(image)  # asking for EXIF may load the picture
     told = _orientation(image, notes)
     more: list[str] = []
-    pixels = to_rgb(image, more)
+    pixels = to_rgb(image, more, raw)
     left = _orientation(image, notes)  # some readers turn the picture while they decode it, and then say 1
     if any(one in TURNS for one in (told, left, image.info.get("original_orientation"))):
         notes.append("turned by its EXIF orientation")
@@ -151,9 +152,9 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
     return found if isinstance(found, int) else 1
 
 
-def to_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
-    """An opened picture of any mode as RGB, H W 3, uint8; what was done is added to `notes`."""
-    raw, stated = raw_mode(image), stated_top(image)
+def to_rgb(image: Image.Image, notes: list[str], raw: str = "") -> np.ndarray:
+    """An opened picture of any mode as RGB, H W 3, uint8; what was done is added to `notes`; `raw` is its :func:`raw_mode`, if it is loaded already."""
+    raw, stated = raw or raw_mode(image), stated_top(image)
     deep = ";16" in raw and image.mode in ("RGB", "RGBA", "LA")
     image.load()
     if image.mode == "RGB" and not deep:
