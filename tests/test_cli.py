@@ -21,6 +21,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
+from diffseg_lib.category_filter import FilterResult
 from diffseg_lib.cli import options
 from diffseg_lib.cli.exits import Exit, guarded
 from diffseg_lib.cli.main import COMMANDS, main, make_parser
@@ -209,6 +210,28 @@ def test_photos_of_one_stem_get_folders_of_their_own_and_what_is_not_taken_is_na
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a.png", "b"]
     assert main(["segment", *(str(folder / name) for name in ("a.jpg", "inner/a.jpg")), *options]) == 0
     assert (tmp_path / "out" / "inner" / "a.jpg" / "result.json").exists()
+
+
+def test_the_filter_drops_words_that_are_not_in_the_picture_and_says_why(tmp_path, capsys):
+    from diffseg_lib.support.paths import repository_root
+
+    photo = repository_root() / "data/pocket/samples/house-car.jpg"
+    words = ["umbrella", "house", "fish", "car"]
+    assert main(["segment", str(photo), "--classes", *words, "--filter", "--scores", "full", "--out", str(tmp_path)]) == 0
+    facts, labels = json.loads((tmp_path / "result.json").read_text()), np.asarray(Image.open(tmp_path / "labels.png"))
+    assert facts["classes"] == words and set(facts["filter"]["kept"]) | set(facts["filter"]["dropped"]) == set(words)
+    assert {"house", "car"} <= set(facts["filter"]["kept"]) and facts["filter"]["dropped"], facts["filter"]
+    for name, why in facts["filter"]["dropped"].items():
+        assert facts["areas"][name] == 0 and "of the best word, below" in why and f"no {name}: {why}" in capsys.readouterr().out + " ".join(facts["notes"])
+    assert {words[i - 1] for i in set(labels.reshape(-1).tolist()) - {0}} <= set(facts["filter"]["kept"]) and (labels == 2).any()
+    assert np.load(tmp_path / "scores.npz")["scores"].shape == (4, *labels.shape)
+
+
+def test_with_no_word_left_all_is_background(pipeline_folder, photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("diffseg_lib.category_filter.CategoryFilter.filter", lambda self, _: FilterResult("nothing", (), dict.fromkeys(self.names, -0.1)))
+    assert segment(pipeline_folder, tmp_path / "out", [photo], "--filter", "--captioner", "pocket", "--clip", "pocket") == 0
+    assert "none of the words is in the picture: all is background" in capsys.readouterr().out
+    assert np.asarray(Image.open(tmp_path / "out" / "labels.png")).max() == 0
 
 
 def test_segments_are_cocos_and_draw_the_labels_again(pipeline_folder, picture, tmp_path):
