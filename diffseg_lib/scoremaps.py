@@ -198,6 +198,45 @@ def upsample(maps: Float[Tensor, "k h w"], size: tuple[int, int], final_norm: st
     return normalise(resize(maps, size)) if final_norm == "after" else resize(normalise(maps), size)
 
 
+def label_rows(
+    maps: Float[Tensor, "k h w"], size: tuple[int, int], threshold: float, final_norm: str = "after", rows: int = 256
+) -> tuple[Int[Tensor, "H W"], Float[Tensor, "k h w"]]:
+    """The labels of :func:`label` of :func:`upsample`, of which no more than some rows are held at once.
+
+    Args:
+        maps: Completed maps, k h w.
+        size: Height H and width W of the image, px.
+        threshold: Background threshold, in [0, 1].
+        final_norm: Place of min-max, as :func:`upsample` takes it.
+        rows: Number of rows of the image that are made at once.
+
+    Returns:
+        Labels, int32, and the maps scaled so that bilinear interpolation to the image's size gives the scores.
+    """
+    scaled = normalise(maps)  # refuses what is not finite, too
+    maps, (height, width), h = (scaled if final_norm == "before" else maps), size, maps.shape[1]
+    wide = resize(maps, (h, width))
+
+    def strip(top: int) -> Tensor:
+        at = ((torch.arange(top, min(top + rows, height), device=maps.device, dtype=maps.dtype) + 0.5) * (h / height) - 0.5).clamp(min=0)
+        low = at.long()
+        return (
+            wide[:, low] * (1 - (at - low))[:, None] + wide[:, (low + 1).clamp(max=h - 1)] * (at - low)[:, None] if h != height else wide[:, top : top + rows]
+        )
+
+    low, high = maps.new_zeros(len(maps), 1, 1), maps.new_ones(len(maps), 1, 1)
+    flat = torch.zeros_like(low, dtype=torch.bool)
+    if final_norm == "after":
+        ends = torch.stack([torch.stack(torch.aminmax(strip(top).flatten(1), dim=1)) for top in range(0, height, rows)])
+        flat = constant_maps(torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)], dim=1)[..., None])[:, None, None]
+        low, high = ends[:, 0].amin(0)[:, None, None], torch.where(flat, 1 + ends[:, 0].amin(0)[:, None, None], ends[:, 1].amax(0)[:, None, None])
+        scaled = torch.where(flat, 0, (maps - low) / (high - low))
+    labels = torch.empty(height, width, dtype=torch.int32, device=maps.device)
+    for top in range(0, height, rows):
+        labels[top : top + rows] = label(torch.where(flat, 0, (strip(top) - low) / (high - low)), threshold)
+    return labels, scaled
+
+
 def label(scores: Float[Tensor, "k H W"], threshold: float) -> Int[Tensor, "H W"]:
     """Label map: 0 where no class scores above `threshold`, else i for the i-th class (from 1).
 

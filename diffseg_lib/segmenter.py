@@ -6,6 +6,7 @@ import gc
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
 from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens
 from .recording import Recording
-from .scoremaps import complete, constant_maps, fuse, label, upsample
+from .scoremaps import complete, constant_maps, fuse, label_rows, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
 from .support.images import Photo, areas, load_photo, to_numpy, to_photo, working_size
+from .support.words import class_names
 from .vision_language import Captioner
 
 
@@ -59,8 +61,11 @@ class Segmentation:
     """Labels and scores of one image.
 
     Args:
-        labels: Labels, H W, int; 0 is the background, i the i-th class.
-        scores: Scores, k H W in [0, 1], float32.
+        labels: Labels, H W, int32; 0 is the background, i the i-th class.
+        maps: Scores at the model's size, k h w, float32: bilinear interpolation to H W, pixel centres aligned, gives the scores (values a little outside
+            [0, 1] are brought inside by it).
+        completed: Completed maps, k h w, which the scores are read off.
+        final_norm: Place of min-max, of :class:`Config`.
         classes: Names of the classes, in the order of the labels.
         threshold: Background threshold that the labels were read off at, in [0, 1].
         notes: Sentences on what was done to get there, and on classes whose map is constant.
@@ -69,12 +74,19 @@ class Segmentation:
     """
 
     labels: np.ndarray
-    scores: np.ndarray
+    maps: np.ndarray
+    completed: Tensor
+    final_norm: str
     classes: tuple[str, ...]
     threshold: float
     notes: tuple[str, ...] = ()
     intermediates: Intermediates | None = None
     prompts: tuple[Prompt, ...] = ()
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """Scores, k H W in [0, 1], float32; made when they are first asked for."""
+        return to_numpy(upsample(self.completed, (self.labels.shape[0], self.labels.shape[1]), self.final_norm))
 
     @property
     def areas(self) -> dict[str, float]:
@@ -184,7 +196,9 @@ class DiffSegmenter:
         Raises:
             ValueError: On no class, a class named twice, or one whose words the model cannot know.
         """
-        if isinstance(classes, str) or not len(classes):
+        if isinstance(classes, str):
+            classes, _ = class_names(classes)
+        if not len(classes):
             raise ValueError(f"classes: expected a list of at least one name, got {classes!r}")
         if len(classes) > 255:
             raise ValueError(f"{len(classes)} classes: expected 255 or fewer, so that labels fit a palette image")
@@ -239,8 +253,9 @@ class DiffSegmenter:
 
     def noise(self, pixels: np.ndarray, latents: Tensor) -> Tensor:
         """Noise seeded by (seed, picture): the same picture gets the same noise on any machine or shard."""
-        digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes() + self.config.seed.to_bytes(8, "little")).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        digest = hashlib.sha256(np.ascontiguousarray(pixels).data)
+        digest.update(self.config.seed.to_bytes(8, "little"))
+        generator = torch.Generator().manual_seed(int.from_bytes(digest.digest()[:8], "little") >> 1)
         return torch.randn(latents.shape, generator=generator).to(latents)
 
     def attend(
@@ -328,19 +343,23 @@ class DiffSegmenter:
             return len(classes)
         return 1 if self.config.one_pass == "side" else len({p.text for p in self.prompts(classes)})
 
-    def segment(self, image: str | Path | Image.Image | np.ndarray, classes: Sequence[str], *, return_intermediates: bool = False) -> Segmentation:
+    def segment(
+        self, image: str | Path | Image.Image | np.ndarray, classes: str | Sequence[str], *, return_intermediates: bool = False, merge: bool = True
+    ) -> Segmentation:
         """Segment an image by words.
 
         Args:
             image: Path of a picture, a PIL image, or an array H W 3, uint8 RGB.
-            classes: Names of the classes, in the order of the labels.
+            classes: Names of the classes, in the order of the labels, or one text, with commas between them.
             return_intermediates: Whether the intermediates are returned too.
+            merge: Whether spellings of one class ("Dog", "a dog", "dogs") are made one, which the notes say; a data set's own list is left as it is.
 
         Raises:
             ValueError: On classes that cannot be used, or a picture of the wrong kind.
             ImageError: On a file that cannot be read.
             MemoryError, torch.OutOfMemoryError: If memory ran out even with half the classes in a call.
         """
+        classes, said = class_names(classes, merge)
         self.prompts(classes)  # refused before the picture is read
         photo = _photo(image)
         prompts = self.prompts(classes, photo.pixels)
@@ -360,11 +379,13 @@ class DiffSegmenter:
             photo = replace(photo, notes=(*photo.notes, f"out of memory with {batch} classes at once: done {half} at a time"))
             found = self._maps(*given, half)
         cross, layers, fused, completed = found
-        scores = upsample(completed, photo.pixels.shape[:2], self.config.final_norm)
+        labels, maps = label_rows(completed, (photo.pixels.shape[0], photo.pixels.shape[1]), self.threshold, self.config.final_norm)
         names = tuple(p.name for p in prompts)
-        notes = self.backbone.notes + photo.notes + tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
+        notes = self.backbone.notes + photo.notes + said
+        notes += tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
         kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
-        return Segmentation(to_numpy(label(scores, self.threshold)), to_numpy(scores), names, self.threshold, notes, kept, tuple(prompts))
+        rest = (completed, self.config.final_norm, names, self.threshold, notes, kept, tuple(prompts))
+        return Segmentation(to_numpy(labels), to_numpy(maps), *rest)
 
 
 def _free_memory() -> None:

@@ -45,12 +45,114 @@ def test_transparency_lies_on_white(tmp_path):
     assert (load_photo(tmp_path / "clear.png").pixels == 255).all()
 
 
-@pytest.mark.parametrize("top", [200, 65535])
-def test_sixteen_bits_are_scaled_never_cut(tmp_path, top):
-    values = np.linspace(0, top, 600).reshape(20, 30).astype(np.uint16)
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    photo = load_photo(tmp_path / "deep.png")
-    assert np.abs(photo.pixels[..., 0].astype(float) - values / 65535 * 255).max() <= 0.5
+def _png(path, depth: int, significant: int = 0) -> None:
+    """A PNG's chunk sBIT is set behind its head: `significant` bits."""
+    import struct
+    import zlib
+
+    data, chunk = path.read_bytes(), b"sBIT" + bytes([significant] * depth)
+    path.write_bytes(data[:33] + struct.pack(">I", depth) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:])
+
+
+@pytest.mark.parametrize(
+    ("name", "top", "whole", "said"),
+    [
+        ("grey.png", 65535, 65535, None),
+        ("grey.png", 40000, 65535, None),  # dark, not shallow
+        ("grey.png", 4095, 4095, "taken as 12 bits"),
+        ("sbit.png", 3000, 4095, "as the file says"),
+        ("sbit.png", 65520, 65535, None),  # stretched, as PNG wants it
+        ("bits.tif", 4095, 4095, "taken as 12 bits"),
+        ("tagged.tif", 900, 16383, "as the file says"),
+        ("grey.jp2", 65535, 65535, None),
+        ("colour.png", 65535, 65535, None),
+        ("colour.png", 4095, 4095, "taken as 12 bits"),
+        ("colour.tif", 1000, 1023, "taken as 10 bits"),
+    ],
+)
+def test_more_than_eight_bits_are_scaled_by_the_files_own_depth_never_cut(tmp_path, name, top, whole, said):
+    import tifffile
+
+    values, path = np.linspace(0, top, 600).reshape(20, 30).astype(np.uint16), tmp_path / name
+    if name.startswith("colour"):
+        values = np.stack([values, values[::-1], values[:, ::-1]], axis=2)
+    if name == "colour.png":
+        _write_deep_png(path, values)
+    elif path.suffix == ".tif":
+        tags = [(281, "H", 1, 16383, True)] if name == "tagged.tif" else []
+        tifffile.imwrite(path, values, extratags=tags, photometric="rgb" if values.ndim == 3 else "minisblack")
+    else:
+        Image.fromarray(values).save(path)
+    if name == "sbit.png":
+        _png(path, 1, 12)
+    photo = load_photo(path)
+    found = photo.pixels if values.ndim == 3 else photo.pixels[..., 0]
+    assert np.abs(found - values / whole * 255).max() <= (1 if whole == 65535 else 0.5)
+    assert (said in " ".join(photo.notes)) if said else len(photo.notes) == 1
+
+
+def _write_deep_png(path, values) -> None:
+    """A PNG of 16 bits a colour, which Pillow does not write."""
+    import struct
+    import zlib
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks))
+
+
+@pytest.mark.parametrize("name", ["photo.tif", "photo.avif", "photo.webp", "photo.jpg"])
+def test_orientation_is_applied_and_said_whoever_applies_it(tmp_path, name):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.zeros((16, 32, 3), np.uint8)
+    wide[:, :16] = 255  # the left half lies above when the picture is upright
+    Image.fromarray(wide).save(tmp_path / name, exif=exif)
+    photo = load_photo(tmp_path / name)
+    assert photo.pixels.shape == (32, 16, 3) and photo.notes == ("turned by its EXIF orientation",)
+    assert photo.pixels[:12].min() > 200 and photo.pixels[-12:].max() < 50
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01"])
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.webp"])
+def test_a_damaged_exif_block_is_left_out_and_said(tmp_path, rgb, name, exif, recwarn):
+    Image.fromarray(rgb).save(tmp_path / name, exif=exif)
+    photo = load_photo(tmp_path / name)
+    assert photo.pixels.shape == rgb.shape and ("EXIF" in " ".join(photo.notes) or "Truncated" in " ".join(photo.notes)) and not recwarn.list
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError, TypeError, OverflowError, ZeroDivisionError])
+def test_whatever_a_decoder_raises_is_an_error_of_the_photo(tmp_path, rgb, monkeypatch, kind):
+    Image.fromarray(rgb).save(tmp_path / "photo.png")
+
+    def fail(self):
+        raise kind("inside")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(ImageError, match=r"photo\.png cannot be read as an image .*inside"):
+        load_photo(tmp_path / "photo.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda self: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        load_photo(tmp_path / "photo.png")
+
+
+def test_heic_is_read_with_its_package_and_named_without_it(tmp_path, monkeypatch):
+    (tmp_path / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "open_heic", lambda: False)
+        with pytest.raises(ImageError, match=r"HEIC needs the package pillow-heif: pip install 'diffseg-lib\[heic\]'"):
+            load_photo(tmp_path / "photo.jpg")
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.zeros((64, 128, 3), np.uint8)
+    wide[:, :64] = 255
+    Image.fromarray(wide).save(tmp_path / "photo.heic", exif=exif.tobytes())
+    assert images.pictures_in([tmp_path]) == [tmp_path / "photo.heic", tmp_path / "photo.jpg"]
+    photo = load_photo(tmp_path / "photo.heic")
+    assert photo.pixels.shape == (128, 64, 3) and photo.notes == ("turned by its EXIF orientation",) and photo.pixels[:40].min() > 200
 
 
 def test_unreadable_files_are_named(tmp_path, rgb):

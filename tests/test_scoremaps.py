@@ -191,3 +191,16 @@ def test_what_interpolation_leaves_of_a_constant_map_is_not_blown_up():
     assert constant_maps(grown).all() and not upsample(flat, (48, 80)).any()
     slight = flat + 1e-4 * random(1, 16, 24)  # a faint map is a map
     assert upsample(slight, (48, 80)).max() == 1
+
+
+@pytest.mark.parametrize("norm", ["after", "before"])
+@pytest.mark.parametrize(("size", "rows"), [((48, 80), 7), ((375, 500), 64), ((16, 80), 5), ((16, 24), 16), ((9, 11), 4), ((1000, 731), 256)])
+def test_labels_made_some_rows_at_a_time_are_those_of_the_whole(norm, size, rows):
+    from diffseg_lib.scoremaps import label_rows
+
+    maps = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.2])[:, None, None]
+    maps[2] = 0.3  # constant: it says nothing, and wins nowhere
+    labels, scaled = label_rows(maps, size, 0.6, norm, rows)
+    scores = upsample(maps, size, norm)
+    assert labels.dtype == torch.int32 and torch.equal(labels.long(), label(scores, 0.6)) and set(labels.unique().tolist()) == {0, 1, 2}
+    torch.testing.assert_close(resize(scaled, size), scores, atol=1e-5, rtol=0)

@@ -21,7 +21,7 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
     - "cross": The fused cross-attention alone, Eq. (5).
     - "daam": The plain sum over layers and heads (Tang et al. 2023), at the same timestep.
     """
-    found = segmenter.segment(image, classes, return_intermediates=True)
+    found = segmenter.segment(image, classes, return_intermediates=True, merge=False)
     if (kept := found.intermediates) is None:
         raise RuntimeError("the segmenter kept no intermediates although it was asked to")
     maps = {"diffsegmenter": kept.completed, "cross": kept.fused, "daam": daam_maps(kept.layers, (kept.fused.shape[1], kept.fused.shape[2]))}
@@ -48,6 +48,6 @@ class Attention:
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         """Scores of an image (H W 3, uint8), min-maxed by class; UNet evaluations are one a class and timestep."""
         if self.kind == "diffsegmenter":  # reads fewer layers than the other maps do
-            found = self.segmenter.segment(image, classes)
+            found = self.segmenter.segment(image, classes, merge=False)
             return Prediction(found.scores, self.segmenter.unet_rows(classes) * len(self.segmenter.timesteps), found.notes)
         return attention_scores(self.segmenter, image, classes)[self.kind]

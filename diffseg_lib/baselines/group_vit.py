@@ -13,6 +13,7 @@ import torch
 from ..prompts import fill_template
 from ..scoremaps import upsample
 from ..support.images import to_numpy
+from ..support.words import class_names
 from ..vision_language import load_pretrained
 from .base import Prediction
 from .dense_clip import TEMPLATE, _pixels
@@ -56,7 +57,8 @@ class GroupVit:
         Raises:
             ValueError: On an empty list of classes, or a string in its place.
         """
-        if isinstance(classes, str) or not len(classes):
+        classes, _ = class_names(classes, merge=isinstance(classes, str))
+        if not len(classes):
             raise ValueError(f"classes: expected a list of at least one name, got {classes!r}")
         side = int(self.model.config.vision_config.image_size)
         texts = self.processor.tokenizer([fill_template(name, self.template) for name in classes], padding="max_length", truncation=True, return_tensors="pt")

@@ -30,6 +30,7 @@ from ..support.files import write_text
 from ..support.identity import digest_files, digest_tree, fingerprint, model_keys, weights_hash
 from ..support.paths import models_dir, repository_root
 from ..support.source_code import PACKAGE
+from ..support.words import class_names
 from .notebooks import inputs_hash, with_prose
 
 
@@ -125,6 +126,8 @@ def parameters_for(path: Path, profile: Mapping[str, Mapping[str, Any]], given: 
             raise ValueError(f"{path.name} has no parameter {name!r}: {nearest(name, list(known))}")
     wanted |= {name: text if type_wanted(known[name]) == "str" else yaml.safe_load(text) for name, text in typed.items()}
     for name, value in wanted.items():
+        if name == "classes" and isinstance(value, str) and type_wanted(known[name]).startswith("list[str") | (known[name]["default"] == "[]"):
+            wanted[name] = value = list(class_names(value)[0])
         expected = type_wanted(known[name])
         if not fits(value, expected):
             got = f"{type(value).__name__} {value!r}"

@@ -5,21 +5,35 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
-from .results import describe, save, versions
+from .results import describe, result_folders, save, versions
 
 if TYPE_CHECKING:
-    from ..segmenter import DiffSegmenter
+    import numpy as np
+
+    from ..category_filter import CategoryFilter
+    from ..segmenter import DiffSegmenter, Segmentation
+    from ..support.images import Photo
 
 ABOUT = """
 Find words in photos. Each photo, or each picture of a folder, gets labels.png (a palette picture, 0 is the background, i the i-th
 class), overlay.png, segments.json (COCO's runs), scores.npz and result.json, which holds the prompts that were used, the settings
-and the share of each class. Several photos get a folder each inside DIR.
+and the share of each class. Several photos get a folder each inside DIR, named as the photo; photos whose names differ by their endings
+alone keep them.
+
+Of a folder all pictures are taken that Pillow opens (JPEG, PNG, WebP, TIFF, AVIF and more; HEIC with the package pillow-heif), hidden
+files and inner folders left out. A photo that cannot be read, and a file that looks like a picture and is not taken, such as a drawing or
+a camera's raw file, are named with the reason; the others go on, and the exit code is 1.
 """
+SCORES = "The size of scores.npz, in half precision: the model's, which bilinear interpolation brings to the photo's; the photo's, which is large; or none."
+FILTER = """Ask BLIP and CLIP first which of the words are in each photo, and look for those alone: else every word is painted somewhere. Labels keep
+their numbers. CLIP compares the words with each other, so give several."""
 EXAMPLE = "diffseg segment data/pocket/samples/house-fish-umbrella.jpg --classes house fish umbrella --out found"
 
 
@@ -27,7 +41,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     page(parser, ABOUT, EXAMPLE, run=run, kept="photos that are done are kept, though they are done again")
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="Pictures, or folders of them.")
-    parser.add_argument("--classes", nargs="+", required=True, metavar="WORD", help="What to look for. Quote a name of several words.")
+    parser.add_argument("--scores", choices=("full", "model", "none"), default="model", help=SCORES)
+    parser.add_argument(
+        "--classes", nargs="+", required=True, metavar="WORD", help="What to look for, with spaces or commas between. Quote a name of several words."
+    )
+    parser.add_argument("--filter", action="store_true", help=FILTER)
     share(parser, "--out", required=True)
     share(parser, "--profile", "--recipe", "--one-pass", "--threshold", "--seed")
     parser.add_argument("--save-intermediates", action="store_true", help="Write intermediates.npz too: all maps on the way, to do the arithmetic again.")
@@ -36,42 +54,93 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(o: argparse.Namespace) -> int:
     """Segment the photos; 1 if some of them cannot be read or segmented."""
+    from ..category_filter import CategoryFilter
     from ..evaluation.preflight import require
-    from ..support.images import ImageError, pictures_in
+    from ..support.images import ImageError, inner_folders, not_taken, pictures_in
+    from ..support.words import class_names
 
-    photos = pictures_in(o.photos)
-    stems = [photo.stem for photo in photos]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise ValueError(f"photos of the same name would overwrite each other: {', '.join(twice)}; segment them into folders of their own")
-    profile = require(profile_of(o), *(["captioner"] if o.recipe else []))
+    photos, left = pictures_in(o.photos), not_taken(o.photos)
+    folders = result_folders(photos) if len(photos) > 1 or o.photos[0].is_dir() else [Path()]
+    profile = require(profile_of(o), *(["captioner"] if o.recipe or o.filter else []), *(["clip"] if o.filter else []))
     lost = [photo for photo in photos if not photo.is_file()]
     if len(lost) == len(photos):
         raise ImageError(f"no image at {', '.join(map(str, lost))}: expected existing JPEG, PNG or other pictures")
     segmenter = segmenter_of(o, profile, seed=o.seed, threshold=o.threshold)
+    o.classes, o.merged = class_names(o.classes)
     segmenter.prompts(o.classes)  # refuse the classes before any photo is read
     if segmenter.backbone.profile.words:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
-    failed = 0
-    for path in photos:
-        folder = o.out / path.stem if len(photos) > 1 or o.photos[0].is_dir() else o.out
+    for inside in inner_folders(o.photos):
+        print(f"note: {inside} is a folder inside a given one and is not looked into: give it, too, if its pictures are wanted", file=sys.stderr)
+    for told in o.merged:
+        print(f"note: {told}", file=sys.stderr)
+    for told in left:
+        print(f"error: {told}", file=sys.stderr)
+    failed, witness = len(left), CategoryFilter.of_profile(o.classes, profile, o.device) if o.filter else None
+    for path, folder in zip(photos, folders, strict=True):
         try:
-            _segment_one(segmenter, path, o, folder)
+            _segment_one(segmenter, path, o, o.out / folder, witness)
         except ImageError as error:  # the other photos go on
             print(f"error: {error}", file=sys.stderr)
             failed += 1
     return Exit.SOME_FAILED if failed else Exit.OK
 
 
-def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, folder: Path) -> None:
+def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, folder: Path, witness: CategoryFilter | None) -> None:
     from ..support.images import load_photo
 
     started = time.perf_counter()
     photo = load_photo(path)
-    found = segmenter.segment(photo.pixels, o.classes, return_intermediates=o.save_intermediates)
+    kept, filtered = (o.classes, {}) if witness is None else present_words(witness, photo.pixels)
+    found = found_of(segmenter, photo, o.classes, kept, o.save_intermediates)
     facts = {"photo": path.name} | describe(segmenter, found) | {"recipe": o.recipe or "default", "versions": versions()}
-    facts["notes"] = [*photo.notes, *found.notes, *segmenter.size_note(photo.pixels)]
+    facts |= {"filter": filtered} if filtered else {}
+    facts["notes"] = [
+        *photo.notes,
+        *(f"no {name}: {why}" for name, why in filtered.get("dropped", {}).items()),
+        *o.merged,
+        *found.notes,
+        *segmenter.size_note(photo.pixels),
+    ]
     facts["seconds"] = round(time.perf_counter() - started, 3)
-    save(found, photo, facts, folder)
+    save(found, photo, facts, folder, o.scores)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in found.areas.items())
     print(f"{folder}: {shares}" + "".join(f"\n  note: {note}" for note in facts["notes"]))
+
+
+def present_words(witness: CategoryFilter, pixels: np.ndarray) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The words that the filter finds in a picture (H W 3, uint8), and what a ``result.json`` tells of it: the caption, what was kept and dropped, and why."""
+    found = witness.filter(pixels)
+    said = f"the caption “{found.caption}” does not name it, and CLIP scores it"
+    scores = {name: score for name, score in found.relative_clip_scores.items() if name not in found.names}
+    dropped = {name: f"{said} {score:.2f} of the best word, below {witness.relative_clip_threshold}" for name, score in scores.items()}
+    return found.names, {"caption": found.caption, "kept": {one.name: one.why for one in found.kept}, "dropped": dropped}
+
+
+def found_of(segmenter: DiffSegmenter, photo: Photo, classes: Sequence[str], kept: Sequence[str], intermediates: bool) -> Segmentation:
+    """A segmentation by all the classes of which those that were kept alone are looked for; the others' maps are 0, and labels keep their numbers.
+
+    Args:
+        segmenter: The diffusion model.
+        photo: The picture.
+        classes: Names of all classes, in the order of the labels.
+        kept: Names that are looked for; with none of them all is background.
+        intermediates: Whether the intermediates of those are returned, too.
+    """
+    import numpy as np
+    import torch
+
+    from ..segmenter import Segmentation
+
+    if not kept:
+        nothing, notes = np.zeros((len(classes), 1, 1), np.float32), ("none of the words is in the picture: all is background",)
+        labels = np.zeros(photo.pixels.shape[:2], np.int32)
+        return Segmentation(labels, nothing, torch.from_numpy(nothing), segmenter.config.final_norm, tuple(classes), segmenter.threshold, notes)
+    found = segmenter.segment(photo.pixels, kept, return_intermediates=intermediates)
+    if len(kept) == len(classes):
+        return found
+    places = [list(classes).index(name) for name in kept]
+    maps, completed = np.zeros((len(classes), *found.maps.shape[1:]), np.float32), found.completed.new_zeros(len(classes), *found.completed.shape[1:])
+    maps[places], completed[places] = found.maps, found.completed
+    numbers = np.array([0, *(place + 1 for place in places)], np.int32)
+    return replace(found, labels=numbers[found.labels], maps=maps, completed=completed, classes=tuple(classes))

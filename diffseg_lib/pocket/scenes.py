@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter
 
 from ..data import Sample
 from ..support.images import load_photo
+from ..support.words import class_names
 from .world import CLASS_NAMES, GROUND_NAMES, GROUND_OFFSET, WORLD_SEED, Scene, compose, paint, trace
 
 VOC_NAMES = ("background", *CLASS_NAMES)
@@ -37,12 +38,12 @@ def voc_samples(split: str, n: int, seed: int = WORLD_SEED) -> Iterator[Sample]:
         yield Sample(scene_id(split, index, seed), paint(scene), voc_truth(scene), scene.classes)
 
 
-def photo_or_scene(image: str = "", classes: Sequence[str] = (), index: int = 0) -> Sample:
+def photo_or_scene(image: str = "", classes: str | Sequence[str] = (), index: int = 0) -> Sample:
     """The user's photo, or, where none is named, test scene `index` with its own classes.
 
     Args:
         image: Path of a photo, or "".
-        classes: The classes to look for; a photo needs them, a scene has its own.
+        classes: The classes to look for, or one text with commas between them; a photo needs them, a scene has its own.
         index: Number of the test scene, from 0.
 
     Returns:
@@ -54,7 +55,7 @@ def photo_or_scene(image: str = "", classes: Sequence[str] = (), index: int = 0)
     """
     if not image:
         scene = compose("test", index)
-        names = tuple(classes) or scene.classes
+        names = class_names(classes)[0] or scene.classes
         truth = np.zeros((scene.size, scene.size), np.uint8)
         drawn = voc_truth(scene)
         for i, name in enumerate(names, start=1):
@@ -63,5 +64,6 @@ def photo_or_scene(image: str = "", classes: Sequence[str] = (), index: int = 0)
         return Sample(f"test scene {index}", paint(scene), truth, names)
     if not classes:
         raise ValueError("a photo needs classes: say what to look for, e.g. classes: [house, fish]")
+    classes, _ = class_names(classes)
     pixels = load_photo(image).pixels
     return Sample(Path(image).name, pixels, np.full(pixels.shape[:2], 255, np.uint8), tuple(classes))
