@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..category_filter import CategoryFilter
 from ..segmenter import DiffSegmenter, Segmentation
 from ..support.identity import describe_code, describe_models, fingerprint
 from ..support.images import Photo
@@ -45,6 +48,7 @@ def label_folder(
     *,
     form: Form | None = None,
     crf: Crf | None = None,
+    chosen_by: CategoryFilter | None = None,
     progress: Callable[[str, str], Any] = lambda name, error: None,
 ) -> LabelledFolder:
     """Segment photos by words into one COCO file, and a contact sheet ``index.html``; what an earlier run has done is not done again.
@@ -59,6 +63,8 @@ def label_folder(
         file: Place of the COCO file.
         form: How regions are written; None is as runs, one annotation a class and photo.
         crf: The dense CRF that sharpens the labels, or None.
+        chosen_by: The filter that chooses among the words for each photo, or None, which asks for all of them; a word that is asked for is always painted
+            somewhere.
         progress: Called with every photo's name and its error ("" where there is none).
 
     Raises:
@@ -69,11 +75,18 @@ def label_folder(
     base, photos = named_photos(paths)
     profile = segmenter.backbone.profile
     facts = {"models": describe_models(profile), "config": asdict(segmenter.resolved), "classes": names, "crf": crf and asdict(crf)}
-    facts["code"] = describe_code("applications.coco_file")
+    if chosen_by is not None:
+        thresholds = (chosen_by.text_similarity_threshold, chosen_by.relative_clip_threshold)
+        facts["filter"] = {"names": chosen_by.names, "sources": chosen_by.sources, "thresholds": thresholds}
+    facts["code"] = describe_code("applications.coco_file", "category_filter")
     settings, errors, top = fingerprint(facts), dict[str, str](), Path(out)
 
     def method(photo: Photo) -> Segmentation:
-        found = segmenter.segment(photo.pixels, classes)
+        asked = names if chosen_by is None else chosen_by.filter(photo.pixels).names
+        if not asked:
+            blank = np.zeros(photo.pixels.shape[:2], np.int64)
+            return Segmentation(blank, np.zeros((0, *blank.shape), np.float32), (), segmenter.threshold)
+        found = segmenter.segment(photo.pixels, asked)
         return found if crf is None else sharpened(found, photo.pixels, crf)
 
     def note(name: str, error: str) -> None:
