@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..applications.deeplab import DeepLabV2, confusions
+from ..applications.deeplab import Recipe, confusions, load, train
 from ..data import Dataset, open_photos
 from ..evaluation.metrics import bootstrap_miou, confusion, interval_text, miou
 from ..pocket.scenes import VOC_NAMES, voc_truth
@@ -26,11 +26,13 @@ class Measured:
     """A mean IoU.
 
     Args:
+        label: What was measured, for people.
         value: Mean IoU, 0 to 100, the background among the classes.
         ci95: Its 95 % interval over images; None where there are too few for one.
         images: Number of images.
     """
 
+    label: str
     value: float
     ci95: tuple[float, float] | None
     images: int
@@ -122,28 +124,33 @@ def _drawn(labels: np.ndarray, image: int, categories: Sequence[int]) -> Iterato
             yield {"image_id": image, "category_id": category, "segmentation": runs, "area": int(mask.sum()), "bbox": box, "iscrowd": 1}
 
 
-def measure_masks(file: Path, folder: Path, scenes: Mapping[str, Scene], words: Sequence[str]) -> Measured:
+def measure_masks(label: str, file: Path, folder: Path, scenes: Mapping[str, Scene], words: Sequence[str]) -> Measured:
     """How near the masks of a COCO file are to what was painted.
 
     Args:
+        label: What is measured, for people.
         file: The COCO file.
         folder: Folder of the photos.
         scenes: Scenes by name of photo.
         words: Names of the classes, in the order of the file's categories.
     """
     found = [confusion(truth_of(scenes[one.id], words), one.truth, len(words) + 1) for one in open_photos(folder, file)]
-    return _measured(np.stack(found))
+    return _measured(label, np.stack(found))
 
 
-def measure_network(network: DeepLabV2, scenes: Mapping[str, Scene], words: Sequence[str]) -> Measured:
-    """How near a network's labels of scenes that it was not trained on are to what was painted."""
-    return _measured(confusions(network, drawn_set(scenes, words)))
+def learn(label: str, data: Dataset, out: Path, recipe: Recipe, scenes: Mapping[str, Scene]) -> Measured:
+    """Train a network on a data set's masks, and measure it on scenes that it was not trained on.
+
+    Args:
+        label: What is measured, for people.
+        data: Photos and masks; its names after the background are words of the scenes.
+        out: Folder of the network.
+        recipe: How it is trained.
+        scenes: Scenes to measure on, by name.
+    """
+    network, _ = load(train(data, recipe, out))
+    return _measured(label, confusions(network, drawn_set(scenes, data.names[1:])))
 
 
-def _measured(matrices: np.ndarray) -> Measured:
-    return Measured(float(miou(matrices.sum(0))), bootstrap_miou(matrices), len(matrices))
-
-
-def as_metrics(measured: Mapping[str, Measured]) -> dict[str, Any]:
-    """Measures as a chapter's results hold them."""
-    return {name: asdict(one) for name, one in measured.items()}
+def _measured(label: str, matrices: np.ndarray) -> Measured:
+    return Measured(label, float(miou(matrices.sum(0))), bootstrap_miou(matrices), len(matrices))
