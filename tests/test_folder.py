@@ -6,6 +6,7 @@ import json
 import re
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from diffseg_lib.applications.photo_folder import label_folder
 from diffseg_lib.applications.regions import polygons
 from diffseg_lib.cli.main import main
 from diffseg_lib.data import DataError, open_photos
+from diffseg_lib.experiments import folder as experiment
 from diffseg_lib.pocket.world import compose, paint
 from diffseg_lib.support.images import load_photo
 
@@ -173,6 +175,19 @@ def test_what_a_photo_depends_on_is_computed_again(segmenter, folder, what, comp
         segmenter = DiffSegmenter.from_profile(str(pipeline_folder))
     found, again = run(segmenter, folder, **options)
     assert again == computed and found.file.read_text() != before
+
+
+def test_a_filter_chooses_the_words_of_each_photo(segmenter, folder):
+    seen = {load_photo(path).pixels.tobytes(): path.name for path in sorted(folder.iterdir())}
+    chosen = {"a.jpg": ("red fish",), "b <i>.png": (), "c.jpg": CLASSES}
+    some = SimpleNamespace(names=CLASSES, sources="union", text_similarity_threshold=0.8, relative_clip_threshold=0.9)
+    some.filter = lambda pixels: SimpleNamespace(names=chosen[seen[pixels.tobytes()]])
+    found, computed = run(segmenter, folder, chosen_by=some)
+    file = json.loads(found.file.read_text())
+    asked = {one["id"]: {note["category_id"] for note in file["annotations"] if note["image_id"] == one["id"]} for one in file["images"]}
+    assert computed == 2 and [asked[image_id(name)] for name in chosen] == [{2}, set(), {1, 2}]
+    some.relative_clip_threshold = 0.8
+    assert run(segmenter, folder, chosen_by=some)[1] == 2 and run(segmenter, folder)[1] == 3
 
 
 def test_a_large_photo_is_sharpened_at_a_size_that_the_field_can_take():
@@ -326,6 +341,24 @@ def test_a_photo_with_a_box_alone_teaches_no_background(segmenter, folder):
     path = edit(run(segmenter, folder)[0].file, box)
     dataset = open_photos(folder, path)
     assert len(dataset) == 2 and any(note.startswith("1 photos left out") for note in dataset.notes)
+
+
+def test_a_part_that_is_drawn_anew_is_the_truth_again(segmenter, tmp_path):
+    words = ("house", "fish")
+    scenes = experiment.scenes_with(words, "val", 3)
+    paths = experiment.write_photos(scenes, tmp_path / "photos")
+    assert len(scenes) == 3 and all(set(words) & set(scene.classes) for scene in scenes.values())
+    found = label_folder(segmenter, paths, words, tmp_path / "out", tmp_path / "draft.json")
+    first, *rest = experiment.weakest(found.file, 3)
+    scores = {name: [one["score"] for one in load(found.file).imgToAnns[image_id(name)]] for name in scenes}
+    assert np.mean(scores[first]) <= min(np.mean(scores[name]) for name in rest)
+    file = experiment.corrected(found.file, tmp_path / "new.json", {first: experiment.truth_of(scenes[first], words)})
+    before, after = open_photos(tmp_path / "photos", found.file), open_photos(tmp_path / "photos", file)
+    drawn = experiment.truth_of(scenes[first], words)
+    assert np.array_equal(after.load(first).truth, np.where(drawn == 255, 0, drawn))
+    assert all(np.array_equal(after.load(name).truth, before.load(name).truth) for name in rest)
+    measured = experiment.measure_masks("all", file, tmp_path / "photos", {first: scenes[first]} | scenes, words)
+    assert measured.images == 3 and measured.value > experiment.measure_masks("draft", found.file, tmp_path / "photos", scenes, words).value
 
 
 # -- the program

@@ -14,6 +14,7 @@ from .pseudo import CRFS
 from .results import describe, save, versions
 
 if TYPE_CHECKING:
+    from ..category_filter import CategoryFilter
     from ..segmenter import DiffSegmenter
 
 ABOUT = """
@@ -105,7 +106,7 @@ def check_dataset(o: argparse.Namespace) -> None:
     o.out = o.out or o.coco.with_suffix("" if o.coco.suffix else ".files")
 
 
-def write_dataset(o: argparse.Namespace, segmenter: DiffSegmenter, photos: list[Path], failed: int = 0) -> int:
+def write_dataset(o: argparse.Namespace, segmenter: DiffSegmenter, photos: list[Path], failed: int = 0, chosen_by: CategoryFilter | None = None) -> int:
     """Write one COCO file and one page of many photos.
 
     Args:
@@ -113,6 +114,7 @@ def write_dataset(o: argparse.Namespace, segmenter: DiffSegmenter, photos: list[
         segmenter: The method and its models.
         photos: Photos.
         failed: Number of files that failed before.
+        chosen_by: The filter that chooses among the words for each photo, or None.
 
     Returns:
         The exit code: 1 if some photos failed.
@@ -133,7 +135,8 @@ def write_dataset(o: argparse.Namespace, segmenter: DiffSegmenter, photos: list[
             if error:
                 bar.write(f"error: {error}", file=sys.stderr)
 
-        found = label_folder(segmenter, photos, o.classes, o.out, o.coco, form=form, crf=preset(o.crf) if o.crf else None, progress=progress)
+        field = preset(o.crf) if o.crf else None
+        found = label_folder(segmenter, photos, o.classes, o.out, o.coco, form=form, crf=field, chosen_by=chosen_by, progress=progress)
     counts = ", ".join(f"{name} {count}" for name, count in found.annotations.items())
     print(f"{found.file}: {found.photos} photos of {found.base}, annotations: {counts}\n{found.sheet}: look through them")
     if lost := len(found.errors):
