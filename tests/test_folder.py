@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from html import unescape
@@ -138,6 +139,7 @@ def test_ids_stay_whatever_photos_come_or_go(segmenter, folder):
     later, computed = run(segmenter, folder)
     before, after = json.loads(first), json.loads(later.file.read_text())
     lost, new = image_id("c.jpg"), image_id("aa.jpg")
+    assert new == int(hashlib.sha256(b"aa.jpg").hexdigest()[:10], 16)  # made of the name alone, in any process
     assert computed == 1 and [one["file_name"] for one in after["images"]] == ["a.jpg", "aa.jpg", "b <i>.png"]
     for key, name in (("images", "id"), ("annotations", "image_id")):
         assert [one for one in before[key] if one[name] != lost] == [one for one in after[key] if one[name] != new]

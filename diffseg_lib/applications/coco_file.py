@@ -147,9 +147,9 @@ def find_regions(found: Segmentation) -> tuple[Region, ...]:
     for label, name in enumerate(found.classes, start=1):
         mask = found.labels == label
         if mask.any():
-            numbers = parts(mask)
-            areas = np.bincount(numbers.ravel())[1:]
-            scores = np.bincount(numbers.ravel(), found.scores[label - 1].ravel().astype(np.float64))[1:] / areas
+            numbers = parts(mask)[mask]
+            areas = np.bincount(numbers)[1:]
+            scores = np.bincount(numbers, found.scores[label - 1][mask])[1:] / areas
             regions.append(Region(name, encode(mask), tuple(round(float(one), 4) for one in scores), tuple(map(int, areas))))
     return tuple(regions)
 
