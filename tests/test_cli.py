@@ -168,7 +168,7 @@ def test_a_missing_weight_file_is_named(tmp_path, photo, capsys):
     assert "config.json is missing" in error(capsys)
 
 
-@pytest.mark.parametrize("arguments", [[], ["segment", "x.png", "--classes", "--out", "o"], ["segment", "x.png", "--classes", "a"]])
+@pytest.mark.parametrize("arguments", [[], ["segment", "x.png", "--classes", "--out", "o"], ["segment", "x.png", "--out", "o"]])
 def test_a_command_line_that_is_not_complete(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -164,7 +164,7 @@ def test_every_chapter_takes_every_profile_and_says_what_is_missing(chapter, nam
     told = str(error.value)
     assert told.startswith(f"profile '{name}' cannot run yet:\n- diffusion model: {load_profile(name).source} is not on this machine: fetch it once, online")
     assert ("VOCdevkit" in told) == reads
-    assert ("- CLIP" in told) == (chapter.stem in ("08_words", "09_benchmark", "11_qualitative", "17_network", "18_editing"))
+    assert ("- CLIP" in told) == (chapter.stem in ("08_words", "09_benchmark", "11_qualitative", "17_network", "18_editing", "19_folder"))
 
 
 def test_parameters_of_several_chapters_go_to_those_that_have_them(monkeypatch, capsys):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image
 
 from ..support.settings import NotNegative, NotNegativeInteger, Positive, settings
 
@@ -103,3 +104,30 @@ def refine(image: UInt8[np.ndarray, "H W 3"], given: Float[np.ndarray, "c H W"],
     if crf.colour_weight:
         field.addPairwiseBilateral(sxy=crf.colour_xy, srgb=crf.colour_rgb, rgbim=np.array(image, order="C"), compat=crf.colour_weight)
     return np.asarray(field.inference(crf.iterations), np.float32).reshape(labels, height, width)
+
+
+def sharpen(image: UInt8[np.ndarray, "H W 3"], scores: Float[np.ndarray, "k H W"], threshold: float, crf: Crf, longest: int = 1024) -> UInt8[np.ndarray, "H W"]:
+    """Labels of a photo by its scores and the field: 0 is the background, i the i-th class.
+
+    The widths of the presets are pixels of photos of about 500 px, and a field over millions of pixels takes minutes. A larger photo is therefore shrunk for
+    the field, and the posterior, not the labels, is enlarged again.
+
+    Args:
+        image: The photo, H W 3, uint8.
+        scores: Scores of the classes, k H W in [0, 1].
+        threshold: Score of the background, above 0 and up to 1.
+        crf: Settings of the field.
+        longest: The longest side at which the field is computed, px.
+    """
+    height, width = image.shape[:2]
+    if (longer := max(height, width)) <= longest:
+        return refine(image, probabilities(scores, threshold), crf).argmax(0).astype(np.uint8)
+    size = (max(1, round(width * longest / longer)), max(1, round(height * longest / longer)))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    shrunk = np.stack([np.asarray(Image.fromarray(one.astype(np.float32)).resize(size, Image.Resampling.BOX)) for one in scores])
+    best, labels = np.full((height, width), -1, np.float32), np.zeros((height, width), np.uint8)
+    for label, posterior in enumerate(refine(small, probabilities(shrunk, threshold), crf)):  # one at a time: a large photo's would not fit
+        large = np.asarray(Image.fromarray(posterior).resize((width, height), Image.Resampling.BILINEAR))
+        labels[large > best] = label
+        np.maximum(best, large, out=best)
+    return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict, fields
 from functools import partial
@@ -18,12 +19,16 @@ from .pseudo import CRFS
 
 if TYPE_CHECKING:
     from ..applications.deeplab import Recipe
+    from ..data import Dataset
 
 NETS = ("small", "101")  # of applications.deeplab.NETS, which need torch to be looked up
 TRAIN = """
 Train DeepLabV2 on the masks of a data set, drawn ones or pseudo-labels (Table 3 of the paper). DIR keeps a checkpoint every few
 hundred updates: the same command goes on from the last one as if it had not been stopped, bit for bit on a processor. `accelerate
 launch -m diffseg_lib.deeplab train ...` spreads it over several cards.
+
+Photos of your own with a COCO file, as `diffseg segment --coco` writes it or CVAT, Label Studio and others export it once it is corrected,
+are a data set of any categories: --photos FOLDER --coco FILE.
 """
 TRAIN_EXAMPLE = "diffseg network train --masks masks --out net"
 TEST = """
@@ -48,6 +53,7 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
     share(parser, "--dataset", "--root")
     share(parser, "--split", default="train")
     share(parser, "--limit", "--order")
+    declare_photos(parser)
     parser.add_argument("--masks", default="", metavar="DIR", help="Pseudo-labels, as diffseg pseudo writes them. Without it, the masks that were drawn.")
     parser.add_argument("--net", choices=NETS, default="small", help="The network: a small one for the pocket world, or ResNet-101.")
     known = partial(told, "applications.deeplab")
@@ -68,10 +74,37 @@ def declare_test(parser: argparse.ArgumentParser) -> None:
     page(parser, TEST, TEST_EXAMPLE, run=run_test, kept="nothing was written")
     parser.add_argument("--model", required=True, metavar="DIR", help="The network, as a training leaves it.")
     share(parser, "--dataset", "--root", "--split", "--limit", "--order")
+    declare_photos(parser)
     parser.add_argument("--multiscale", action="store_true", help="Average over five scales and mirrored pictures.")
     parser.add_argument("--crf", choices=CRFS, default="", help="Refine the probabilities by a dense CRF of these settings.")
     share(parser, "--device", default="cpu", help="Where the network runs: cpu, cuda, cuda:1, mps.")
     share(parser, "--out", metavar="FILE", help="A JSON file for the figures.")
+
+
+def declare_photos(parser: argparse.ArgumentParser) -> None:
+    """Give a subcommand the options of a folder of photos with a COCO file, in place of a data set."""
+    parser.add_argument("--photos", default="", metavar="DIR", help="A folder of photos, in place of a data set; --coco holds their masks.")
+    parser.add_argument("--coco", default="", metavar="FILE", help="With --photos: a COCO file of any categories, polygons or runs.")
+
+
+def dataset_of(o: argparse.Namespace) -> Dataset:
+    """The data set asked for, or the photos; what its notes say of photos is printed.
+
+    Raises:
+        ValueError: On options that do not go together, and as of opening them.
+    """
+    from ..data import open_photos
+    from ..evaluation.sources import open_dataset
+
+    if not (o.photos or o.coco):
+        return open_dataset(*source_of(o, load_profile()), o.split, o.limit, o.order)
+    if other := [f"--{name}" for name in ("root", "order", "masks") if getattr(o, name, "")]:
+        raise ValueError(f"{' and '.join(other)} with --photos or --coco: expected a data set or photos, not both")
+    if not (o.photos and o.coco):
+        raise ValueError(f"expected both --photos DIR and --coco FILE, got only {'--photos' if o.photos else '--coco'}")
+    found = open_photos(o.photos, o.coco).first(o.limit)
+    print("\n".join(f"note: {note}" for note in found.notes), file=sys.stderr)
+    return found
 
 
 def recipe_of(o: argparse.Namespace) -> Recipe:
@@ -89,9 +122,8 @@ def run_train(o: argparse.Namespace) -> int:
 
     from ..applications.deeplab import train
     from ..applications.pseudo_labels import with_masks
-    from ..evaluation.sources import open_dataset
 
-    opened = open_dataset(*source_of(o, load_profile()), o.split, o.limit, o.order)
+    opened = dataset_of(o)
     dataset, recipe = with_masks(opened, o.masks) if o.masks else opened, recipe_of(o)
     with tqdm(total=recipe.iterations, unit="update", disable=None) as bar:
 
@@ -109,13 +141,12 @@ def run_test(o: argparse.Namespace) -> int:
     from ..applications.crf import preset
     from ..applications.deeplab import SCALES, confusions, load
     from ..evaluation.metrics import bootstrap_miou, interval_text, iou, miou
-    from ..evaluation.sources import open_dataset
     from ..support.files import write_json
     from ..support.provenance import run_metadata
 
     started = time.perf_counter()
     network, facts = load(o.model, check_device(o.device))
-    dataset = open_dataset(*source_of(o, load_profile()), o.split, o.limit, o.order)
+    dataset = dataset_of(o)
     if list(dataset.names) != facts["names"]:
         known, asked = len(facts["names"]), len(dataset.names)
         raise ValueError(f"{o.model} knows {known} classes, {dataset.name} has {asked}, or in another order: test it on the data it was trained on")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .exits import Exit
-from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
+from .options import MODELS, PLACES, page, profile_of, segmenter_of, share, told
+from .pseudo import CRFS
 from .results import describe, result_folders, save, versions
 
 if TYPE_CHECKING:
@@ -30,26 +31,45 @@ alone keep them.
 Of a folder all pictures are taken that Pillow opens (JPEG, PNG, WebP, TIFF, AVIF and more; HEIC with the package pillow-heif), hidden
 files and inner folders left out. A photo that cannot be read, and a file that looks like a picture and is not taken, such as a drawing or
 a camera's raw file, are named with the reason; the others go on, and the exit code is 1.
+
+With --coco FILE a folder becomes a data set to correct by hand: one COCO file, which CVAT, Label Studio (with --polygons) and FiftyOne
+import, and a page of overlays, DIR/index.html. It goes on where it was stopped; ids stay the same whatever photos come or go.
+`diffseg network train --photos FOLDER --coco FILE` learns from the corrected file.
 """
 SCORES = "The size of scores.npz, in half precision: the model's, which bilinear interpolation brings to the photo's; the photo's, which is large; or none."
 FILTER = """Ask BLIP and CLIP first which of the words are in each photo, and look for those alone: else every word is painted somewhere. Labels keep
 their numbers. CLIP compares the words with each other, so give several."""
-EXAMPLE = "diffseg segment data/pocket/samples/house-fish-umbrella.jpg --classes house fish umbrella --out found"
+EXAMPLE = """
+diffseg segment data/pocket/samples/house-fish-umbrella.jpg --classes house fish umbrella --out found
+diffseg segment data/pocket/samples --classes house fish umbrella --polygons --coco labels.json
+"""
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
-    page(parser, ABOUT, EXAMPLE, run=run, kept="photos that are done are kept, though they are done again")
+    page(parser, ABOUT, EXAMPLE, run=run, kept="photos that are done are kept, though without --coco they are done again")
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="Pictures, or folders of them.")
     parser.add_argument("--scores", choices=("full", "model", "none"), default="model", help=SCORES)
     parser.add_argument(
         "--classes", nargs="+", required=True, metavar="WORD", help="What to look for, with spaces or commas between. Quote a name of several words."
     )
     parser.add_argument("--filter", action="store_true", help=FILTER)
-    share(parser, "--out", required=True)
+    share(parser, "--out", help="The folder that results are written to. With --coco it may be left out: a folder beside FILE, of its name.")
+    declare_dataset(parser)
     share(parser, "--profile", "--recipe", "--one-pass", "--threshold", "--seed")
     parser.add_argument("--save-intermediates", action="store_true", help="Write intermediates.npz too: all maps on the way, to do the arithmetic again.")
     share(parser, *MODELS, *PLACES)
+
+
+def declare_dataset(parser: argparse.ArgumentParser) -> None:
+    """Give the command the options that make a data set of photos."""
+    known, whole = (lambda name: told("applications.coco_file", "Form", name)), "With --coco: "
+    parser.add_argument("--coco", type=Path, metavar="FILE", help="Write one COCO file of all photos to correct by hand, and DIR/index.html to look through.")
+    parser.add_argument("--polygons", action="store_true", help=f"{whole}write polygons, which most labelling tools edit, in place of runs.")
+    parser.add_argument("--instances", action="store_true", help=f"{whole}write each connected part as an annotation of its own.")
+    parser.add_argument("--min-area", type=int, default=0, metavar="PX", help=f"{whole}{known('min_area')}")
+    parser.add_argument("--tolerance", type=float, default=1.0, metavar="PX", help=f"{whole}{known('tolerance')}")
+    parser.add_argument("--crf", choices=CRFS, default="", help="Sharpen the labels by a dense CRF of these settings.")
 
 
 def run(o: argparse.Namespace) -> int:
@@ -59,6 +79,7 @@ def run(o: argparse.Namespace) -> int:
     from ..support.images import ImageError, inner_folders, not_taken, pictures_in
     from ..support.words import class_names
 
+    check_dataset(o)
     photos, left = pictures_in(o.photos), not_taken(o.photos)
     folders = result_folders(photos) if len(photos) > 1 or o.photos[0].is_dir() else [Path()]
     profile = require(profile_of(o), *(["captioner"] if o.recipe or o.filter else []), *(["clip"] if o.filter else []))
@@ -72,11 +93,13 @@ def run(o: argparse.Namespace) -> int:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
     for inside in inner_folders(o.photos):
         print(f"note: {inside} is a folder inside a given one and is not looked into: give it, too, if its pictures are wanted", file=sys.stderr)
-    for told in o.merged:
-        print(f"note: {told}", file=sys.stderr)
-    for told in left:
-        print(f"error: {told}", file=sys.stderr)
+    for merged in o.merged:
+        print(f"note: {merged}", file=sys.stderr)
+    for reason in left:
+        print(f"error: {reason}", file=sys.stderr)
     failed, witness = len(left), CategoryFilter.of_profile(o.classes, profile, o.device) if o.filter else None
+    if o.coco:
+        return write_dataset(o, segmenter, photos, failed, witness)
     for path, folder in zip(photos, folders, strict=True):
         try:
             _segment_one(segmenter, path, o, o.out / folder, witness)
@@ -86,14 +109,74 @@ def run(o: argparse.Namespace) -> int:
     return Exit.SOME_FAILED if failed else Exit.OK
 
 
+def check_dataset(o: argparse.Namespace) -> None:
+    """Refuse options that do not go together, before any model is loaded; without ``--out``, results go beside the COCO file.
+
+    Raises:
+        ValueError: If there is nowhere to write to, or an option has no effect.
+    """
+    from ..applications.coco_file import Form
+
+    only = [name for name in ("polygons", "instances", "min_area") if getattr(o, name)]
+    if not o.coco and (only or not o.out):
+        raise ValueError(f"--{only[0].replace('_', '-')} is for --coco FILE" if only else "expected --out DIR, or --coco FILE")
+    if o.coco and (o.save_intermediates or o.coco.is_dir()):
+        raise ValueError("--save-intermediates is not for --coco" if o.save_intermediates else f"--coco {o.coco} is a folder: expected a file, as in a.json")
+    if o.crf and o.threshold == 0:
+        raise ValueError("--threshold 0: a CRF needs a background, a threshold above 0")
+    Form(o.polygons, o.instances, o.min_area, o.tolerance)
+    o.out = o.out or o.coco.with_suffix("" if o.coco.suffix else ".files")
+
+
+def write_dataset(o: argparse.Namespace, segmenter: DiffSegmenter, photos: list[Path], failed: int = 0, chosen_by: CategoryFilter | None = None) -> int:
+    """Write one COCO file and one page of many photos.
+
+    Args:
+        o: Options of the command.
+        segmenter: The method and its models.
+        photos: Photos.
+        failed: Number of files that failed before.
+        chosen_by: The filter that chooses among the words for each photo, or None.
+
+    Returns:
+        The exit code: 1 if some photos failed.
+    """
+    from tqdm import tqdm
+
+    from ..applications.coco_file import Form
+    from ..applications.crf import preset
+    from ..applications.photo_folder import label_folder
+
+    if stems := [path.name for path in photos if sum(path.stem == one.stem for one in photos) > 1][:4]:
+        print(f"note: CVAT knows photos by their names without endings: give {', '.join(stems)} different ones before it is to read the file", file=sys.stderr)
+    form = Form(o.polygons, o.instances, o.min_area, o.tolerance)
+    with tqdm(total=len(photos), unit="photo", disable=None) as bar:
+
+        def progress(name: str, error: str) -> None:
+            bar.update()
+            if error:
+                bar.write(f"error: {error}", file=sys.stderr)
+
+        field = preset(o.crf) if o.crf else None
+        found = label_folder(segmenter, photos, o.classes, o.out, o.coco, form=form, crf=field, chosen_by=chosen_by, progress=progress)
+    counts = ", ".join(f"{name} {count}" for name, count in found.annotations.items())
+    print(f"{found.file}: {found.photos} photos of {found.base}, annotations: {counts}\n{found.sheet}: look through them")
+    if lost := len(found.errors):
+        print(f"{lost} of {len(photos)} photos failed and are not in the file; the same command tries them again", file=sys.stderr)
+    return Exit.SOME_FAILED if failed or lost else Exit.OK
+
+
 def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, folder: Path, witness: CategoryFilter | None) -> None:
+    from ..applications.coco_file import sharpened
+    from ..applications.crf import preset
     from ..support.images import load_photo
 
     started = time.perf_counter()
     photo = load_photo(path)
     kept, filtered = (o.classes, {}) if witness is None else present_words(witness, photo.pixels)
     found = found_of(segmenter, photo, o.classes, kept, o.save_intermediates)
-    facts = {"photo": path.name} | describe(segmenter, found) | {"recipe": o.recipe or "default", "versions": versions()}
+    found = sharpened(found, photo.pixels, preset(o.crf)) if o.crf and kept else found
+    facts = {"photo": path.name, "crf": o.crf} | describe(segmenter, found) | {"recipe": o.recipe or "default", "versions": versions()}
     facts |= {"filter": filtered} if filtered else {}
     facts["notes"] = [
         *photo.notes,

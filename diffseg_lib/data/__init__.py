@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .coco import COCO_CONVENTION, open_object
+from .coco import COCO_CONVENTION, open_object, open_photos
 from .files import decode_colours, read_mask, read_picture
 from .names import ALIASES, CONTEXT, CONTEXT_ORIGINAL, RELEASED_ALIASES, VOC, prompt_words
 from .samples import DataError, Dataset, LabelError, Sample
@@ -43,6 +43,7 @@ __all__ = [
     "Sample",
     "decode_colours",
     "open_dataset",
+    "open_photos",
     "place_of",
     "read_mask",
     "read_picture",
