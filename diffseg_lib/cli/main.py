@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from .. import __version__
-from . import book, check, claims, edit, evaluate, network, pocket, pseudo, segment, study
+from . import book, check, claims, edit, evaluate, explore, network, pocket, pseudo, segment, study
 from .exits import MEANINGS, guarded, spelled
 from .options import Page, subcommands
 
@@ -19,6 +19,7 @@ models come with the library; --profile sd15 takes Stable Diffusion.
 """
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "segment": ("Segment photos by words.", segment.declare),
+    "explore": ("Write a page in which a photo's attention can be looked at.", explore.declare),
     "evaluate": ("Measure a method on a data set.", evaluate.declare),
     "check": ("Say which models and data are ready, and what is wrong.", check.declare),
     "pseudo": ("Write masks of a train split from its image-level labels.", pseudo.declare),

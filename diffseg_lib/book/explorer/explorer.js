@@ -299,7 +299,7 @@ const Explorer = {
     [...at("scene").options].forEach((option, i) => { option.textContent = this.titles[i]; });
     at("scene").onchange = event => this.choose(+event.target.value);
     at("self-scale").innerHTML = this.scaleOf("0", "¼ of the largest", "largest share");
-    at("cross-scale").innerHTML = at("map-scale").innerHTML = this.scaleOf("smallest of each map", "", "largest");
+    at("cross-scale").innerHTML = at("map-scale").innerHTML = this.scaleOf("smallest", "", "largest of each map");
     const set = (id, key, number) => { at(id).oninput = () => { this.state[key] = number(at(id).value); this.later(true); }; };
     set("stop", "stop", Number);
     set("rounds", "rounds", Number);
@@ -489,7 +489,7 @@ const Explorer = {
       const where = one.map.indexOf(most), place = `row ${Math.floor(where / grid[1]) + 1}, column ${where % grid[1] + 1} of ${grid[1]} × ${grid[0]}`;
       this.heat(figure.querySelector("canvas"), one, true);
       this.mark(figure, grid);
-      figure.querySelector("output").textContent = `largest ${(100 * most).toFixed(1)} %`;
+      figure.querySelector("output").textContent = `up to ${(100 * most).toFixed(1)}\u00a0%`;
       figure.querySelector("canvas").setAttribute("aria-label", `What the pixel attends to at ${figure.querySelector("b").textContent}: most, ${(100 * most).toFixed(1)} %, at ${place}`);
       if (j === 0) this.strongest = `It attends most, ${(100 * most).toFixed(1)} %, to ${place}.`;
     });
@@ -505,9 +505,8 @@ const Explorer = {
       const weight = state.weights[s];
       this.heat(figure.querySelector("canvas"), this.shown[s]);
       figure.querySelector("canvas").setAttribute("aria-label", `Cross-attention map of ${word} at ${figure.querySelector("b").textContent}`);
-      figure.querySelector(".weight b").textContent = weight.toFixed(2);
+      figure.querySelector(".weight b").textContent = weight ? weight.toFixed(2) : "0: not used";
       figure.querySelector("input").value = weight;
-      figure.classList.toggle("off", !weight);
     });
     const buttons = [...document.querySelectorAll("#layers .tile")];
     buttons.forEach((button, i) => {
@@ -526,7 +525,7 @@ const Explorer = {
     }
     at("picture-frame").style.aspectRatio = `${scene.size[1]} / ${scene.size[0]}`;
     const library = scene.raw("library"), same = labels.reduce((n, v, i) => n + (v === library[i]), 0) / labels.length, own = this.isOwn();
-    at("agree").textContent = own ? `${this.percent(same)} as the library's` : `${this.percent(same)} unchanged`;
+    at("agree").textContent = own ? `${this.percent(same)} as in the library` : `${this.percent(same)} unchanged`;
     this.values();
     const nothing = state.weights.every(v => !v);
     this.say(nothing ? "All weights are 0, so there is nothing to fuse: give one resolution a weight." : "");

@@ -285,7 +285,7 @@ def _pack(scene: SceneRecording, factors: list[tuple[str, Tensor]], own: Set[int
         "size": scene.picture.shape[:2],
         "timesteps": list(scene.recordings),
         "defaults": scene.defaults,
-        "strides": list(first.by_resolution()),
+        "strides": sorted(first.by_resolution()),
         "weights": {stride: scene.weights.get(stride, 0.0) for stride in first.by_resolution()},
         "threshold": scene.threshold,
         "iterations": scene.iterations,
