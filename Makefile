@@ -42,7 +42,7 @@ notebooks: $(READY)
 
 site: $(READY)
 	$(PY) -m diffseg_lib.book build --committed --out build/test-site
-	DIFFSEG_SITE=build/test-site $(PY) -m pytest -m site tests/test_site.py
+	DIFFSEG_SITE=build/test-site $(PY) -m pytest -m site tests/test_site.py tests/test_explorer.py
 
 refresh: $(READY)
 	$(PY) -m diffseg_lib.book refresh

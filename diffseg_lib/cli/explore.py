@@ -25,7 +25,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", required=True, metavar="WORD", help="What to look for. Quote a name of several words.")
     share(parser, "--out", required=True, metavar="FILE.html", help="The page that is written.")
     parser.add_argument(
-        "--timesteps", nargs="+", type=int, metavar="T", help="Timesteps to choose from in the page, beside the profile's own. Without it, 20, 100, 300 and 600."
+        "--timesteps",
+        nargs="+",
+        type=int,
+        metavar="T",
+        help="Timesteps to choose from, beside the profile's own. Without it, 20, 100, 300 and 600.",
     )
     share(parser, "--profile", "--recipe", "--threshold", "--seed", *MODELS, *PLACES)
 
