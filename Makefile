@@ -42,7 +42,7 @@ notebooks: $(READY)
 
 site: $(READY)
 	$(PY) -m diffseg_lib.book build --committed --out build/test-site
-	DIFFSEG_SITE=build/test-site $(PY) -m pytest -m site tests/test_site.py
+	DIFFSEG_SITE=build/test-site $(PY) -m pytest -m site tests/test_site.py tests/test_explorer.py
 
 refresh: $(READY)
 	$(PY) -m diffseg_lib.book refresh
@@ -52,7 +52,7 @@ clean:
 	@echo "rendered pictures and trees are kept in $(CACHE); make distclean removes them"
 
 distclean: clean
-	rm -rf "$(CACHE)/layouts" "$(CACHE)/pictures" "$(CACHE)/logs"
+	rm -rf "$(CACHE)/layouts" "$(CACHE)/pictures" "$(CACHE)/explorer" "$(CACHE)/logs"
 
 $(READY):
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed and this is %d.%d: name another, as in make PYTHON=python3.12" % v)'

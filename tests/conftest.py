@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Browser, browser, find_browser
 from jaxtyping import install_import_hook
 from torch import nn
 
@@ -199,3 +202,14 @@ def data(tree: Path):
     from diffseg_lib.evaluation.sources import open_dataset
 
     return open_dataset("voc", tree, "val")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory) -> Iterator[Browser]:
+    """A headless Chromium; without one the tests that need it are skipped, or fail where ``DIFFSEG_REQUIRE_BROWSER`` is set."""
+    program = find_browser()
+    if program is None:
+        message = "no Chromium or Chrome on this machine: install one, or name its program in CHROMIUM"
+        pytest.fail(message) if os.environ.get("DIFFSEG_REQUIRE_BROWSER") else pytest.skip(message)
+    with browser(program, tmp_path_factory.mktemp("profile")) as one:
+        yield one

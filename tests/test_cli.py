@@ -458,7 +458,7 @@ def test_what_the_pages_tell_to_type_can_be_read(line):
         assert callable(make_parser().parse_args([*ALIASES[module], *words]).run)
 
 
-FORMS = [("diffseg_lib", name) for name in ("segment", "evaluate", "check", "pseudo", "edit", "network", "study", "claims", "book", "pocket")] + [
+FORMS = [("diffseg_lib", name) for name in ("segment", "explore", "evaluate", "check", "pseudo", "edit", "network", "study", "claims", "book", "pocket")] + [
     *(("diffseg_lib.book", name) for name in ("run", "check", "build", "refresh", "sweep")),
     *(("diffseg_lib.deeplab", name) for name in ("train", "test")),
     ("diffseg_lib.pocket", "write"),

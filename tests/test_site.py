@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
-from browser import Browser, browser, find_browser
 
 pytestmark = pytest.mark.site
 ROOT = Path(__file__).parent.parent
@@ -91,16 +89,6 @@ def test_no_link_is_broken():
 
 def test_every_chapter_is_there():
     assert [page for page in PAGES if not (SITE / f"{page}.html").exists()] == []
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory) -> Iterator[Browser]:
-    program = find_browser()
-    if program is None:
-        message = "no Chromium or Chrome on this machine: install one, or name its program in CHROMIUM"
-        pytest.fail(message) if os.environ.get("DIFFSEG_REQUIRE_BROWSER") else pytest.skip(message)
-    with browser(program, tmp_path_factory.mktemp("profile")) as one:
-        yield one
 
 
 def address(page: str) -> str:

@@ -11,14 +11,16 @@ from pathlib import Path
 import nbformat
 
 from ..support.files import write_text
-from ..support.paths import repository_root
+from ..support.identity import describe_code, fingerprint, weights_hash
+from ..support.paths import cache_dir, models_dir, repository_root
 from .run import all_notebooks
 
 NOT_PAGES = ("README.md", "CHANGELOG.md")  # of the pages at the top: not of the site
+EXPLORED = (14, 7)  # test scenes of the attention explorer; the first is the quickstart's
 
 
 def stage(notebooks: Path, target: Path) -> None:
-    """Lay out what the site is built from: pages, pictures, executed notebooks, MathJax.
+    """Lay out what the site is built from: pages, pictures, executed notebooks, MathJax, the attention explorer.
 
     Args:
         notebooks: The folder of executed notebooks.
@@ -44,6 +46,26 @@ def stage(notebooks: Path, target: Path) -> None:
         book.metadata.pop("papermill", None)
         nbformat.write(book, target / "notebooks" / path.name)
     _stage_mathjax(target / "_static" / "mathjax")
+    shutil.copytree(_explorer(), target / "_static" / "explorer")
+
+
+def _explorer() -> Path:
+    """The folder of the attention explorer's page, made when the models or the code are others than those it was made by."""
+    parts = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "explorer").glob("explorer.*"))}
+    code = describe_code("book.explorer.page", "pocket.scenes", "segmenter")
+    key = fingerprint({"scenes": EXPLORED, "parts": parts, "code": code, "weights": weights_hash(models_dir() / "diffusion")})
+    folder = cache_dir() / "explorer" / key
+    if not (folder / "index.html").is_file():  # written last
+        from ..pocket.scenes import photo_or_scene
+        from ..segmenter import DiffSegmenter
+        from .explorer import explorer_data, record_scene
+        from .explorer.page import write_explorer
+
+        segmenter = DiffSegmenter.from_profile("pocket")
+        samples = [photo_or_scene(index=index) for index in EXPLORED]
+        scenes = [record_scene(segmenter, one.image, one.classes, title=", ".join(one.classes)) for one in samples]
+        write_explorer(folder, [explorer_data(scene) for scene in scenes])
+    return folder
 
 
 def _stage_mathjax(target: Path) -> None:

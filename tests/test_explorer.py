@@ -1,0 +1,176 @@
+"""The attention explorer: small arrays that give the library's labels, and a page that computes what Python does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffseg_lib.book.explorer import LARGEST, explorer_data, explorer_html, record_scene, replay, scene, show
+from diffseg_lib.book.explorer.page import write_explorer
+from diffseg_lib.cli.main import main
+from diffseg_lib.pocket.scenes import photo_or_scene
+from diffseg_lib.scoremaps import self_attention
+from diffseg_lib.segmenter import DiffSegmenter
+
+QUIET = ("file:", "data:", "about:", "blob:")
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return DiffSegmenter.from_profile("pocket")
+
+
+@pytest.fixture(scope="module")
+def packed(pocket):
+    """Test scene 14 of the pocket world at two timesteps."""
+    sample = photo_or_scene(index=14)
+    return explorer_data(record_scene(pocket, sample.image, sample.classes, timesteps=[300], title="a ball </script> and a rocket"))
+
+
+@pytest.fixture(scope="module")
+def tiny(backbone):
+    """A tiny pipeline at two timesteps whose mean is taken; latents of 10 x 16 pixels, which cells of 3 do not divide."""
+    segmenter = DiffSegmenter(backbone).with_config(timesteps=(100, 300), iterations=2, final_norm="before", weights={1: 0.5, 2: 0.5})
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+    return record_scene(segmenter, coarse.repeat(8, 0).repeat(8, 1), ["house", "red fish"], timesteps=[500])
+
+
+@pytest.mark.parametrize(("size", "cell"), [((4, 6), 1), ((4, 6), 2), ((5, 3), 2)])
+def test_attention_between_cells_is_pooled_attention(size, cell):
+    queries, keys = ([torch.randn(1, 2, size[0] * size[1], 4, generator=torch.Generator().manual_seed(i)) for i in two] for two in ((0, 1), (2, 3)))
+    found = scene.pooled_attention([q[0] for q in queries], [k[0] for k in keys], size, cell)
+    of = [(y // cell, x // cell) for y in range(size[0]) for x in range(size[1])]
+    cells = sorted(set(of))
+    member = torch.tensor([[float(one == place) for place in cells] for one in of])
+    torch.testing.assert_close(found, member.T @ self_attention(queries, keys)[0] @ member / member.sum(0)[:, None])
+
+
+def test_factors_give_the_probabilities_again():
+    x, y = (torch.randn(40, 3, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    given = torch.softmax(x @ y.mT, 1)
+    left, right = scene.factorise(given, rank=4)
+    assert left.shape == right.shape == (40, 4)
+    assert (torch.softmax(left @ right.mT, 1) - given).abs().sum(1).mean() < 0.02
+    left, right = scene.factorise(given, rank=1)
+    assert (torch.softmax(left @ right.mT, 1) - given).abs().sum(1).mean() > 0.1
+
+
+@pytest.mark.parametrize("index", [14, 7])  # of two words, and of three, whose other timestep is kept as the mean over words
+def test_small_arrays_give_the_librarys_labels(pocket, index, monkeypatch):
+    sample = photo_or_scene(index=index)
+    monkeypatch.setattr(scene, "LARGEST", 270_000)
+    recorded = record_scene(pocket, sample.image, sample.classes, timesteps=[300])
+    labels = pocket.segment(sample.image, sample.classes).labels
+    assert np.array_equal(recorded.labels, labels)
+    data = explorer_data(recorded)
+    assert len(data) <= 270_000 < LARGEST and scene.unpack(data)[0]["own"] == [True, len(sample.classes) == 2]
+    found = replay(data)
+    assert (found.labels == labels).mean() == found.agreement == scene.unpack(data)[0]["agreement"]
+    assert found.agreement >= 0.99
+
+
+def test_a_scene_that_is_too_large_is_refused(tiny, monkeypatch):
+    monkeypatch.setattr(scene, "LARGEST", 4000)
+    with pytest.raises(ValueError, match="2 classes at 3 timesteps take more than the 4 kB"):
+        explorer_data(tiny)
+
+
+def test_the_command_writes_one_file(pipeline_folder, picture, tmp_path, capsys):
+    from PIL import Image
+
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    given = ["explore", str(tmp_path / "photo.png"), "--classes", "house", "--profile", str(pipeline_folder), "--timesteps", "300"]
+    assert main([*given, "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert "1 words at 2 timesteps" in capsys.readouterr().out
+    text = (tmp_path / "new" / "page.html").read_text()
+    assert text.count("Explorer.receive(0") == 1 and "src=" not in text.split("</style>")[1].split("<script>")[0]
+    assert main([*given, "1000", "--out", str(tmp_path / "page.html")]) == 2 and main([*given, "--out", str(tmp_path)]) == 2
+    assert "from 0 to 999" in (told := capsys.readouterr().err) and "is a folder" in told
+
+
+def test_a_notebook_shows_the_page_in_a_frame(tiny):
+    frame = show(tiny, height=700)._repr_html_()
+    assert 'height="700"' in frame and "&lt;!DOCTYPE html&gt;" in frame and "<script" not in frame
+
+
+# -- the page in a browser ------------------------------------------------------------------------
+
+
+def opened(chromium, path, **options):
+    chromium.open(path.as_uri(), **options)
+    chromium.script("new Promise(done => { const wait = () => Explorer.found ? done(true) : setTimeout(wait, 20); wait(); })")
+    assert chromium.complaints() == []
+    return chromium
+
+
+@pytest.mark.site
+def test_the_page_computes_what_the_library_does(chromium, tiny, packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene, "GRID", 6)
+    for data in (packed, explorer_data(tiny), explorer_data(replace(tiny, scale="none", iterations=0))):
+        (tmp_path / "page.html").write_text(explorer_html(data))
+        expected = replay(data)
+        opened(chromium, tmp_path / "page.html")
+        for name in ("fused", "completed"):
+            found = chromium.script(f"Explorer.found.{name}.map(map => Array.from(map))")
+            np.testing.assert_allclose(found, getattr(expected, name).flatten(1), atol=2e-6)
+        labels = np.array(chromium.script("Array.from(Explorer.found.labels)")).reshape(expected.labels.shape)
+        assert (labels == expected.labels).mean() > 0.999 and len(np.unique(labels)) > 1
+
+
+@pytest.mark.site
+def test_mouse_touch_and_keys_move_the_pixel_and_sliders_the_labels(chromium, packed, tmp_path):
+    page = write_explorer(tmp_path, [packed, packed])
+    opened(chromium, page, width=1280)
+    place = "[Explorer.state.x, Explorer.state.y]"
+    box = chromium.script("(() => { const b = document.getElementById('picture').getBoundingClientRect(); return [b.left, b.top, b.width, b.height]; })()")
+
+    def at(x: float, y: float) -> dict[str, float]:
+        return {"x": box[0] + x * box[2], "y": box[1] + y * box[3]}
+
+    chromium.call("Input.dispatchMouseEvent", type="mouseMoved", **at(0.25, 0.5))
+    assert chromium.script(place) == [32, 64]
+    chromium.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[at(0.75, 0.25)])
+    chromium.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    assert chromium.script(place) == [96, 32]
+    chromium.script("document.getElementById('picture').focus()")
+    chromium.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowLeft", code="ArrowLeft")
+    chromium.call("Input.dispatchKeyEvent", type="keyDown", key="ArrowDown", code="ArrowDown", modifiers=8)
+    assert chromium.script(place) == [95, 42]
+    said = chromium.script("new Promise(done => setTimeout(() => done(document.getElementById('live').textContent), 600))")
+    assert said.startswith("Column 96, row 43: ") and "Scores: ball 0." in said and "It attends most" in said
+    labels = "Explorer.found.labels.reduce((sum, v) => sum + (v > 0), 0)"
+    before = chromium.script(labels)
+    for control in ("#threshold", "#rounds", "#stop", "#cross input"):
+        sent = (
+            "new Promise(done => { const e = document.querySelector(CONTROL); e.value = +e.value > +e.min ? e.min : e.max; e.dispatchEvent(new Event('input'));"
+        )
+        chromium.script(sent.replace("CONTROL", repr(control)) + " setTimeout(() => done(true), 300); })")
+        assert chromium.script(labels) != before, control
+        chromium.script("document.getElementById('reset').click()")
+        assert chromium.script(labels) == before, control
+    chromium.script("document.querySelectorAll('.wordrow input')[1].click()")
+    chromium.script("new Promise(done => setTimeout(() => done(true), 100))")
+    assert chromium.script("document.querySelector('em.word').textContent") == "rocket"
+
+
+@pytest.mark.site
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_is_whole_labelled_and_asks_no_network(chromium, packed, tmp_path, width, dark):
+    page = write_explorer(tmp_path, [packed, packed])
+    opened(chromium, page, width=width, dark=dark)
+    assert [url for url in chromium.requests() if "scene-1" in url] == []  # a scene is loaded when it is opened
+    chromium.script("document.querySelector('details').open = true")
+    assert chromium.script("document.documentElement.scrollWidth") <= width
+    cut = "[...document.querySelectorAll('main *')].filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && !e.closest('.sr, .frame, .bar'))"
+    assert chromium.script(f"{cut}.map(e => e.outerHTML.slice(0, 100))") == []
+    bare = "[...document.querySelectorAll('input, select, button')].filter(e => !e.labels?.length && !e.ariaLabel && !e.textContent.trim())"
+    assert chromium.script(f"{bare}.map(e => e.outerHTML)") == []
+    assert chromium.script("[...document.querySelectorAll('canvas[role]')].filter(e => !e.ariaLabel).length") == 0
+    shade = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number).reduce((a, b) => a + b)"
+    assert (chromium.script(shade) < 200) == dark
+    chromium.script("(() => { const s = document.getElementById('scene'); s.value = 1; s.dispatchEvent(new Event('change')); })()")
+    chromium.script("new Promise(done => { const wait = () => Explorer.current === 1 ? done(true) : setTimeout(wait, 20); wait(); })")
+    assert [url for url in chromium.requests() if not url.startswith(QUIET)] == [] and chromium.complaints() == []
