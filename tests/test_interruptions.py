@@ -49,7 +49,7 @@ def test_segment(tmp_path, pipeline_folder, picture):
     done = [path.parent for path in out.glob("*/result.json")]
     assert 2 < len(done) < 300
     for one in done:
-        assert json.loads((one / "result.json").read_text())["classes"] == ["house", "fish"] and np.load(one / "scores.npz")["scores"].shape == (2, 48, 80)
+        assert json.loads((one / "result.json").read_text())["classes"] == ["house", "fish"] and np.load(one / "scores.npz")["scores"].shape == (2, 16, 24)
 
 
 def test_pseudo(tmp_path, pipeline_folder, tree):
