@@ -9,11 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from .. import __version__
-<<<<<<< HEAD
-from . import book, check, claims, edit, evaluate, fetch, maps, network, pocket, pseudo, segment, study
-=======
-from . import book, check, claims, edit, evaluate, explore, network, pocket, pseudo, segment, study
->>>>>>> explorer
+from . import book, check, claims, edit, evaluate, explore, fetch, maps, network, pocket, pseudo, segment, study
 from .exits import MEANINGS, guarded, spelled
 from .options import Page, subcommands
 
@@ -23,11 +19,8 @@ models come with the library; --profile sd15 takes Stable Diffusion.
 """
 COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "segment": ("Segment photos by words.", segment.declare),
-<<<<<<< HEAD
     "maps": ("Show the attention maps of a word in a photo.", maps.declare),
-=======
     "explore": ("Write a page in which a photo's attention can be looked at.", explore.declare),
->>>>>>> explorer
     "evaluate": ("Measure a method on a data set.", evaluate.declare),
     "check": ("Say which models and data are ready, and what is wrong.", check.declare),
     "fetch": ("Fetch a profile's models, and data sets.", fetch.declare),
