@@ -19,7 +19,7 @@ HEAVY = {"diffusers", "transformers", "torch", "numpy", "scipy", "matplotlib", "
 FILES = module_files(ROOT)
 IMPORTS = imports_of(ROOT)
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
-LINES_OF_THE_METHOD = 2400
+LINES_OF_THE_METHOD = 2500
 
 
 def test_no_circle_and_no_import_against_the_rules():
