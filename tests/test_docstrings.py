@@ -12,6 +12,8 @@ import pytest
 import diffseg_lib
 from diffseg_lib.support.imports import module_files
 
+ROOT = Path(diffseg_lib.__file__).parent.parent
+
 FILES = module_files(Path(diffseg_lib.__file__).parent)
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 CLASSES = {node.name: node for tree in TREES.values() for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -116,3 +118,11 @@ def test_what_is_in_order_is_left_alone(source):
 @pytest.mark.parametrize("name", list(FILES))
 def test_docstrings_are_sentences(name):
     assert not breaches(TREES[name])
+
+
+def test_every_form_that_the_page_on_real_models_lists_is_held_by_a_test():
+    rows = re.findall(r"^\| .* \| .* \| (`test_\S+\.py::.*`) \|$", (ROOT / "real.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [name.strip("`").split("::") for row in rows for name in row.split(", ")]
+    lines = (ROOT / "real.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == sum("`test_" in line for line in lines) > 70  # no row of another form
+    assert not [name for file, name in named if f"\ndef {name}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")]
