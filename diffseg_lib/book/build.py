@@ -46,7 +46,7 @@ def stage(notebooks: Path, target: Path) -> None:
         book.metadata.pop("papermill", None)
         nbformat.write(book, target / "notebooks" / path.name)
     _stage_mathjax(target / "_static" / "mathjax")
-    shutil.copytree(_explorer(), target / "_static" / "explorer")
+    shutil.copytree(_explorer(), target / "extra" / "explorer")  # scripts of _static would be loaded by every page
 
 
 def _explorer() -> Path:
