@@ -228,6 +228,16 @@ def test_the_filter_drops_words_that_are_not_in_the_picture_and_says_why(tmp_pat
     assert np.load(tmp_path / "scores.npz")["scores"].shape == (4, *labels.shape)
 
 
+def test_a_word_that_may_not_be_in_the_picture_is_noted(tmp_path, capsys):
+    from diffseg_lib.support.paths import repository_root
+
+    photo = repository_root() / "data/pocket/samples/house-car.jpg"
+    assert main(["segment", str(photo), "--classes", "house", "car", "cat", "--out", str(tmp_path)]) == 0
+    notes = [note for note in json.loads((tmp_path / "result.json").read_text())["notes"] if note.startswith("perhaps no ")]
+    assert len(notes) == 1 and notes[0].startswith("perhaps no cat: CLIP scores it -") and "--filter asks first" in notes[0]
+    assert notes[0] in capsys.readouterr().out
+
+
 def test_with_no_word_left_all_is_background(pipeline_folder, photo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("diffseg_lib.category_filter.CategoryFilter.filter", lambda self, _: FilterResult("nothing", (), dict.fromkeys(self.names, -0.1)))
     assert segment(pipeline_folder, tmp_path / "out", [photo], "--filter", "--captioner", "pocket", "--clip", "pocket") == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..category_filter import CategoryFilter
+    from ..profiles import Profile
     from ..segmenter import DiffSegmenter, Segmentation
     from ..support.images import Photo
 
@@ -98,6 +99,7 @@ def run(o: argparse.Namespace) -> int:
     for reason in left:
         print(f"error: {reason}", file=sys.stderr)
     failed, witness = len(left), CategoryFilter.of_profile(o.classes, profile, o.device) if o.filter else None
+    o.doubts = _doubting(profile, o) if witness is None and not o.coco else None
     if o.coco:
         return write_dataset(o, segmenter, photos, failed, witness)
     for path, folder in zip(photos, folders, strict=True):
@@ -181,6 +183,7 @@ def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, fo
     facts["notes"] = [
         *photo.notes,
         *(f"no {name}: {why}" for name, why in filtered.get("dropped", {}).items()),
+        *(o.doubts(photo.pixels) if o.doubts else ()),
         *o.merged,
         *found.notes,
         *segmenter.size_note(photo.pixels),
@@ -189,6 +192,24 @@ def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, fo
     save(found, photo, facts, folder, o.scores)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in found.areas.items())
     print(f"{folder}: {shares}" + "".join(f"\n  note: {note}" for note in facts["notes"]))
+
+
+def _doubting(profile: Profile, o: argparse.Namespace) -> Callable[[np.ndarray], list[str]] | None:
+    """Notes on the words that a picture may not hold, by the profile's CLIP; None where there is no CLIP on this machine, or nothing to compare."""
+    from ..evaluation.preflight import check_models
+    from ..vision_language import Clip
+
+    if len(o.classes) < 2 or any(one.state != "ready" for one in check_models(profile, ["clip"])):
+        return None
+    clip, least = Clip.load(profile.clip, o.device or profile.device, profile.pickled_weights), profile.absent_clip_threshold
+
+    def doubts(pixels: np.ndarray) -> list[str]:
+        [scores] = clip.similarities([pixels], o.classes)
+        shares = [float(score) / float(scores.max()) if scores.max() > 0 else 1.0 for score in scores]
+        said = "of the best word, and every word is painted somewhere; --filter asks first"
+        return [f"perhaps no {name}: CLIP scores it {share:.2f} {said}" for name, share in zip(o.classes, shares, strict=True) if share < least]
+
+    return doubts
 
 
 def present_words(witness: CategoryFilter, pixels: np.ndarray) -> tuple[tuple[str, ...], dict[str, Any]]:
