@@ -226,7 +226,7 @@ def replaced_processors(unet: nn.Module, make: Callable[[str, Any, Any], Any]) -
 @contextmanager
 def record_attention(
     unet: nn.Module,
-    token_weights: Float[Tensor, "b l"] | None,
+    token_weights: Float[Tensor, "b *c l"] | None,
     *,
     self_attention: str = "finest",
     heads: bool = False,

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import torch
 
 from ..baselines.base import Method
-from ..baselines.registry import METHODS, make_method
 from ..category_filter import CategoryFilter
 from ..config import RECIPES
 from ..data import READERS, Dataset, LabelError, released_words
@@ -26,6 +25,7 @@ from ..support.identity import describe_code, digest_files, model_key
 from ..support.settings import NotNegativeInteger, Seed, Texts, one_of, settings
 from .evaluator import evaluate_image
 from .labels import check_coverage, dictionaries_of
+from .methods import METHODS, make_method
 from .run_store import Row, Run, pending_ids
 from .sources import open_dataset
 
@@ -44,8 +44,8 @@ class Job:
         order: Order of Context's labels, "alphabetical" or "original", where the tree does not tell.
         labels: One of ``diffseg_lib.evaluation.labels.LABELS``, or a JSON file.
         labels_from: Dictionaries of a JSON file, as :func:`~diffseg_lib.evaluation.labels.read_labels` takes them.
-        method: Name of the method, as :func:`~diffseg_lib.baselines.registry.make_method` takes it.
-        model: Source of the method's own model, as :func:`~diffseg_lib.baselines.registry.make_method` takes it; "" is the method's usual one.
+        method: Name of the method, as :func:`~diffseg_lib.evaluation.methods.make_method` takes it.
+        model: Source of the method's own model, as :func:`~diffseg_lib.evaluation.methods.make_method` takes it; "" is the method's usual one.
         profile: Name, file or folder of the profile.
         captioner: Source of a BLIP in place of the profile's; "" is the profile's.
         clip: Source of a CLIP in place of the profile's; "" is the profile's.
@@ -113,7 +113,7 @@ class Job:
             "config": asdict(replace(segmenter.resolved, threshold=None)),
             "clip_relative": profile.relative_clip_threshold,
             "caption_similarity": profile.text_similarity_threshold,
-            "models": {name: model_key(source, name) for name, source in sources.items() if source},
+            "models": {name: digest_files([Path(source)]) if Path(source).is_file() else model_key(source, name) for name, source in sources.items() if source},
             "dataset": dataset.name,
             "data": dataset.fingerprint(whole=True, strict=self.strict),
             "names": list(dataset.names),

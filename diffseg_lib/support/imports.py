@@ -20,7 +20,7 @@ _BELOW: dict[str, frozenset[str]] = {
     "data": frozenset({"support"}),
     "pocket": frozenset({"data", "support"}),
     "baselines": frozenset({METHOD, "support"}),
-    "refinements": frozenset({METHOD, "support"}),
+    "refinements": frozenset({METHOD, "support", "baselines"}),
     "evaluation": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements"}),
     "applications": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation"}),
     "pocket.training": frozenset({METHOD, "support", "data", "pocket", "baselines", "refinements", "evaluation"}),

@@ -17,7 +17,8 @@ from .axes import INK, grid
 FLOORS = (
     ("support",),
     (METHOD, "data"),
-    ("baselines", "refinements", "pocket"),
+    ("baselines", "pocket"),
+    ("refinements",),
     ("evaluation",),
     ("applications", "pocket.training"),
     ("experiments", "book"),
