@@ -33,9 +33,8 @@ def diffseg(recording: Recording, grid: int = 16, limit: float = 1.0, rounds: in
             f"grid {grid}, limit {limit}, rounds {rounds}, {len(recording.queries)} layers: expected at least 1, above 0, at least 1, and one layer"
         )
     (h, w), operator = recording.finest_size, aggregate(recording)
-    places = [(torch.linspace(0, side - 1, min(grid, side)).round().long()) for side in (h, w)]
-    anchors = (places[0][:, None] * w + places[1]).flatten().tolist()
-    proposals = torch.cat([operator.rows(place, place + 1) for place in anchors])
+    down, across = (torch.linspace(0, side - 1, min(grid, side)).round().long().tolist() for side in (h, w))
+    proposals = torch.cat([operator.rows(y * w, (y + 1) * w)[across] for y in down])
     sums, counts = torch.zeros_like(proposals), proposals.new_zeros(len(proposals), 1)
     for _, rows in operator.chunks():
         near = (divergence(proposals, rows) <= limit).to(rows)
@@ -70,7 +69,7 @@ def aggregate(recording: Recording) -> Operator:
 
 
 def divergence(some: Float[Tensor, "a n"], others: Float[Tensor, "b n"]) -> Float[Tensor, "a b"]:
-    """(KL(p, q) + KL(q, p)) / 2 of every two distributions, in nats."""
+    """D = (KL(p, q) + KL(q, p)) / 2 of every two distributions, in nats."""
     tiny = torch.finfo(some.dtype).tiny
     log_some, log_others = some.clamp_min(tiny).log(), others.clamp_min(tiny).log()
     own = (some * log_some).sum(1)[:, None] + (others * log_others).sum(1)
