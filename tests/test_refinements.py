@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from diffseg_lib.cli.evaluate import METHOD_NAMES
 from diffseg_lib.cli.main import main
 from diffseg_lib.config import Config
 from diffseg_lib.evaluation.methods import METHODS, make_method
@@ -358,4 +360,7 @@ def test_what_a_refinement_cannot_use_is_refused(backbone):
         iseg(Recording(size=SIZE, finest_size=SIZE), MAPS)
     with pytest.raises(ValueError, match=r"projections=\('self',\)"):
         diffcut(Recording(size=SIZE, finest_size=SIZE))
-    assert set(REFINEMENTS) <= set(METHODS)
+
+
+def test_the_program_names_every_method():
+    assert set(re.split(r", (?:or of what came after the paper: )?| and |: ", METHOD_NAMES)) == set(METHODS)

@@ -30,7 +30,7 @@ Rows are kept in DIR/runs, part by part: after an interruption, a kill or a full
 same counts. An image that cannot be read becomes an error row, and there is no headline figure then.
 """
 METHOD_NAMES = (
-    "diffsegmenter, cross, daam, elbo, denseclip and groupvit, or of what came after the paper: iseg, cliper, faseg, chains, nerve, goca, heads, elbo-t2i, "
+    "diffsegmenter, cross, daam, elbo, denseclip, groupvit, or of what came after the paper: iseg, cliper, faseg, chains, nerve, goca, heads, elbo-t2i, "
     "diffcut, text-to-seed and diffseg"
 )
 EXAMPLE = "diffseg evaluate --dataset voc --labels filter --method diffsegmenter --limit 100 --out found"
