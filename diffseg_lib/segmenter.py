@@ -316,13 +316,20 @@ class DiffSegmenter:
                 first.setdefault(timestep, recording)
             return recording.by_resolution(), recording.cross, fused, completed
 
-        calls = list(self._calls(prompts, embeddings, token_weights, class_batch))
+        calls = list(self.calls(prompts, embeddings, token_weights, class_batch))
         return _gather([one(timestep, *call) for call in calls for timestep in self.timesteps], len(self.timesteps))
 
-    def _calls(
+    def calls(
         self, prompts: Sequence[Prompt], embeddings: Tensor, token_weights: Tensor, class_batch: int
     ) -> Iterator[tuple[tuple[Tensor, Tensor], dict[str, Tensor]]]:
-        """Embeddings and token weights of each UNet call, and its further options of :meth:`attend`; the classes come in their order."""
+        """Embeddings and token weights of each UNet call, and its further options of :meth:`attend`; the classes come in their order.
+
+        Args:
+            prompts: One prompt a class, as :meth:`prompts` makes them.
+            embeddings: Embeddings of the prompts, as :meth:`embed` makes them.
+            token_weights: Token weights of the prompts, as :meth:`embed` makes them.
+            class_batch: Number of classes in one call at most; a sentence that names several is one call.
+        """
         if self.config.one_pass == "joint":
             for _, sentence in groupby(range(len(prompts)), lambda i: prompts[i].text):
                 rows = list(sentence)
@@ -330,7 +337,7 @@ class DiffSegmenter:
             return
         driving = self._driving_embedding(prompts) if self.config.one_pass == "side" else None
         for some, weights in zip(embeddings.split(class_batch), token_weights.split(class_batch), strict=True):
-            yield ((some, weights), {}) if driving is None else ((driving, weights), {"side_prompts": some})
+            yield ((some, weights), {}) if driving is None else ((driving, weights), {"side_prompts": some[:, : weights.shape[-1]]})
 
     def _driving_embedding(self, prompts: Sequence[Prompt]) -> Tensor:
         """Embedding that drives the UNet beside side prompts, 1 l d: the mean of those of the sentences that name all classes."""

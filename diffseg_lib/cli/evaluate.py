@@ -29,6 +29,10 @@ intervals, confusion and costs. DIR gets summary.json, images.csv with a row an 
 Rows are kept in DIR/runs, part by part: after an interruption, a kill or a full disk the same command goes on, and ends with the
 same counts. An image that cannot be read becomes an error row, and there is no headline figure then.
 """
+METHOD_NAMES = (
+    "diffsegmenter, cross, daam, elbo, denseclip, groupvit, or of what came after the paper: iseg, cliper, faseg, chains, nerve, goca, heads, elbo-t2i, "
+    "diffcut, text-to-seed and diffseg"
+)
 EXAMPLE = "diffseg evaluate --dataset voc --labels filter --method diffsegmenter --limit 100 --out found"
 
 
@@ -39,8 +43,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--out", required=True)
     share(parser, "--root", "--split", "--limit")
     share(parser, "--labels", "--labels-from")
-    parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help="One of diffsegmenter, cross, daam, elbo, denseclip and groupvit.")
-    parser.add_argument("--model", default="", metavar="PATH", help="The model of denseclip or groupvit, in place of the profile's CLIP.")
+    parser.add_argument("--method", default="diffsegmenter", metavar="NAME", help=f"One of {METHOD_NAMES}.")
+    parser.add_argument(
+        "--model",
+        default="",
+        metavar="PATH",
+        help="What the method reads of its own: denseclip's, diffcut's and diffseg's CLIP in place of the profile's, groupvit's model, or the file of heads.",
+    )
     share(parser, "--profile", "--recipe", "--one-pass")
     share(
         parser,
@@ -61,10 +70,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(o: argparse.Namespace) -> int:
     """Evaluate; 1 if images failed and there is no headline figure."""
-    from ..baselines.registry import check_method
     from ..evaluation.evaluator import choose_threshold, save, summarise
     from ..evaluation.jobs import Job, make_segmenter
     from ..evaluation.labels import LABELS, check_coverage, check_labels, dictionaries_of
+    from ..evaluation.methods import check_method, reads_clip
     from ..evaluation.preflight import require
     from ..evaluation.thresholds import fixed_threshold
     from ..support.executors import cores, open_executor
@@ -74,7 +83,7 @@ def run(o: argparse.Namespace) -> int:
     started = time.perf_counter()
     check_method(o.method)
     check_labels(o.labels, o.labels_from)
-    needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (o.method == "denseclip" and not o.model)}
+    needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (reads_clip(o.method) and not o.model)}
     require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
     check_device(o.device)
     given = {key: getattr(o, key) for key in ("split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}

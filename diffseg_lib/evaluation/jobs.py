@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import torch
 
 from ..baselines.base import Method
-from ..baselines.registry import METHODS, make_method
 from ..category_filter import CategoryFilter
 from ..config import ONE_PASS, RECIPES
 from ..data import READERS, Dataset, LabelError, released_words
@@ -26,6 +25,7 @@ from ..support.identity import describe_additions, describe_code, digest_files, 
 from ..support.settings import NotNegativeInteger, Seed, Texts, one_of, settings
 from .evaluator import evaluate_image
 from .labels import check_coverage, dictionaries_of
+from .methods import METHODS, make_method
 from .run_store import Row, Run, pending_ids
 from .sources import open_dataset
 
@@ -44,8 +44,8 @@ class Job:
         order: Order of Context's labels, "alphabetical" or "original", where the tree does not tell.
         labels: One of ``diffseg_lib.evaluation.labels.LABELS``, or a JSON file.
         labels_from: Dictionaries of a JSON file, as :func:`~diffseg_lib.evaluation.labels.read_labels` takes them.
-        method: Name of the method, as :func:`~diffseg_lib.baselines.registry.make_method` takes it.
-        model: Source of the method's own model, as :func:`~diffseg_lib.baselines.registry.make_method` takes it; "" is the method's usual one.
+        method: Name of the method, as :func:`~diffseg_lib.evaluation.methods.make_method` takes it.
+        model: Source of the method's own model, as :func:`~diffseg_lib.evaluation.methods.make_method` takes it; "" is the method's usual one.
         profile: Name, file or folder of the profile.
         captioner: Source of a BLIP in place of the profile's; "" is the profile's.
         clip: Source of a CLIP in place of the profile's; "" is the profile's.

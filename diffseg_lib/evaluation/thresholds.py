@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..config import Config, configure
+from ..refinements.registry import REFINEMENTS
 from ..support.provenance import committed_json
 from .jobs import Job
 
-DIFFUSION = ("diffsegmenter", "cross", "daam", "elbo")  # methods that read the configuration
+DIFFUSION = ("diffsegmenter", "cross", "daam", "elbo", *REFINEMENTS)  # methods that read the configuration
 
 
 def fixed_threshold(given: str, job: Job) -> tuple[float, str]:

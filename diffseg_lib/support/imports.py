@@ -22,7 +22,7 @@ _BELOW: dict[str, frozenset[str]] = {
     "pocket": frozenset({"data", "support"}),
     "fetching": frozenset({METHOD, "support", "data"}),
     "baselines": frozenset({METHOD, "support", "weights"}),
-    "refinements": frozenset({METHOD, "support", "weights"}),
+    "refinements": frozenset({METHOD, "support", "weights", "baselines"}),
     "evaluation": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements"}),
     "applications": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation"}),
     "pocket.training": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation"}),

@@ -1,0 +1,46 @@
+"""All methods that can be evaluated, by their names: the baselines and the refinements that came after the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from ..baselines import registry
+from ..baselines.base import Method
+from ..refinements.registry import REFINEMENTS, make_refined
+from ..segmenter import DiffSegmenter
+from ..support.errors import nearest
+
+METHODS: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {**registry.METHODS, **{name: partial(make_refined, name) for name in REFINEMENTS}}
+
+
+def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method:
+    """A method by its name.
+
+    Args:
+        name: The method's name, a key of :data:`METHODS`.
+        segmenter: The diffusion model, its profile naming the CLIP beside it; a rival's own model runs on its device.
+        source: What the method reads beside it, as :func:`~diffseg_lib.baselines.registry.make_method` and
+            :func:`~diffseg_lib.refinements.registry.make_refined` take it; "" is the usual one.
+
+    Raises:
+        ValueError: On an unknown name.
+    """
+    return METHODS[check_method(name)](segmenter, source)
+
+
+def check_method(name: str) -> str:
+    """The name itself, if a method has it.
+
+    Raises:
+        ValueError: If it is none of :data:`METHODS`.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: expected {', '.join(METHODS)}; {nearest(name, list(METHODS))}")
+    return name
+
+
+def reads_clip(name: str) -> bool:
+    """Whether a method reads a CLIP unless it is given a model of its own."""
+    return name == "denseclip" or (name in REFINEMENTS and REFINEMENTS[name].unsupervised)
