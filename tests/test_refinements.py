@@ -151,7 +151,7 @@ def test_propagation_on_the_simplest_terms_is_the_plain_application():
 
 
 def test_squares_at_several_resolutions_are_weighed_and_added():
-    made, weights = recording(), {2: 0.75, 1: 0.25, 8: 3.0}  # nothing attends at a stride of 8
+    made, weights = recording(), {2: 1.5, 1: 0.5, 8: 3.0}  # nothing attends at a stride of 8
     coarse = normalise(complete(resize(MAPS, (2, 3)), *made.self_attention()[2, 3], iterations=2))
     fine = normalise(complete(MAPS, *made.finest(), iterations=2))
     torch.testing.assert_close(fa_seg(made, MAPS, weights), 0.75 * resize(coarse, SIZE) + 0.25 * fine)
@@ -232,6 +232,8 @@ def test_cuts_part_what_is_apart_and_leave_whole_what_is_one():
     assert sorted(sorted(part.tolist()) for part in cut_recursively(matrix)) == [[0, 1, 2], [3, 4], [5, 6]]
     part, value = best_cut(matrix)
     assert value == pytest.approx(normalised_cut(matrix, part)) and value < 0.1
+    loose = 0.05 + 0.95 * torch.block_diag(torch.ones(2, 2), torch.ones(4, 4))
+    assert sorted(best_cut(loose)[0].tolist()) in ([False] * 2 + [True] * 4, [False] * 4 + [True] * 2) and best_cut(loose)[1] < 0.3
     assert len(cut_recursively(torch.ones(4, 4))) == 1 and len(cut_recursively(matrix, limit=0)) == 1
 
 
@@ -277,7 +279,7 @@ def test_seeds_spread_to_their_own_side_of_the_picture():
     found = text_to_seed(made, torch.zeros(2, *SIZE))
     halves = left.reshape(SIZE) > 0
     assert (found[0] > 0)[halves].all() and (found[1] > 0)[~halves].all()
-    assert not ((found[0] > 0) & (found[1] > 0)).any()
+    torch.testing.assert_close(found[0][~halves], torch.full((12,), -1.0), atol=1e-3, rtol=0)  # where all negative seeds are
 
 
 # -- as methods --
