@@ -80,7 +80,7 @@ def test_segment(folder, photo, tmp_path, dtype):
     for device in (CARD, "cpu") if dtype == "float32" else (CARD,):
         assert main([*command, "--device", device, "--dtype", dtype, "--out", str(tmp_path / device)]) == 0
     scores = np.load(tmp_path / CARD / "scores.npz")["scores"]
-    assert scores.dtype == np.float32 and np.isfinite(scores).all() and len(list((tmp_path / CARD).iterdir())) == 6
+    assert scores.dtype == np.float16 and np.isfinite(scores).all() and len(list((tmp_path / CARD).iterdir())) == 6
     if dtype == "float32":
         np.testing.assert_allclose(scores, np.load(tmp_path / "cpu" / "scores.npz")["scores"], atol=1e-3)
 

@@ -244,8 +244,9 @@ def test_group_vit_scores_are_the_images_size_and_in_the_order_asked(group_vit_f
     assert one.scores.min() == 0 and one.scores.max() == 1
     np.testing.assert_allclose(one.scores, other.scores[[2, 0, 1]], atol=1e-5)
     assert np.abs(one.scores[0] - one.scores[1]).max() > 0.01
+    np.testing.assert_array_equal(method(picture, "house").scores, method(picture, ["house"]).scores)
     with pytest.raises(ValueError, match="at least one name"):
-        method(picture, "house")
+        method(picture, [])
 
 
 def test_group_vit_scores_are_its_own_segmentation(group_vit_folder):

@@ -76,7 +76,6 @@ def sums(tmp_path, monkeypatch) -> Path:
     [
         (["-p", "sead", "1"], "did you mean seed"),
         (["-p", "seed", "one"], "expects int"),
-        (["-y", "classes: house"], "expects list[str]"),
         (["-y", "classes: [1, 2]"], "expects list[str]"),
         (["-y", "house"], "expects a YAML mapping"),
         (["--profile", "pokcet"], "no profile file"),

@@ -62,7 +62,7 @@ def test_a_file_brings_its_settings_over_those_of_the_folder(pipeline_folder, tm
     [
         ("settings: {}", "expected 'settings' with at least a 'source'"),
         ("profile: x", "expected 'settings'"),
-        ("settings: {source: a/b, hue: red}", "is not a profile: unknown setting 'hue' of Profile: known: captioner, "),
+        ("settings: {source: a/b, hue: red}", "is not a profile: unknown setting 'hue' of Profile: known: absent_clip_threshold, captioner, "),
         ("settings: {source: a/b, weights: 3}", "is not a profile: weights 3: expected a mapping of strides"),
         ("settings: [", "is not a profile"),
     ],

@@ -20,6 +20,7 @@ from diffseg_lib.baselines.attention import Attention
 from diffseg_lib.baselines.elbo import ElboMethod
 from diffseg_lib.config import Config, recipe
 from diffseg_lib.evaluation.jobs import Job
+from diffseg_lib.evaluation.methods import METHODS
 from diffseg_lib.pocket.training.fitting import Schedule
 from diffseg_lib.profiles import Profile
 from diffseg_lib.segmenter import DiffSegmenter
@@ -73,7 +74,7 @@ TIMESTEPS = "expected a list of at least one integer of at least 0"
         (Profile, {"relative_clip_threshold": 97}, f"relative_clip_threshold 97: {SHARE}"),
         (Profile, {"timestep": 5}, "unknown setting 'timestep' of Profile: did you mean timesteps?"),
         (Job, {"dataset": "vok"}, "dataset 'vok': expected voc, context, object; did you mean voc?"),
-        (Job, {"method": "dam"}, "method 'dam': expected diffsegmenter, cross, daam, elbo, denseclip, groupvit; did you mean daam?"),
+        (Job, {"method": "dam"}, f"method 'dam': expected {', '.join(METHODS)}; did you mean daam?"),
         (Job, {"order": "reverse"}, "order 'reverse': expected '', alphabetical, original"),
         (Job, {"limit": -1}, "limit -1: expected an integer of at least 0"),
         (Job, {"threads": -1}, "threads -1: expected an integer of at least 0"),

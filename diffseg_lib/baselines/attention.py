@@ -27,7 +27,13 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
     maps = {"diffsegmenter": kept.completed, "cross": kept.fused, "daam": daam_maps(kept.layers, (kept.fused.shape[1], kept.fused.shape[2]))}
     calls = segmenter.unet_rows(classes) * len(segmenter.timesteps)
     norm = segmenter.config.final_norm
-    return {name: Prediction(to_numpy(upsample(one, image.shape[:2], norm)), calls, found.notes) for name, one in maps.items()}
+    notes = _of_the_picture(segmenter, found.notes)
+    return {name: Prediction(to_numpy(upsample(one, image.shape[:2], norm)), calls, notes) for name, one in maps.items()}
+
+
+def _of_the_picture(segmenter: DiffSegmenter, notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes without those on the model, which are of no picture."""
+    return tuple(note for note in notes if note not in segmenter.backbone.notes)
 
 
 @settings
@@ -49,5 +55,5 @@ class Attention:
         """Scores of an image (H W 3, uint8), min-maxed by class; UNet evaluations are one a class and timestep."""
         if self.kind == "diffsegmenter":  # reads fewer layers than the other maps do
             found = self.segmenter.segment(image, classes, merge=False)
-            return Prediction(found.scores, self.segmenter.unet_rows(classes) * len(self.segmenter.timesteps), found.notes)
+            return Prediction(found.scores, self.segmenter.unet_rows(classes) * len(self.segmenter.timesteps), _of_the_picture(self.segmenter, found.notes))
         return attention_scores(self.segmenter, image, classes)[self.kind]

@@ -94,6 +94,8 @@ def run(o: argparse.Namespace) -> int:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
     for inside in inner_folders(o.photos):
         print(f"note: {inside} is a folder inside a given one and is not looked into: give it, too, if its pictures are wanted", file=sys.stderr)
+    for note in segmenter.backbone.notes:
+        print(f"note: {note}", file=sys.stderr)
     for merged in o.merged:
         print(f"note: {merged}", file=sys.stderr)
     for reason in left:
@@ -191,7 +193,7 @@ def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, fo
     facts["seconds"] = round(time.perf_counter() - started, 3)
     save(found, photo, facts, folder, o.scores)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in found.areas.items())
-    print(f"{folder}: {shares}" + "".join(f"\n  note: {note}" for note in facts["notes"]))
+    print(f"{folder}: {shares}" + "".join(f"\n  note: {note}" for note in facts["notes"] if note not in segmenter.backbone.notes))
 
 
 def _doubting(profile: Profile, o: argparse.Namespace) -> Callable[[np.ndarray], list[str]] | None:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -248,7 +247,9 @@ def open_heic() -> bool:
     """Let Pillow open HEIC, if the package pillow-heif is installed; returns whether it is."""
     if find_spec("pillow_heif") is None:
         return False
-    import_module("pillow_heif").register_heif_opener()
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
     return True
 
 
