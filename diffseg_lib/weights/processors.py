@@ -19,7 +19,7 @@ def find_processor(name: str, kind: str, folder: Path, config: Any) -> tuple[Any
 
     Args:
         name: Name of its class, "CLIPProcessor" or "BlipProcessor".
-        kind: Kind of the model, of :data:`~diffseg_lib.weights.parts.KINDS`.
+        kind: Kind of the model, of ``diffseg_lib.weights.parts.KINDS``.
         folder: Folder of the model.
         config: Settings of the model.
 
