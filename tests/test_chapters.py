@@ -13,8 +13,8 @@ import pytest
 from diffseg_lib.book.run import notebooks_dir
 
 QUICK = {
-    "00_quickstart": {},
-    "09_benchmark": {"datasets": ["voc"], "train_images": 1, "images": 2},
+    "01_quickstart": {},
+    "11_benchmark": {"datasets": ["voc"], "train_images": 1, "images": 2},
     "10_ablation": {"train_images": 1, "images": 2},
 }
 
@@ -33,7 +33,7 @@ def folders(family_folders, tmp_path_factory):
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 @pytest.mark.parametrize("chapter", QUICK)
 def test_a_chapter_runs_on_a_pipeline_of_each_family(folders, family, chapter, tmp_path):
-    parameters = QUICK[chapter] | {"profile": str(folders / family), "out": str(tmp_path)} | ({} if chapter == "00_quickstart" else {"data_root": "pocket"})
+    parameters = QUICK[chapter] | {"profile": str(folders / family), "out": str(tmp_path)} | ({} if chapter == "01_quickstart" else {"data_root": "pocket"})
     given = [part for name, value in parameters.items() for part in ("-y", json.dumps({name: value}))]
     source, target = notebooks_dir() / f"{chapter}.ipynb", tmp_path / "done.ipynb"
     done = subprocess.run([sys.executable, "-m", "papermill", str(source), str(target), "--no-progress-bar", *given], capture_output=True, text=True)

@@ -15,7 +15,7 @@ from diffseg_lib.support.files import to_plain, write_json
 from diffseg_lib.support.identity import describe_models
 from diffseg_lib.support.paths import data_dir
 
-CLAIM = Claim("a beats b", "Table 1", "09_benchmark", "some", ("a_minus_b", "a_minus_c"), "+1")
+CLAIM = Claim("a beats b", "Table 1", "11_benchmark", "some", ("a_minus_b", "a_minus_c"), "+1")
 
 
 def fill_template(folder, images=500, seeds=(0,), **effects):
@@ -100,7 +100,7 @@ def test_the_ledger_is_written_as_a_list(tmp_path):
 
 
 def test_the_committed_ledger_follows_from_the_committed_results():
-    """Run ``python -m diffseg_lib.book run 12_claims`` after new results."""
+    """Run ``python -m diffseg_lib.book run 21_claims`` after new results."""
     assert json.loads((data_dir() / "results" / "claims.json").read_text()) == to_plain(ledger())
 
 

@@ -384,13 +384,13 @@ def test_every_number_that_prose_cites_is_given():
 
     given = {
         "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
-        "11_qualitative": qualitative.numbers(committed_result("qualitative", "pocket", QualitativeResult).result),
-        "12_claims": claims.numbers(claims.ledger()),
-        "15_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
-        "16_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),
-        "17_network": network.numbers(committed_result("network", "pocket", NetworkResult).result),
-        "18_editing": edits.numbers(committed_result("edits", "pocket", EditResult).result),
-        "09_benchmark": benchmark.numbers({name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}, "filter"),
+        "12_qualitative": qualitative.numbers(committed_result("qualitative", "pocket", QualitativeResult).result),
+        "21_claims": claims.numbers(claims.ledger()),
+        "17_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
+        "13_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),
+        "14_network": network.numbers(committed_result("network", "pocket", NetworkResult).result),
+        "15_editing": edits.numbers(committed_result("edits", "pocket", EditResult).result),
+        "11_benchmark": benchmark.numbers({name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}, "filter"),
     }
     for chapter, numbers in given.items():
         cells = nbformat.read(notebooks_dir() / f"{chapter}.ipynb", 4).cells

@@ -146,7 +146,7 @@ CHAPTERS = [path for path in runner.all_notebooks() if any(call in opening(path)
 
 
 def test_every_chapter_but_the_ledger_loads_a_profile():
-    assert [path.stem for path in runner.all_notebooks() if path not in CHAPTERS] == ["12_claims"]
+    assert [path.stem for path in runner.all_notebooks() if path not in CHAPTERS] == ["21_claims"]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -164,7 +164,7 @@ def test_every_chapter_takes_every_profile_and_says_what_is_missing(chapter, nam
     told = str(error.value)
     assert told.startswith(f"profile '{name}' cannot run yet:\n- diffusion model: {load_profile(name).source} is not on this machine: fetch it once, online")
     assert ("VOCdevkit" in told) == reads
-    assert ("- CLIP" in told) == (chapter.stem in ("08_words", "09_benchmark", "11_qualitative", "17_network", "18_editing", "19_folder"))
+    assert ("- CLIP" in told) == (chapter.stem in ("06_words", "11_benchmark", "12_qualitative", "14_network", "15_editing", "16_folder"))
 
 
 def test_parameters_of_several_chapters_go_to_those_that_have_them(monkeypatch, capsys):
@@ -176,10 +176,10 @@ def test_parameters_of_several_chapters_go_to_those_that_have_them(monkeypatch, 
 
     monkeypatch.setattr("diffseg_lib.book.run.run", run)
     assert main(["book", "run", "--profile", "sdxl", "-p", "data_root", "DIR"]) == 0
-    assert given["00_quickstart"] == {"profile": "sdxl"} and given["10_ablation"] == {"profile": "sdxl", "data_root": "DIR"}
+    assert given["01_quickstart"] == {"profile": "sdxl"} and given["10_ablation"] == {"profile": "sdxl", "data_root": "DIR"}
     assert main(["book", "run", "--profile", "sdxl", "-p", "data_rot", "DIR"]) == 2
     assert "did you mean data_root" in capsys.readouterr().err
-    assert main(["book", "run", "00_quickstart", "-p", "data_root", "DIR"]) == 2  # asked of one chapter that has none
+    assert main(["book", "run", "01_quickstart", "-p", "data_root", "DIR"]) == 2  # asked of one chapter that has none
 
 
 # -- models that wait in main memory

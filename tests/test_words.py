@@ -69,7 +69,7 @@ def test_a_text_is_a_list_wherever_classes_are_taken(backbone, picture, pipeline
     assert segmenter.segment(picture, ["house", "houses"], merge=False).classes == ("house", "houses")  # a data set's own
     Image.fromarray(picture).save(tmp_path / "photo.png")
     assert photo_or_scene(str(tmp_path / "photo.png"), "house").classes == ("house",)
-    chapter = repository_root() / "notebooks" / "00_quickstart.ipynb"
+    chapter = repository_root() / "notebooks" / "01_quickstart.ipynb"
     for text, names in (("dog", ["dog"]), ("dog, cat", ["dog", "cat"]), ("[dog, cat]", ["dog", "cat"])):
         assert parameters_for(chapter, {}, {}, {"classes": text}) == {"classes": names}
     assert main(["segment", str(tmp_path / "photo.png"), "--classes", "house,fish", "--profile", str(pipeline_folder), "--out", str(tmp_path / "out")]) == 0

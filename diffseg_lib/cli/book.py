@@ -18,7 +18,7 @@ RUN = """
 Run chapters with papermill into DIR, each unless what is there is current, by a hash of notebook, library, parameters and weights.
 Names and types of parameters are checked before anything starts; of several chapters each takes the parameters that it has.
 """
-RUN_EXAMPLE = 'diffseg book run 00_quickstart -p image photo.jpg -y "classes: [house, fish]" --out mine'
+RUN_EXAMPLE = 'diffseg book run 01_quickstart -p image photo.jpg -y "classes: [house, fish]" --out mine'
 CHECK = "Tell which chapters break their contract or hold outputs that are no longer current."
 COMPARE = "Tell where executed chapters say something else than their kept outputs, in the cells that are tagged nbval-check-output."
 BUILD = "Make the site from executed chapters, every warning an error; nothing is executed a second time."

@@ -12,7 +12,7 @@ from .options import page, share
 
 ABOUT = """
 Print every claim of the paper with its effect, its 95 % interval and its verdict, which follows by rule from the JSON that diffseg
-study wrote. Nothing is computed anew; chapter 12 shows the same ledger with its figure.
+study wrote. Nothing is computed anew; the chapter "The ledger" shows the same with its figure.
 """
 EXAMPLE = "diffseg claims --profile pocket --write"
 

@@ -46,7 +46,7 @@ class Claim:
     opposite: bool = False
 
 
-_A, _T, _E = "10_ablation", "07_timesteps", "02_elbo"
+_A, _T, _E = "10_ablation", "08_timesteps", "09_elbo"
 _W = "67.89 to 70.49: +2.60"  # what the paper's weights bring over equal ones
 CLAIMS: tuple[Claim, ...] = (
     Claim("Cross-attention alone localises the words", "Sec. 3.3, Table 4", _A, "ablation", ("fused_over_nothing",), "61.25 mIoU"),
@@ -62,8 +62,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("BLIP and “++” together beat the plain prompt", "Sec. 4.4, Table 4", _A, "ablation", ("both_on_plain",), "65.32 to 70.49: +5.17"),
     Claim("BLIP adds to “++”", "Sec. 4.4, Table 4", _A, "ablation", ("caption_on_emphasis",), "69.46 to 70.49: +1.03"),
     Claim("“++” adds to BLIP", "Sec. 4.4, Table 4", _A, "ablation", ("emphasis_on_caption",), "67.99 to 70.49: +2.50"),
-    Claim("Adjectives written into the prompt help", "Sec. 3.5", "06_prompts", "prompts", ("adjectives_fused_minus_plain",)),
-    Claim("Fusing the modifiers' maps helps", "Sec. 3.5", "06_prompts", "prompts", ("fused_minus_written",)),
+    Claim("Adjectives written into the prompt help", "Sec. 3.5", "07_prompts", "prompts", ("adjectives_fused_minus_plain",)),
+    Claim("Fusing the modifiers' maps helps", "Sec. 3.5", "07_prompts", "prompts", ("fused_minus_written",)),
     Claim("t = 100 beats t = 1", "Table 5", _T, "timesteps", ("t100_minus_t1",), "69.10 to 70.30: +1.20"),
     Claim("t = 100 beats its neighbours 50 and 150", "Table 5", _T, "timesteps", ("t100_minus_t50", "t100_minus_t150"), "+.36 and +.61"),
     Claim("Too much noise hurts", "Sec. 4.4", _T, "timesteps", ("t100_minus_t500",)),
@@ -71,11 +71,11 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("The ELBO baseline segments", "Sec. 3.1", _E, "elbo", ("elbo_over_nothing",)),
     Claim("The ELBO baseline needs many samples", "Sec. 3.1", _E, "elbo", ("most_minus_least",)),
     Claim("Attention beats the ELBO baseline", "Sec. 3.1, 3.2", _E, "benchmark_voc", ("over_elbo/image",)),
-    Claim("Beats dense CLIP on VOC", "Table 1", "09_benchmark", "benchmark_voc", ("over_denseclip/filter",), "60.1 against 38.8 (MaskCLIP)"),
+    Claim("Beats dense CLIP on VOC", "Table 1", "11_benchmark", "benchmark_voc", ("over_denseclip/filter",), "60.1 against 38.8 (MaskCLIP)"),
     Claim(
         "Beats dense CLIP on Context",
         "Table 1",
-        "09_benchmark",
+        "11_benchmark",
         "benchmark_context",
         ("over_denseclip/filter",),
         "27.5 against 23.6 (MaskCLIP)",
@@ -83,17 +83,17 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "Beats dense CLIP on COCO-Object",
         "Table 1",
-        "09_benchmark",
+        "11_benchmark",
         "benchmark_object",
         ("over_denseclip/filter",),
         "37.9 against 20.6 (MaskCLIP)",
     ),
-    Claim("Filtering the classes first is better than asking for all", "Sec. 3.6", "08_words", "benchmark_voc", ("filter_minus_all",)),
-    Claim("The union of BLIP and CLIP beats each alone", "Sec. 3.6", "08_words", "benchmark_voc", ("filter_minus_caption", "filter_minus_clip")),
+    Claim("Filtering the classes first is better than asking for all", "Sec. 3.6", "06_words", "benchmark_voc", ("filter_minus_all",)),
+    Claim("The union of BLIP and CLIP beats each alone", "Sec. 3.6", "06_words", "benchmark_voc", ("filter_minus_caption", "filter_minus_clip")),
     Claim(
         "Objects are segmented more completely than by a discriminative rival",
         "Sec. 4.2, Fig. 4",
-        "11_qualitative",
+        "12_qualitative",
         "qualitative",
         ("recall_ours_minus_rival",),
         metric="recall at 80 % precision, points",
@@ -101,7 +101,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "Boundaries are clearer than a discriminative rival's",
         "Sec. 4.2, Fig. 4",
-        "11_qualitative",
+        "12_qualitative",
         "qualitative",
         ("edges_ours_minus_rival",),
         metric="mIoU within 3 px of edges, points",
@@ -109,7 +109,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "Its pseudo-labels are better than a discriminative rival's",
         "Sec. 4.3, Table 2",
-        "17_network",
+        "14_network",
         "network",
         ("masks_ours_minus_rival",),
         "70.5 against 61.7 (MCTformer)",
@@ -117,7 +117,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "A network trained on its masks beats one trained on a discriminative rival's",
         "Sec. 4.3, Table 3",
-        "17_network",
+        "14_network",
         "network",
         ("ours_minus_rival",),
         "69.1 against 68.5 (ReCAM)",
@@ -125,7 +125,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "Its masks preserve the background of an edit better than Prompt-to-Prompt",
         "Sec. 4.5, Fig. 7",
-        "18_editing",
+        "15_editing",
         "edits",
         ("psnr_both_minus_plain",),
         metric="PSNR outside the thing, dB",
