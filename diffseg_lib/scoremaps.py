@@ -216,24 +216,27 @@ def label_rows(
     scaled = normalise(maps)  # refuses what is not finite, too
     maps, (height, width), h = (scaled if final_norm == "before" else maps), size, maps.shape[1]
     wide = resize(maps, (h, width))
+    at = ((torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) * (h / height) - 0.5).clamp(min=0)
+    above = at.long().clamp(max=h - 1)
 
-    def strip(top: int) -> Tensor:
-        at = ((torch.arange(top, min(top + rows, height), device=maps.device, dtype=maps.dtype) + 0.5) * (h / height) - 0.5).clamp(min=0)
-        low = at.long()
-        return (
-            wide[:, low] * (1 - (at - low))[:, None] + wide[:, (low + 1).clamp(max=h - 1)] * (at - low)[:, None] if h != height else wide[:, top : top + rows]
-        )
+    def scores(which: Tensor) -> Tensor:
+        share = (at[which] - above[which])[:, None]
+        low, high = wide.index_select(1, above[which]), wide.index_select(1, (above[which] + 1).clamp(max=h - 1))
+        return low.mul_(1 - share).add_(high.mul_(share))
 
-    low, high = maps.new_zeros(len(maps), 1, 1), maps.new_ones(len(maps), 1, 1)
+    low, span = maps.new_zeros(len(maps), 1, 1), maps.new_ones(len(maps), 1, 1)
     flat = torch.zeros_like(low, dtype=torch.bool)
+    every = torch.arange(height, device=maps.device)
     if final_norm == "after":
-        ends = torch.stack([torch.stack(torch.aminmax(strip(top).flatten(1), dim=1)) for top in range(0, height, rows)])
-        flat = constant_maps(torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)], dim=1)[..., None])[:, None, None]
-        low, high = ends[:, 0].amin(0)[:, None, None], torch.where(flat, 1 + ends[:, 0].amin(0)[:, None, None], ends[:, 1].amax(0)[:, None, None])
-        scaled = torch.where(flat, 0, (maps - low) / (high - low))
+        turns = above.diff() != 0  # linear between two rows of the map: the extremes are at the first or the last row of the image there
+        ends = torch.cat([every[:1], every[1:][turns], every[:-1][turns], every[-1:]])
+        low, high = (end[:, None, None] for end in torch.aminmax(scores(ends).flatten(1), dim=1))
+        flat = constant_maps(torch.cat([low, high], dim=1))[:, None, None]
+        span = torch.where(flat, 1, high - low)
+        scaled = torch.where(flat, 0, (maps - low) / span)
     labels = torch.empty(height, width, dtype=torch.int32, device=maps.device)
-    for top in range(0, height, rows):
-        labels[top : top + rows] = label(torch.where(flat, 0, (strip(top) - low) / (high - low)), threshold)
+    for part in every.split(rows):
+        labels[part[0] : part[-1] + 1] = label(scores(part).sub_(low).div_(span).masked_fill_(flat, 0), threshold)
     return labels, scaled
 
 

@@ -210,15 +210,19 @@ def working_size(height: int, width: int, short_side: int, multiple: int) -> tup
 
 def overlay(pixels: np.ndarray, labels: np.ndarray, strength: float = 0.55) -> np.ndarray:
     """The picture with its labels laid over it, outlined in white: H W 3, uint8; made some rows at a time, to spare memory."""
-    colours, drawn = strength * np.array(PALETTE), np.empty_like(pixels)
+    values, drawn = np.arange(256), np.empty_like(pixels)
+    numbers = np.arange(max(labels.max(initial=0), 0) + 1)
+    colours = np.where(numbers > 0, (numbers - 1) % (len(PALETTE) - 1) + 1, 0)
+    mixed = ((1 - strength) * values + strength * np.array(PALETTE)[colours].T[..., None]).round().astype(np.uint8)  # channels, labels, values
+    mixed[:, 0] = values
     for top in range(0, len(labels), ROWS):
         rows, above = labels[top : top + ROWS], labels[max(top - 1, 0) : top + ROWS]
-        inside, edge = rows > 0, (above[1:] != above[:-1] if top else np.vstack([np.zeros_like(rows[:1], bool), rows[1:] != rows[:-1]]))
+        edge = above[1:] != above[:-1] if top else np.vstack([np.zeros_like(rows[:1], bool), rows[1:] != rows[:-1]])
         edge[:, 1:] |= rows[:, 1:] != rows[:, :-1]
-        mixed = pixels[top : top + ROWS].copy()
-        mixed[inside] = ((1 - strength) * mixed[inside] + colours[(rows[inside] - 1) % (len(PALETTE) - 1) + 1]).round().astype(np.uint8)
-        mixed[edge] = 255
-        drawn[top : top + ROWS] = mixed
+        start = rows.astype(np.intp) * 256
+        for channel, table in enumerate(mixed):
+            drawn[top : top + ROWS, :, channel] = table.take(start + pixels[top : top + ROWS, :, channel])
+        drawn[top : top + ROWS][edge] = 255
     return drawn
 
 
@@ -354,8 +358,9 @@ def coco_segments(labels: np.ndarray, classes: Sequence[str]) -> list[dict[str, 
     from pycocotools import mask as runs
 
     found: list[dict[str, Any]] = []
+    upright = np.asfortranarray(labels, np.min_scalar_type(len(classes)))  # runs go down the columns
     for i, name in enumerate(classes, start=1):
-        coded = runs.encode(np.asfortranarray((labels == i).astype(np.uint8)))
+        coded = runs.encode((upright == i).view(np.uint8))
         if area := int(runs.area(coded)):
             segmentation = {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode("ascii")}
             box = [float(value) for value in runs.toBbox(coded)]
