@@ -69,8 +69,9 @@ class Profile:
         clip: Source of the CLIP beside the model.
         relative_clip_threshold: Share of the best class's CLIP score that keeps a class (see :mod:`diffseg_lib.category_filter`).
         absent_clip_threshold: Share of the best word's CLIP score below which a word that was asked for is noted as perhaps not in the picture. The pocket's is
-            the largest, in steps of .05, that notes at most 5 % of the words present in 200 scenes of the train split (it notes 63 % of the absent ones);
-            the default lies between the cosines that CLIP usually gives to what is in a photo and what is not, and was chosen on no data.
+            the largest, in steps of .05, that notes at most 5 % of the words present in 200 scenes of the train split (it notes 63 % of the absent ones;
+            ``diffseg pocket measure absent``); the default lies between the cosines that CLIP usually gives to what is in a photo and what is not, and
+            was chosen on no data.
         text_similarity_threshold: CLIP text cosine at which a caption's word means a class (see :mod:`diffseg_lib.category_filter`).
         roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them; "pocket" is the pocket world's tree.
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.

@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from diffseg_lib.baselines.dense_clip import DenseClip, _pixels, mean_of_shifts, window_offsets
 from diffseg_lib.baselines.group_vit import GroupVit
-from diffseg_lib.baselines.registry import make_method
 from diffseg_lib.data.samples import VOID
+from diffseg_lib.evaluation.methods import make_method
 from diffseg_lib.evaluation.metrics import boundary_band, boundary_confusion, recall_at_precision
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.experiments.qualitative import (

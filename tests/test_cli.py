@@ -236,6 +236,8 @@ def test_a_word_that_may_not_be_in_the_picture_is_noted(tmp_path, capsys):
     notes = [note for note in json.loads((tmp_path / "result.json").read_text())["notes"] if note.startswith("perhaps no ")]
     assert len(notes) == 1 and notes[0].startswith("perhaps no cat: CLIP scores it -") and "--filter asks first" in notes[0]
     assert notes[0] in capsys.readouterr().out
+    assert main(["segment", str(photo), "--classes", "house", "car", "cat", "--no-doubts", "--out", str(tmp_path)]) == 0
+    assert "perhaps no " not in (tmp_path / "result.json").read_text()
 
 
 def test_with_no_word_left_all_is_background(pipeline_folder, photo, tmp_path, monkeypatch, capsys):

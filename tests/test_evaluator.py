@@ -14,12 +14,13 @@ import torch
 from diffseg_lib import DiffSegmenter
 from diffseg_lib.baselines.attention import Attention, attention_scores
 from diffseg_lib.baselines.base import Prediction
-from diffseg_lib.baselines.registry import METHODS, make_method
+from diffseg_lib.baselines.registry import METHODS
 from diffseg_lib.category_filter import CategoryFilter
 from diffseg_lib.cli.main import main
 from diffseg_lib.data import DataError
 from diffseg_lib.evaluation.evaluator import choose_threshold, evaluate_images, image_miou, requested_labels, save, summarise
 from diffseg_lib.evaluation.jobs import Job
+from diffseg_lib.evaluation.methods import make_method
 from diffseg_lib.evaluation.metrics import confusion, miou
 from diffseg_lib.evaluation.sources import open_dataset
 from diffseg_lib.evaluation.thresholds import fixed_threshold

@@ -1,6 +1,7 @@
 """The shipped models: loadable by the ordinary calls, small, half precision, and described by their cards."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from safetensors import safe_open
 
 from diffseg_lib.pocket.training.cards import card
-from diffseg_lib.pocket.training.measure import TARGETS, captions, clip_scores, load_clip, measure_vae
+from diffseg_lib.pocket.training.measure import TARGETS, captions, choose_absent, clip_scores, load_clip, measure_vae
 from diffseg_lib.pocket.training.pictures import classes_named
 from diffseg_lib.pocket.world import CLASS_NAMES, CLASSES, COLOURS, compose, paint
 from diffseg_lib.support.paths import models_dir
+from diffseg_lib.vision_language import Clip
 
 MODELS = models_dir()
 
@@ -78,3 +80,23 @@ def test_cards_say_what_was_measured(name):
 def test_every_target_was_measured():
     measured = json.loads((MODELS / "measurements.json").read_text())
     assert all(key in measured[name] and "command" in measured[name] for name, key, *_ in TARGETS)
+
+
+def test_the_share_below_which_a_word_counts_as_absent_doubts_few_that_are_present(tmp_path, monkeypatch):
+    """By a made-up CLIP that gives what is there .25 of its best and what is not .1, but for every tenth scene's, which it hardly sees."""
+    seen = iter(range(20))
+
+    def similarities(pictures, names):
+        i = next(seen)
+        present = [name in compose("train", i).classes for name in names]
+        scores = np.where(present, 0.25 if i % 20 else 0.05, 0.1)
+        scores[present.index(True)] = 1.0
+        return scores[None]
+
+    monkeypatch.setattr(Clip, "load", lambda *_: SimpleNamespace(similarities=similarities))
+    (tmp_path / "diffusion").mkdir()
+    (tmp_path / "diffusion" / "profile.json").write_text('{"name": "p", "source": "s"}')
+    found = choose_absent(tmp_path, 20)
+    assert found["chosen"] == 0.25 and json.loads((tmp_path / "diffusion" / "profile.json").read_text())["absent_clip_threshold"] == 0.25
+    assert found["noted"]["absent"]["share"] == 1 and 0 < found["noted"]["present"]["share"] <= 0.05
+    assert found["noted"]["absent"]["words"] + found["noted"]["present"]["words"] == 20 * len(CLASS_NAMES)

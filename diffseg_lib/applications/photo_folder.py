@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from ..category_filter import CategoryFilter
 from ..segmenter import DiffSegmenter, Segmentation
@@ -38,6 +39,32 @@ class LabelledFolder:
     photos: int
     annotations: dict[str, int]
     errors: dict[str, str]
+
+
+def segment_kept(
+    segmenter: DiffSegmenter, pixels: UInt8[np.ndarray, "H W 3"], classes: Sequence[str], kept: Sequence[str], intermediates: bool = False
+) -> Segmentation:
+    """A segmentation by all the classes of which those that were kept alone are looked for; the others' maps are 0, and labels keep their numbers.
+
+    Args:
+        segmenter: The diffusion model.
+        pixels: The picture.
+        classes: Names of all classes, in the order of the labels.
+        kept: Names that are looked for; with none of them all is background.
+        intermediates: Whether the intermediates of those are returned, too.
+    """
+    if not kept:
+        nothing, notes = np.zeros((len(classes), 1, 1), np.float32), ("none of the words is in the picture: all is background",)
+        labels = np.zeros(pixels.shape[:2], np.int32)
+        return Segmentation(labels, nothing, torch.from_numpy(nothing), segmenter.config.final_norm, tuple(classes), segmenter.threshold, notes)
+    found = segmenter.segment(pixels, kept, return_intermediates=intermediates)
+    if len(kept) == len(classes):
+        return found
+    places = [list(classes).index(name) for name in kept]
+    maps, completed = np.zeros((len(classes), *found.maps.shape[1:]), np.float32), found.completed.new_zeros(len(classes), *found.completed.shape[1:])
+    maps[places], completed[places] = found.maps, found.completed
+    numbers = np.array([0, *(place + 1 for place in places)], np.int32)
+    return replace(found, labels=numbers[found.labels], maps=maps, completed=completed, classes=tuple(classes))
 
 
 def label_folder(
@@ -84,11 +111,8 @@ def label_folder(
 
     def method(photo: Photo) -> Segmentation:
         asked = names if chosen_by is None else chosen_by.filter(photo.pixels).names
-        if not asked:
-            blank = np.zeros(photo.pixels.shape[:2], np.int64)
-            return Segmentation(blank, np.zeros((0, 1, 1), np.float32), torch.zeros(0, 1, 1), segmenter.config.final_norm, (), segmenter.threshold)
-        found = segmenter.segment(photo.pixels, asked)
-        return found if crf is None else sharpened(found, photo.pixels, crf)
+        found = segment_kept(segmenter, photo.pixels, names, asked)
+        return sharpened(found, photo.pixels, crf) if crf and asked else found
 
     def note(name: str, error: str) -> None:
         if error:

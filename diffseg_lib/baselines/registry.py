@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..segmenter import DiffSegmenter
-from ..support.errors import nearest
 from .attention import Attention
 from .base import Method
 
@@ -43,29 +42,3 @@ METHODS: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {
     "denseclip": _dense_clip,
     "groupvit": _group_vit,
 }
-
-
-def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method:
-    """A method by its name.
-
-    Args:
-        name: The method's name, a key of :data:`METHODS`.
-        segmenter: The diffusion model, its profile naming the CLIP beside it; a rival's own model runs on its device.
-        source: Folder or hub id of the rival's own model; "" takes the profile's CLIP for "denseclip" and ``nvidia/groupvit-gcc-yfcc``
-            for "groupvit".
-
-    Raises:
-        ValueError: On an unknown name.
-    """
-    return METHODS[check_method(name)](segmenter, source)
-
-
-def check_method(name: str) -> str:
-    """The name itself, if a method has it.
-
-    Raises:
-        ValueError: If it is none of :data:`METHODS`.
-    """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: expected {', '.join(METHODS)}; {nearest(name, list(METHODS))}")
-    return name

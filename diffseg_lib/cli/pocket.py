@@ -15,7 +15,7 @@ from .options import check_device, page, share, subcommands, told
 LAYOUTS = ("voc", "context", "object")  # of pocket.layouts.LAYOUTS, SPLITS of pocket.world's, MODELS of pocket.training.train's and
 SPLITS = ("train", "val", "test")  # MEASURES of pocket.training.measure's, which need not be loaded to say so
 MODELS = ("vae", "decoder", "unet", "clip", "blip", "judge")
-MEASURES = ("vae", "clip", "blip", "diffusion", "choose", "grounding", "separation", "judge", "drawings")
+MEASURES = ("vae", "clip", "blip", "diffusion", "choose", "absent", "grounding", "separation", "judge", "drawings")
 SHIPPED = ("diffusion", "clip", "blip", "judge")
 WRITE_EXAMPLE = "diffseg pocket write --layout voc --split val --n 200 --out my-voc"
 TRAIN_EXAMPLE = "diffseg pocket train unet --minutes 90"
@@ -73,12 +73,13 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
 def declare_measure(parser: argparse.ArgumentParser) -> None:
     """Give ``measure`` its options."""
     about = (
-        "Measure a model on test scenes (separation: on val scenes), or choose its timestep, weights and threshold on train scenes, "
-        "and note the figures in measurements.json."
+        "Measure a model on test scenes (separation: on val scenes), or choose on train scenes its timestep, weights and threshold, "
+        "or when a word counts as absent, and note the figures in measurements.json."
     )
     page(parser, about, MEASURE_EXAMPLE, run=run_measure, kept="nothing was written")
     parser.add_argument("name", choices=MEASURES, help="What to measure.")
-    parser.add_argument("--n", type=int, metavar="N", help="Pictures or samples. Without it, 300; 200 generated ones; 120 to choose on; 60 for separation.")
+    usual = "300; 200 generated ones; 120 to choose on, 200 for absent; 60 for separation"
+    parser.add_argument("--n", type=int, metavar="N", help=f"Pictures or samples. Without it, {usual}.")
     parser.add_argument("--models", type=Path, default=models_dir(), metavar="DIR", help="The folder of the models.")
 
 
@@ -124,7 +125,7 @@ def run_measure(o: argparse.Namespace) -> int:
     """Measure, print the figures and note them."""
     from ..pocket.training.measure import MEASURES, record
 
-    count = o.n or {"diffusion": 200, "choose": 120, "separation": 60, "drawings": 200}.get(o.name, 300)
+    count = o.n or {"diffusion": 200, "choose": 120, "absent": 200, "separation": 60, "drawings": 200}.get(o.name, 300)
     started = time.perf_counter()
     figures = MEASURES[o.name](o.models, count)
     record(o.models, o.name, figures, f"python -m diffseg_lib pocket measure {o.name} --n {count}", time.perf_counter() - started)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 
     from ..category_filter import CategoryFilter
     from ..profiles import Profile
-    from ..segmenter import DiffSegmenter, Segmentation
-    from ..support.images import Photo
+    from ..segmenter import DiffSegmenter
 
 ABOUT = """
 Find words in photos. Each photo, or each picture of a folder, gets labels.png (a palette picture, 0 is the background, i the i-th
@@ -55,6 +53,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--classes", nargs="+", required=True, metavar="WORD", help="What to look for, with spaces or commas between. Quote a name of several words."
     )
     parser.add_argument("--filter", action="store_true", help=FILTER)
+    parser.add_argument("--no-doubts", action="store_true", help="Leave out the notes on words that CLIP hardly sees; it is not loaded then.")
     share(parser, "--out", help="The folder that results are written to. With --coco it may be left out: a folder beside FILE, of its name.")
     declare_dataset(parser)
     share(parser, "--profile", "--recipe", "--one-pass", "--threshold", "--seed")
@@ -101,7 +100,7 @@ def run(o: argparse.Namespace) -> int:
     for reason in left:
         print(f"error: {reason}", file=sys.stderr)
     failed, witness = len(left), CategoryFilter.of_profile(o.classes, profile, o.device) if o.filter else None
-    o.doubts = _doubting(profile, o) if witness is None and not o.coco else None
+    o.doubts = _doubting(profile, o) if witness is None and not o.coco and not o.no_doubts else None
     if o.coco:
         return write_dataset(o, segmenter, photos, failed, witness)
     for path, folder in zip(photos, folders, strict=True):
@@ -173,12 +172,13 @@ def write_dataset(o: argparse.Namespace, segmenter: DiffSegmenter, photos: list[
 def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, folder: Path, witness: CategoryFilter | None) -> None:
     from ..applications.coco_file import sharpened
     from ..applications.crf import preset
+    from ..applications.photo_folder import segment_kept
     from ..support.images import load_photo
 
     started = time.perf_counter()
     photo = load_photo(path)
     kept, filtered = (o.classes, {}) if witness is None else present_words(witness, photo.pixels)
-    found = found_of(segmenter, photo, o.classes, kept, o.save_intermediates)
+    found = segment_kept(segmenter, photo.pixels, o.classes, kept, o.save_intermediates)
     found = sharpened(found, photo.pixels, preset(o.crf)) if o.crf and kept else found
     facts = {"photo": path.name, "crf": o.crf} | describe(segmenter, found) | {"recipe": o.recipe or "default", "versions": versions()}
     facts |= {"filter": filtered} if filtered else {}
@@ -221,32 +221,3 @@ def present_words(witness: CategoryFilter, pixels: np.ndarray) -> tuple[tuple[st
     scores = {name: score for name, score in found.relative_clip_scores.items() if name not in found.names}
     dropped = {name: f"{said} {score:.2f} of the best word, below {witness.relative_clip_threshold}" for name, score in scores.items()}
     return found.names, {"caption": found.caption, "kept": {one.name: one.why for one in found.kept}, "dropped": dropped}
-
-
-def found_of(segmenter: DiffSegmenter, photo: Photo, classes: Sequence[str], kept: Sequence[str], intermediates: bool) -> Segmentation:
-    """A segmentation by all the classes of which those that were kept alone are looked for; the others' maps are 0, and labels keep their numbers.
-
-    Args:
-        segmenter: The diffusion model.
-        photo: The picture.
-        classes: Names of all classes, in the order of the labels.
-        kept: Names that are looked for; with none of them all is background.
-        intermediates: Whether the intermediates of those are returned, too.
-    """
-    import numpy as np
-    import torch
-
-    from ..segmenter import Segmentation
-
-    if not kept:
-        nothing, notes = np.zeros((len(classes), 1, 1), np.float32), ("none of the words is in the picture: all is background",)
-        labels = np.zeros(photo.pixels.shape[:2], np.int32)
-        return Segmentation(labels, nothing, torch.from_numpy(nothing), segmenter.config.final_norm, tuple(classes), segmenter.threshold, notes)
-    found = segmenter.segment(photo.pixels, kept, return_intermediates=intermediates)
-    if len(kept) == len(classes):
-        return found
-    places = [list(classes).index(name) for name in kept]
-    maps, completed = np.zeros((len(classes), *found.maps.shape[1:]), np.float32), found.completed.new_zeros(len(classes), *found.completed.shape[1:])
-    maps[places], completed[places] = found.maps, found.completed
-    numbers = np.array([0, *(place + 1 for place in places)], np.int32)
-    return replace(found, labels=numbers[found.labels], maps=maps, completed=completed, classes=tuple(classes))

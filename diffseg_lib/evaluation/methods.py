@@ -21,8 +21,8 @@ def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method
     Args:
         name: The method's name, a key of :data:`METHODS`.
         segmenter: The diffusion model, its profile naming the CLIP beside it; a rival's own model runs on its device.
-        source: What the method reads beside it, as :func:`~diffseg_lib.baselines.registry.make_method` and
-            :func:`~diffseg_lib.refinements.registry.make_refined` take it; "" is the usual one.
+        source: What the method reads beside it: folder or hub id of a rival's own model ("" takes the profile's CLIP for "denseclip" and
+            ``nvidia/groupvit-gcc-yfcc`` for "groupvit"), or what :func:`~diffseg_lib.refinements.registry.make_refined` takes.
 
     Raises:
         ValueError: On an unknown name.

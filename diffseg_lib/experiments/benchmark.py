@@ -16,9 +16,9 @@ import torch
 
 from ..baselines.attention import attention_scores
 from ..baselines.base import Method
-from ..baselines.registry import make_method
 from ..category_filter import CategoryFilter, precision_recall
 from ..data import READERS, Dataset, Sample
+from ..evaluation.methods import make_method
 from ..evaluation.metrics import count_scores, iou, miou
 from ..evaluation.sources import open_splits
 from ..scoremaps import label

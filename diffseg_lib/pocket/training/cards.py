@@ -16,7 +16,7 @@ _CARDS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     "diffusion": (
         "Pocket diffusion model",
         ("vae", "decoder", "unet"),
-        ("vae", "diffusion", "choose", "grounding"),
+        ("vae", "diffusion", "choose", "absent", "grounding"),
         """An `AutoencoderKL` (f = 4, four latent channels), a one-layer `CLIPTextModel` and a `UNet2DConditionModel` with
 attention at sides 32, 16, 8 and 4 for 128 px pictures; epsilon prediction on Stable Diffusion's noise schedule. Load it with
 `StableDiffusionPipeline.from_pretrained`, or as the profile `pocket` of this library. `profile.json` holds the timestep, the

@@ -22,6 +22,7 @@ from ...prompts import fill_template
 from ...segmenter import DiffSegmenter
 from ...support.files import write_json
 from ...support.images import to_numpy
+from ...vision_language import Clip
 from ..scenes import VOC_NAMES, voc_samples
 from ..world import CLASS_NAMES, WORLD_SEED, compose, describe, paint
 from .judge import Truth, load_judge, see, truth_of
@@ -245,6 +246,27 @@ def measure_grounding(models: Path, n: int) -> dict[str, Any]:
     }
 
 
+MOST_DOUBTED = 0.05  # share of the words present that a note may doubt
+
+
+def choose_absent(models: Path, n: int) -> dict[str, Any]:
+    """Choose the share of the best word's CLIP score below which a word is noted as absent, on `n` train scenes of all words asked; write it to the profile.
+
+    It is the largest, in steps of .05, that notes at most 5 % of the words present.
+    """
+    clip, doubted = Clip.load(str(models / "clip")), {True: list[float](), False: list[float]()}
+    for scene in (compose("train", i) for i in range(n)):
+        [scores] = clip.similarities([paint(scene)], CLASS_NAMES)
+        for name, one in zip(CLASS_NAMES, scores, strict=True):
+            doubted[name in scene.classes].append(float(one) / float(scores.max()) if scores.max() > 0 else 1.0)
+    present, absent = np.array(doubted[True]), np.array(doubted[False])
+    threshold = max((round(0.05 * i, 2) for i in range(20) if np.mean(present < 0.05 * i) <= MOST_DOUBTED), default=0.0)
+    path = models / "diffusion" / "profile.json"
+    write_json(path, json.loads(path.read_text()) | {"absent_clip_threshold": threshold})
+    figures = {name: {"share": float(np.mean(values < threshold)), "words": len(values)} for name, values in (("present", present), ("absent", absent))}
+    return {"images": n, "chosen": threshold, "noted": figures}
+
+
 AUC_TIMESTEP = 100  # one for all models, so that their figures can be compared
 
 
@@ -274,6 +296,7 @@ MEASURES = {
     "blip": measure_blip,
     "diffusion": measure_diffusion,
     "choose": choose,
+    "absent": choose_absent,
     "grounding": measure_grounding,
     "separation": measure_separation,
     "judge": measure_judge,
