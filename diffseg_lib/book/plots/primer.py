@@ -56,12 +56,14 @@ def picture_grid(pictures: Mapping[str, np.ndarray], columns: int = 3, height: f
 
 
 def truths(pixels: np.ndarray, labelled: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
-    """A picture, and its true labels as several data sets have them: flat colours, the name on its region, void hatched.
+    """A picture, and its true labels as several data sets have them: flat colours, the name on its region, void black.
 
     Args:
         pixels: The picture, H W 3, uint8.
         labelled: Title to labels H W (255 is void) and the names of all labels, background first.
     """
+    from scipy.ndimage import distance_transform_edt
+
     figure, axes = _panels(1 + len(labelled), 2, 2.4)
     axes[0].imshow(pixels)
     bare(axes[0], "picture")
@@ -74,10 +76,10 @@ def truths(pixels: np.ndarray, labelled: Mapping[str, tuple[np.ndarray, Sequence
                 continue
             if label:
                 shown[inside] = class_colour(int(label))
-            ys, xs = np.nonzero(inside)
-            middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)  # a pixel of the region, whatever its shape
+            depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+            y, x = np.unravel_index(depth.argmax(), depth.shape)  # the pixel that is farthest from the region's edge
             box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}
-            ax.text(xs[middle], ys[middle], names[label], ha="center", va="center", fontsize=9, color=INK, bbox=box)
+            ax.text(x, y, names[label], ha="center", va="center", fontsize=9, color=INK, bbox=box)
         ax.imshow(shown)
         bare(ax, title)
     return figure
