@@ -13,7 +13,7 @@ import torch
 
 from diffseg_lib import complete_materialised, fuse
 from diffseg_lib.attention import attention_layers
-from diffseg_lib.book.plots.thread import EVERYTHING, PLACES, STATIONS, levels_of, thread, unet
+from diffseg_lib.book.plots.thread import EVERYTHING, PLACES, STATIONS, levels_of, thread, unet_drawing
 from diffseg_lib.book.sphinx import with_meanings
 from diffseg_lib.loading import load_backbone
 from diffseg_lib.scoremaps import normalise
@@ -46,7 +46,7 @@ def test_a_committed_drawing_is_the_one_that_the_code_makes(place):
 def test_the_unet_that_is_drawn_is_the_one_that_is_shipped():
     backbone = load_backbone("pocket")
     levels = levels_of(json.loads(backbone.unet.to_json_string()), attention_layers(backbone.unet))
-    assert (ROOT / "images" / "thread" / "where-attention-sits.svg").read_text(encoding="utf-8") == unet(*levels)
+    assert (ROOT / "images" / "thread" / "where-attention-sits.svg").read_text(encoding="utf-8") == unet_drawing(*levels)
 
 
 def test_every_station_is_drawn_and_only_the_asked_ones_are_marked():

@@ -113,7 +113,7 @@ def thread(here: Collection[str]) -> str:
     return _svg(30 + 3 * ROW + 62, f"The method from picture and words to labels; marked: {names}", parts)
 
 
-def unet(levels: Sequence[tuple[int, int, int]], middle: tuple[int, int]) -> str:
+def unet_drawing(levels: Sequence[tuple[int, int, int]], middle: tuple[int, int]) -> str:
     """Where a UNet attends, as an SVG's text: down on the left, up on the right, one row for each resolution.
 
     Args:
@@ -158,7 +158,7 @@ def unet(levels: Sequence[tuple[int, int, int]], middle: tuple[int, int]) -> str
 
 
 def levels_of(config: Mapping[str, object], layers: Collection[str]) -> tuple[list[tuple[int, int, int]], tuple[int, int]]:
-    """What :func:`unet` draws, from a UNet's configuration and the names of its cross-attention layers.
+    """What :func:`unet_drawing` draws, from a UNet's configuration and the names of its cross-attention layers.
 
     Args:
         config: The configuration's ``sample_size`` and ``down_block_types``.
@@ -186,7 +186,7 @@ def draw_thread(folder: Path) -> list[Path]:
     backbone = load_backbone("pocket")
     config = json.loads(backbone.unet.to_json_string())
     drawn = {name: thread(here) for name, here in PLACES.items()}
-    drawn["where-attention-sits"] = unet(*levels_of(config, attention_layers(backbone.unet)))
+    drawn["where-attention-sits"] = unet_drawing(*levels_of(config, attention_layers(backbone.unet)))
     for name, text in drawn.items():
         write_text(folder / f"{name}.svg", text)
     return [folder / f"{name}.svg" for name in drawn]
