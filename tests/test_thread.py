@@ -116,7 +116,7 @@ def test_toy_of_the_elbo():
 
 
 def test_toy_of_the_crf():
-    both, apart = table("13_pseudo_labels", "labels | pixels pay")
+    both, apart = table("13_pseudo_labels", "labels | pixels |")
     alone = (-log(0.9) - log(0.4), -log(0.9) - log(0.6))
     assert both == pytest.approx([alone[0], alone[0]], abs=0.005)
     assert apart == pytest.approx([alone[1] + 1.0, alone[1] + 0.2], abs=0.005)
