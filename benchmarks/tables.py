@@ -65,7 +65,7 @@ def families_table(families: Mapping[str, Mapping[str, Any] | str]) -> pd.DataFr
     def line(found: Mapping[str, Any] | str) -> dict[str, str]:
         if isinstance(found, str):
             return {"parameters": found}
-        layers = {kind: ", ".join(f"{number} at latent/{d}" for d, number in found[kind].items()) for kind in ("cross", "self")}
+        layers = {kind: ", ".join(f"{number} at stride {d}" for d, number in found[kind].items()) for kind in ("cross", "self")}
         return {
             "parameters": f"{found['parameters'] / 1e6:.0f} M",
             "latents": " x ".join(map(str, found["latents"])),

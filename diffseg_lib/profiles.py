@@ -21,7 +21,7 @@ from .support.paths import data_folder, is_single_file, models_dir, profiles_dir
 from .support.settings import Lora, NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
-PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), latent/8 to latent/1
+PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), stride 8 to stride 1
 DTYPES = ("float32", "bfloat16", "float16")  # of weights and activations
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+(/[\w.-]+)*)?$")  # a revision may have slashes, as in refs/pr/2
 _YAML = (".yaml", ".yml")

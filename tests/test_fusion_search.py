@@ -79,7 +79,7 @@ def test_several_resolutions_are_chosen_beside_the_best_one(good):
     choices, single = fusion.weight_choices(found, 2), fusion.single_resolutions(found)
     assert sum(weight > 0 for weight in choices[fusion.SEVERAL].values()) == 2
     alone = fusion.best_on_train(found, single, 2)
-    assert alone == f"latent/{good} alone"
+    assert alone == f"stride {good} alone"
     fused = {name: fusion.fused_score(found, found, weights, 2) for name, weights in (choices | single).items()}
     told = fusion.numbers(fused, alone, 1)
     assert told["fusion_single"] == alone and told["fusion_verdict"] == told["fusion_single_verdict"] == "undecided: 1 images"

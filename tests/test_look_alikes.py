@@ -71,16 +71,16 @@ def test_weights_are_those_of_the_resolutions_that_are_there_and_said(folders, p
     for name in ("no middle", "three levels"):
         segmenter = DiffSegmenter(load_backbone(folders[name]))
         assert segmenter.weights == pytest.approx({4: 5 / 7, 2: 1 / 7, 1: 1 / 7})
-        assert "this UNet has no cross-attention at latent/8" in segmenter.segment(picture, ["house"]).notes[0]
+        assert "this UNet has no cross-attention at stride 8" in segmenter.segment(picture, ["house"]).notes[0]
     Image.fromarray(picture).save(tmp_path / "photo.png")
     assert main(["segment", str(tmp_path / "photo.png"), "--classes", "house", "--profile", str(folders["no middle"]), "--out", str(tmp_path)]) == 0
     facts = json.loads((tmp_path / "result.json").read_text())
-    assert any("no cross-attention at latent/8" in note for note in facts["notes"]) and "8" not in facts["config"]["weights"]
+    assert any("no cross-attention at stride 8" in note for note in facts["notes"]) and "8" not in facts["config"]["weights"]
 
 
 def test_weights_of_nothing_that_is_there_are_refused():
     assert present_weights({8: 0.0, 1: 1.0}, {1, 2}) == ({8: 0.0, 1: 1.0}, ())
-    with pytest.raises(ValueError, match="attends to no text: it does at latent/2, latent/4"):
+    with pytest.raises(ValueError, match="attends to no text: it does at stride 2, stride 4"):
         present_weights({1: 1.0}, {4, 2})
 
 

@@ -57,7 +57,7 @@ def test_the_arithmetic_can_be_done_again_from_what_is_kept(segmenter, picture):
     assert np.array_equal(found.labels, np.where(found.scores.max(0) > 0.5, found.scores.argmax(0) + 1, 0))
     for stride, maps in kept.cross.items():
         of_side = [m for m in kept.layers.values() if m.shape == maps.shape]
-        torch.testing.assert_close(torch.stack(of_side).mean(0), maps, msg=f"latent/{stride}")
+        torch.testing.assert_close(torch.stack(of_side).mean(0), maps, msg=f"stride {stride}")
 
 
 def test_same_seed_same_bytes_other_seed_other_noise(segmenter, picture):

@@ -154,3 +154,12 @@ def test_pictures_show_and_say_what_they_show(chromium, page):
         assert width > 0, source
         assert len(alt.split()) >= 4, source
         assert not alt.endswith(".png")
+
+
+def test_a_term_shows_its_meaning_by_keyboard(chromium):
+    chromium.open(address("notebooks/00_what_you_need"))
+    chromium.call("Emulation.setFocusEmulationEnabled", enabled=True)
+    shown = "getComputedStyle(document.querySelector('a.term'), '::after').content"
+    assert chromium.script(shown) == "none"
+    chromium.script("document.querySelector('a.term').focus({focusVisible: true})")
+    assert len(chromium.script(shown).split()) >= 4

@@ -205,7 +205,7 @@ class Separation:
 
 
 def separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names: Sequence[str], timestep: int, words: Words = list) -> Separation:
-    """Measure every cross-attention layer, and the mean of each side's, in one call of the UNet an image.
+    """Measure every cross-attention layer, and the mean of each resolution's, in one call of the UNet per image.
 
     Args:
         segmenter: Segmenter whose configuration rules prompts and seed.

@@ -55,9 +55,9 @@ ROWS: Mapping[str, Variant] = {
     "full": Variant("7 row 4 + BLIP and ++", "7 row 4 + BLIP and ++", "chosen", "finest", "caption_emphasis"),
     "paper_weights": Variant("7 with the paper's weights", "7 with the paper's weights", "paper", "finest", "caption_emphasis"),
 }
-SINGLE = {f"single_{d}": Variant(f"latent/{d} alone", f"latent/{d}", str(d), "finest", "caption_emphasis") for d in PAPER_WEIGHTS}
+SINGLE = {f"single_{d}": Variant(f"stride {d} alone", f"stride {d}", str(d), "finest", "caption_emphasis") for d in PAPER_WEIGHTS}
 PAIRS = {
-    f"pair_{a}_{b}": Variant(f"latent/{a} and /{b}", f"latent/{a}, /{b}", f"{a}+{b}", "finest", "caption_emphasis") for a, b in combinations(PAPER_WEIGHTS, 2)
+    f"pair_{a}_{b}": Variant(f"strides {a} and {b}", f"strides {a}, {b}", f"{a}+{b}", "finest", "caption_emphasis") for a, b in combinations(PAPER_WEIGHTS, 2)
 }
 SEVERAL = (*PAIRS, "completed_finest", "paper_weights")  # rows that weigh two resolutions or more
 EFFECTS: Mapping[str, tuple[str, str, str]] = {  # label, and the two rows

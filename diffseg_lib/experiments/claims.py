@@ -128,7 +128,7 @@ CLAIMS: tuple[Claim, ...] = (
         "15_editing",
         "edits",
         ("psnr_both_minus_plain",),
-        metric="PSNR outside the thing, dB",
+        metric="PSNR outside the object, dB",
     ),
 )
 

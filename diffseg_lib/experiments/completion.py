@@ -38,7 +38,7 @@ def memory_table(queries: Sequence[Tensor]) -> Any:
 
     _, heads, pixels, width = queries[0].shape
     here, large = held(len(queries), heads, pixels, width), held(5, 8, 4096, 40)
-    table = pd.DataFrame({"pocket, MiB a class": here, "Stable Diffusion 1.5 at 512 px, MiB a class (by count)": large})
+    table = pd.DataFrame({"pocket, MiB per class": here, "Stable Diffusion 1.5 at 512 px, MiB per class (by count)": large})
     return table.map(lambda count: f"{count / 2**20:,.1f}")
 
 

@@ -265,7 +265,7 @@ def edit_study(
     if len(tuning) < tuning_images or len(test) < images:
         raise ValueError(
             f"{len(tuning)} edits to tune on and {len(test)} to measure: expected {tuning_images} and {images}; "
-            f"only pictures with a thing of at least {LEAST:.0%} are edited, ask for fewer"
+            f"only pictures with an object of at least {LEAST:.0%} are edited, ask for fewer"
         )
     words = opened.words(opened.names[1:])
     settings, blend = choose(segmenter, tuning, clip, words, steps)

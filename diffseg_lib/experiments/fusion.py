@@ -24,7 +24,7 @@ def weight_choices(train: Sequence[ResolutionMaps], classes: int) -> dict[str, d
 
 def single_resolutions(train: Sequence[ResolutionMaps]) -> dict[str, dict[int, float]]:
     """Each resolution alone, as weights by stride."""
-    return {f"latent/{d} alone": {d: 1.0} for d in train[0].rounds[0]}
+    return {f"stride {d} alone": {d: 1.0} for d in train[0].rounds[0]}
 
 
 def best_on_train(train: Sequence[ResolutionMaps], choices: Mapping[str, Mapping[int, float]], classes: int) -> str:

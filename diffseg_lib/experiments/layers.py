@@ -44,7 +44,7 @@ def layer_study(
     found = {short_name(name): np.array(values) * 100 for name, values in layer_separation(segmenter, samples, names, timestep, words).items()}
     return {
         name: LayerAuc(
-            label=f"{name}  (side {sides[name]})", value=float(values.mean()), ci95=mean_interval(values, seed=seed), images=images, side=sides[name]
+            label=f"{name}  ({sides[name]} cells a side)", value=float(values.mean()), ci95=mean_interval(values, seed=seed), images=images, side=sides[name]
         )
         for name, values in found.items()
     }

@@ -145,10 +145,10 @@ def present_weights(weights: Mapping[int, float], strides: Collection[int]) -> t
         return dict(weights), ()
     kept = {stride: weight for stride, weight in weights.items() if stride in strides}
     if not sum(kept.values()):
-        there = ", ".join(f"latent/{stride}" for stride in sorted(strides))
+        there = ", ".join(f"stride {stride}" for stride in sorted(strides))
         raise ValueError(f"fusion weights {dict(weights)} are all of resolutions at which this UNet attends to no text: it does at {there}")
     factor = sum(weights.values()) / sum(kept.values())
-    told = ", ".join(f"latent/{stride}" for stride in lacking)
+    told = ", ".join(f"stride {stride}" for stride in lacking)
     shown = ", ".join(f"{stride}: {weight * factor:.3g}" for stride, weight in kept.items())
     said = f"this UNet has no cross-attention at {told}: the fusion weights are those of the other resolutions, scaled to the same sum ({shown})"
     return {stride: weight * factor for stride, weight in kept.items()}, (said,)

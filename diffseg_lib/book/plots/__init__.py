@@ -32,6 +32,7 @@ from .axes import (
 )
 from .files import draw, study, welcome
 from .galleries import edit_rows, label_columns, label_comparison, map_gallery, picture_strip, score_columns, truth_and_found
+from .primer import number_grids, picture_grid, resampled, truths
 from .studies import (
     bar_figure,
     claim_forest,
@@ -66,6 +67,10 @@ from .walkthrough import (
 )
 
 __all__ = [
+    "number_grids",
+    "picture_grid",
+    "resampled",
+    "truths",
     "attention_rows",
     "auc_bars",
     "cost_curve",

@@ -13,6 +13,7 @@ from ...support.images import to_numpy
 from ...support.paths import repository_root
 from .axes import forest, heat, labels, picture, rows, use_style
 from .house import draw_house
+from .thread import draw_thread
 
 
 def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
@@ -55,13 +56,16 @@ def draw(target: Path) -> list[Path]:
     """Draw a picture beside the JSON of every study in a folder, or one picture into a file; returns what was drawn.
 
     Args:
-        target: A folder of studies' JSON, or a picture's path: house.svg is the library's house, any other the welcome picture.
+        target: A folder of studies' JSON, or a picture's path: house.svg is the library's house, any other the welcome picture. A folder named thread
+            gets the drawings of the method, one for each place in it.
     """
     import matplotlib.pyplot as plt
 
     use_style()
     if target.stem == "house":
         return [draw_house(target, repository_root() / "diffseg_lib")]
+    if target.name == "thread":
+        return draw_thread(target)
     if target.is_dir():
         return [study(path) for path in sorted(target.glob("*.json"))]
     figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
