@@ -23,13 +23,12 @@ OPENING = 40  # test scenes that the welcome picture takes its three from
 
 
 def quality(segmenter: DiffSegmenter, index: int) -> float:
-    """Mean IoU of one test scene, its true words given, 0 to 1: of those labels, the background's included, that are there."""
-    from ...evaluation.metrics import confusion, iou
+    """Mean IoU of one test scene, its true words given, percent: over the labels that are there, the background's included."""
+    from ...evaluation.metrics import confusion, miou
     from ...pocket.scenes import photo_or_scene
 
     sample = photo_or_scene("", (), index)
-    found = segmenter.segment(sample.image, sample.classes)
-    return float(np.nanmean(iou(confusion(sample.truth, found.labels, len(sample.classes) + 1))))
+    return float(miou(confusion(sample.truth, segmenter.segment(sample.image, sample.classes).labels, len(sample.classes) + 1)))
 
 
 def welcome(count: int = OPENING) -> Panels:
@@ -53,7 +52,7 @@ def welcome(count: int = OPENING) -> Panels:
         found = segmenter.segment(sample.image, sample.classes, return_intermediates=True)
         fused = to_numpy(found.intermediates.fused[0]) if found.intermediates is not None else found.scores[0]
         counts = confusion(sample.truth, found.labels, len(sample.classes) + 1)
-        title = "; ".join(part for part in (f"mean IoU {100 * scores[index]:.0f} %", largest_mistake(counts, sample.classes)) if part)
+        title = "; ".join(part for part in (f"mean IoU {scores[index]:.0f} %", largest_mistake(counts, sample.classes)) if part)
         inside, word = sample.truth == 1, sample.classes[0]
         maps = [heat(fused, f"“{word}”, cross-attention", inside), heat(found.scores[0], f"“{word}”, completed", inside)]
         rows.append([picture(sample.image, "the scene"), *maps, labels(found.labels, sample.classes, title)])

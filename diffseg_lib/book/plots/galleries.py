@@ -59,8 +59,8 @@ def things_and_ground(pixels: np.ndarray, things: np.ndarray, ground: np.ndarray
     return Panels([[picture(pixels, "the picture"), labels(things, names, "things"), labels(ground, grounds, "ground")]])
 
 
-def errors_by_word(pixels: np.ndarray, without: np.ndarray, better: Mapping[str, np.ndarray], inside: Sequence[np.ndarray]) -> list[Panels]:
-    """A scene beside the denoising error without words; and by how much each word lowers it, at one symmetric scale (99th percentile).
+def errors_by_word(pixels: np.ndarray, without: np.ndarray, better: Mapping[str, np.ndarray], inside: Sequence[np.ndarray]) -> Panels:
+    """A scene beside the denoising error without words; below, what each word takes off it, at one symmetric scale (99th percentile).
 
     Args:
         pixels: The picture, H W 3, uint8.
@@ -70,7 +70,7 @@ def errors_by_word(pixels: np.ndarray, without: np.ndarray, better: Mapping[str,
     """
     limit = max(float(np.quantile(np.abs(one), 0.99)) for one in better.values())
     maps = [heat(one, title, mask, (-limit, limit)) for (title, one), mask in zip(better.items(), inside, strict=True)]
-    return [Panels([[picture(pixels, "scene"), heat(without, "error without words")]]), Panels([maps], scale="error taken off")]
+    return Panels([[picture(pixels, "scene"), heat(without, "error without words")], maps], scale=f"of the words: {-limit:.2g} to {limit:.2g}")
 
 
 def map_strip(pixels: np.ndarray | None, word: str, maps: Mapping[str, np.ndarray], mask: np.ndarray, way: str = "grid", columns: int = 5) -> Panels:
