@@ -227,3 +227,18 @@ def word_rows(
         for words, maps, found in rows.values()
     ]
     return Panels([[picture(pixels, "the picture"), labels(truth, names, "truth")], *drawn], ["what is there", *rows], columns=4)
+
+
+def stage_rows(shown: Sequence[Any]) -> Panels:
+    """A row a photo: itself, its labels, and the maps of one of its words through the stages, each at its own scale.
+
+    Args:
+        shown: The photos, each with ``sample`` (``id``, ``image``, ``classes``), ``caption``, ``word``, ``stages`` (maps by name) and ``labels``.
+    """
+    rows = []
+    for one in shown:
+        named = "labels" if one.sample.classes else "the caption names nothing that the model knows"
+        maps = [heat(values, f"“{one.word}”, {name}") for name, values in one.stages.items()]
+        rows.append([picture(one.sample.image, "the photo"), labels(one.labels, one.sample.classes, named), *maps])
+    heads = [one.sample.id + (f": “{one.caption}”" if one.caption else "") for one in shown]
+    return Panels(rows, heads, columns=4)

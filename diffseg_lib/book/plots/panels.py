@@ -128,7 +128,7 @@ def heat(values: np.ndarray, title: str = "", inside: np.ndarray | None = None, 
     if not np.isfinite(values).all():
         raise ValueError("a heat map has values that are not finite: expected real numbers everywhere")
     low, high = limits or (float(values.min()), float(values.max()))
-    height, width = _size(values.shape if inside is None else inside.shape, 256)
+    height, width = _size(values.shape) if inside is None else _size(inside.shape, 256)
     shares = ((values - low) / (high - low) if high > low else np.zeros_like(values)).clip(0, 1)
     pixels = _resized((255 * matplotlib.colormaps[MAPS](shares)[..., :3]).round().astype(np.uint8), height, width)
     told = f"from {values.min():.2g} to {values.max():.2g}"
@@ -217,7 +217,9 @@ class Panels:
         return f"<{sum(map(len, self.rows))} panels in {len(self.rows)} rows>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/plain": repr(self), "text/html": self.html(), "image/png": base64.b64encode(self.png()).decode()}
+        small = io.BytesIO()
+        Image.open(io.BytesIO(self.png())).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+        return {"text/plain": repr(self), "text/html": self.html(), "image/png": base64.b64encode(small.getvalue()).decode()}
 
     def key(self) -> dict[str, str]:
         """Colours (#rrggbb) of the classes shown, by name."""
@@ -235,10 +237,10 @@ class Panels:
     def html(self) -> str:
         """The figure as HTML that holds everything that it needs, its panels in a grid that wraps."""
         parts = [f'<div class="panels" data-way="{self.way}"><style>{_style()}</style>']
-        for i, row in enumerate(self.rows):
-            if self.row_titles:
-                parts.append(f'<div class="panels-name">{escape(self.row_titles[i])}</div>')
-            parts += [f'<div class="panels-row" style="--n:{self.columns or len(row)}">', *map(_panel_html, row), "</div>"]
+        for row, title in zip(self.rows, self.row_titles or [""] * len(self.rows), strict=True):
+            head = f'<div class="panels-name">{escape(title)}</div>' if title else ""
+            drawn = "".join(map(_panel_html, row))
+            parts.append(f'<div class="panels-line">{head}<div class="panels-row" style="--n:{self.columns or len(row)}">{drawn}</div></div>')
         low, high = self.bar()
         legend = [f'<span><i style="background:{colour}"></i>{escape(name)}</span>' for name, colour in self.key().items()]
         if low:
@@ -247,7 +249,7 @@ class Panels:
             parts.append(f'<div class="panels-key">{"".join(legend)}</div>')
         return "".join([*parts, "</div>"])
 
-    def png(self, dpi: int = 80, size: float = 9) -> bytes:
+    def png(self, dpi: int = 70, size: float = 9) -> bytes:
         """The figure as one PNG, :data:`COLUMN` inches wide.
 
         Args:
