@@ -49,7 +49,7 @@
       second.remove();
       first.querySelector(".panels-title").textContent = `${before} | ${after}`;
       const say = share => `${share} % of “${after}”`;
-      row.before(slider("Wipe", 100, 50, say, share => { over.style.clipPath = `inset(0 ${100 - share}% 0 0)`; }));
+      row.before(slider("Wipe", 100, 50, say, share => { over.style.clipPath = `inset(0 0 0 ${100 - share}%)`; }));
     });
     figure.classList.add("wiping");
   };

@@ -38,7 +38,7 @@ def drawn(monkeypatch):
 
 
 def titles(figure):
-    return [ax.get_title() for ax in figure.axes]
+    return [ax.get_title() or ax.get_title(loc="left") for ax in figure.axes]
 
 
 def rows(panels):
@@ -95,7 +95,7 @@ def test_curves_of_the_least_probability_end_where_they_are_told():
 
 def test_losses_stand_beside_what_came_of_them():
     left, right = plots.losses_and_rows({"ours": [(1, 3.0), (2, 1.0)]}, {"ours": ROWS["ours"]}, "val").axes
-    assert list(left.lines[0].get_ydata()) == [3.0, 1.0] and right.get_title() == "val"
+    assert list(left.lines[0].get_ydata()) == [3.0, 1.0] and right.get_title(loc="left") == "val"
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["our maps"]
 
 
@@ -149,7 +149,7 @@ def test_a_figure_of_panels_is_html_with_all_it_needs_and_a_png():
     assert all(len(alt.split()) >= 4 for alt in re.findall(r'alt="(.*?)"', page))
     assert [page.count(f">{name}<") for name in SAMPLE.classes] == [2, 2]  # on its region and in the key
     assert f"background:{plots.class_colours(SAMPLE.classes)['fish']}" in page and found.bar() == ("0", "1")
-    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).width == round(7.2 * 70)
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).width == 504  # 7.2 inches
     assert "0x" not in bundle["text/plain"]
 
 
@@ -177,7 +177,7 @@ def test_times_leave_out_what_they_are_compared_with():
     spread = {"median": 1.1, "range": [1.0, 1.2]}
     tables = {"1": {"bare": {"ratio": spread}, "ours": {"ratio": spread}}}
     [ax] = plots.ratio_panels(tables).axes
-    assert ax.get_title() == "C = 1" and [label.get_text() for label in ax.get_yticklabels()] == ["ours"]
+    assert ax.get_title(loc="left") == "C = 1" and [label.get_text() for label in ax.get_yticklabels()] == ["ours"]
     [ax] = plots.stage_bars({"small": {"UNet": {"median": 3.0}, "text": {"median": 1.0}}}).axes
     assert [bar.get_width() for bar in ax.patches] == [0.75, 0.25]
     [ax] = plots.bar_figure({"a": 1.0, "b": 2.0}, "minutes").axes

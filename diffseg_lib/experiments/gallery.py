@@ -11,7 +11,6 @@ import numpy as np
 from ..category_filter import nouns
 from ..data import Sample
 from ..pocket.scenes import photo_or_scene
-from ..prompts import make_prompt
 from ..segmenter import DiffSegmenter
 from ..support.images import load_photo, pictures_in, to_numpy
 from ..vision_language import Captioner
@@ -76,7 +75,7 @@ def words_of(caption: str, segmenter: DiffSegmenter, most: int = 4) -> list[str]
         if word in OF_PICTURES:
             continue
         try:
-            make_prompt(word, segmenter.backbone.tokenizer)
+            segmenter.prompts([word])
         except ValueError:
             continue
         kept.append(word)

@@ -24,7 +24,6 @@ def use_style() -> None:
     plt.rcParams.update(
         {
             "figure.facecolor": "white",
-            "savefig.bbox": "tight",
             "font.size": 12,
             "axes.titlesize": 12,
             "axes.spines.top": False,
@@ -115,7 +114,7 @@ def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Any] | None], str
         named = {one.label or name: one for name, one in found.items()}
         stands_out = found[strong].label or strong if strong in found else ""
         bars(ax, {name: one.value for name, one in named.items()}, {name: one.ci95 for name, one in named.items()}, xlabel, stands_out)
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
         ax.set_xlim(0, 105)
     return axes
 
@@ -198,7 +197,7 @@ def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, 
         name_rows(ax, list(cases))
         ax.margins(x=0.15)
         ax.set_xlabel(xlabel)
-        ax.set_title(name)
+        ax.set_title(name, loc="left")
     return axes
 
 

@@ -90,7 +90,7 @@ def study(path: Path) -> Path:
     unit = result.get("unit", "mean IoU, %")
     rows(axes[:1], {f"{run['profile']}: {path.stem}, {result['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
     forest(axes[1], {"paired differences": effects}, list(effects), "points")
-    fig.savefig(path.with_suffix(".png"), dpi=100, metadata={"Software": None})
+    fig.savefig(path.with_suffix(".png"), dpi=100, bbox_inches="tight", metadata={"Software": None})
     plt.close(fig)
     return path.with_suffix(".png")
 

@@ -36,6 +36,21 @@ def tiles(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), row_
     return Panels(drawn, row_titles, way)
 
 
+def sheet(pixels: np.ndarray, names: Sequence[str], across: int) -> Panels:
+    """A contact sheet taken apart: each of its pictures over its name.
+
+    Args:
+        pixels: The sheet, H W 3, uint8, of pictures of one size.
+        names: Names of the pictures, row by row; as many are shown.
+        across: The number of pictures beside each other and below each other.
+    """
+    side = pixels.shape[0] // across
+    places = [divmod(i, across) for i in range(len(names))]
+    return Panels(
+        [[picture(pixels[y * side : (y + 1) * side, x * side : (x + 1) * side], name) for (y, x), name in zip(places, names, strict=True)]], columns=across
+    )
+
+
 def wipe(before: Panel, after: Panel) -> Panels:
     """Two panels of the same picture, the second of which a page draws over the first under a slider; side by side where no script runs."""
     return Panels([[before, after]], way="wipe")

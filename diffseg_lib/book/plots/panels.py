@@ -38,6 +38,10 @@ class Name:
     colour: str
     rim: str
 
+    def covers(self, other: Name) -> bool:
+        """Whether two names would lie over each other, at the size that a panel has beside three others."""
+        return abs(self.y - other.y) < 0.11 and abs(self.x - other.x) < _half(self.text) + _half(other.text)
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -159,12 +163,26 @@ def labels(found: np.ndarray, names: Sequence[str], title: str = "", alt: str = 
     table = np.full((256, 3), _rgb(VOID_COLOUR), np.uint8)
     table[: len(names) + 1] = [_rgb(BACKGROUND), *(_rgb(colours[name]) for name in names)]
     there = {i: name for i, name in enumerate(names, start=1) if (found == i).any()}
-    written = tuple(_name(found == i, name, colours[name]) for i, name in there.items() if (found == i).mean() >= NAMED)
+    written: list[Name] = []
+    for i, name in sorted(there.items(), key=lambda one: -int((found == one[0]).sum())):  # the largest first; what would cover another name is in the key alone
+        one = _name(found == i, name, colours[name])
+        if (found == i).mean() >= NAMED and not any(one.covers(other) for other in written):
+            written.append(one)
     told = ", ".join(f"{name} {(found == i).mean():.0%}" for i, name in there.items()) or "nothing"
     shown = _resized(found, *_size(found.shape))
     return Panel(
-        table[shown], title, alt or f"Labels, {title or 'one map'}: {told} of the picture", True, written, key={name: colours[name] for name in there.values()}
+        table[shown],
+        title,
+        alt or f"Labels, {title or 'one map'}: {told} of the picture",
+        True,
+        tuple(written),
+        key={name: colours[name] for name in there.values()},
     )
+
+
+def _half(text: str) -> float:
+    """Half of a name's width as a share of a panel's."""
+    return min(0.5, 0.037 * len(text))
 
 
 def _name(region: np.ndarray, text: str, colour: str) -> Name:
@@ -173,7 +191,7 @@ def _name(region: np.ndarray, text: str, colour: str) -> Name:
 
     depth = distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    half = min(0.5, 0.037 * len(text))
+    half = _half(text)
     return Name(text, min(max((x + 0.5) / region.shape[1], half), 1 - half), min(max((y + 0.5) / region.shape[0], 0.07), 0.93), text_colour(colour), colour)
 
 

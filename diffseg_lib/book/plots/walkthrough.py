@@ -56,7 +56,7 @@ def cost_curve(runs: Mapping[str, Any], draws_of: Any, attention: str) -> Figure
     ax.set(xlabel="UNet evaluations an image", ylabel="mean IoU, %", xscale="log", ylim=(0, 100), xlim=(1, 100))
     ax.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
     ax.set_xticks([], minor=True)
-    ax.legend(frameon=False, fontsize=11)
+    ax.legend(frameon=False, fontsize=11, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
