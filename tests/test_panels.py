@@ -141,7 +141,7 @@ def test_every_stage_of_a_photo_is_shown_and_a_photo_without_words_says_so():
     assert found.row_titles == ["a.jpg: “a house”", "b.jpg"]
 
 
-def test_a_figure_of_panels_is_html_with_all_it_needs_and_a_png():
+def test_a_figure_of_panels_is_html_with_all_it_needs_and_one_picture():
     found = plots.found_in(PIXELS, np.stack([np.eye(8, 12)] * 2), TRUTH, SAMPLE.classes)
     bundle = found._repr_mimebundle_()
     page = bundle["text/html"]
@@ -149,7 +149,7 @@ def test_a_figure_of_panels_is_html_with_all_it_needs_and_a_png():
     assert all(len(alt.split()) >= 4 for alt in re.findall(r'alt="(.*?)"', page))
     assert [page.count(f">{name}<") for name in SAMPLE.classes] == [2, 2]  # on its region and in the key
     assert f"background:{plots.class_colours(SAMPLE.classes)['fish']}" in page and found.bar() == ("0", "1")
-    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/png"]))).width == 504  # 7.2 inches
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"]))).width == 576  # 7.2 inches
     assert "0x" not in bundle["text/plain"]
 
 

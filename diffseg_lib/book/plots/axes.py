@@ -47,6 +47,8 @@ def name_rows(ax: Axes, names: Sequence[str]) -> Axes:
     """Names of the rows 0, 1, ... of a chart, the first on top, each above its row, so that they take none of its width."""
     ax.set_yticks([place - 0.3 for place in range(len(names))], names, ha="left", va="bottom")
     ax.tick_params(axis="y", length=0, pad=-2)
+    for name in ax.get_yticklabels():
+        name.set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5})
     ax.spines["left"].set_visible(False)
     ax.set_ylim(len(names) - 0.55, -0.85)
     return ax
@@ -68,7 +70,8 @@ def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[fl
         interval = intervals[name] if intervals else None
         if interval:
             ax.plot(interval, [i, i], color=INK, linewidth=1.2)
-        ax.text(max(interval[1] if interval else values[name], values[name]) + 0.6, i, f"{values[name]:.1f}", va="center")
+        end = max(interval[1] if interval else values[name], values[name])
+        ax.annotate(f"{values[name]:.1f}", (end, i), xytext=(5, 0), textcoords="offset points", va="center")
     name_rows(ax, names)
     ax.set_xlabel(xlabel)
     ax.margins(x=0.12)

@@ -1,7 +1,7 @@
 """Figures of pictures, maps and labels: panels beside each other that wrap where the page is narrow.
 
 A :class:`Panels` shows itself in a notebook as HTML, in which every panel is a picture of its own and all text is the page's
-text, and as one PNG where HTML is not read.
+text, and as one JPEG where HTML is not read.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ class Panels:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         small = io.BytesIO()
-        Image.open(io.BytesIO(self.png())).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-        return {"text/plain": repr(self), "text/html": self.html(), "image/png": base64.b64encode(small.getvalue()).decode()}
+        Image.open(io.BytesIO(self.png())).convert("RGB").save(small, "JPEG", quality=80, optimize=True)
+        return {"text/plain": repr(self), "text/html": self.html(), "image/jpeg": base64.b64encode(small.getvalue()).decode()}
 
     def key(self) -> dict[str, str]:
         """Colours (#rrggbb) of the classes shown, by name."""
@@ -267,7 +267,7 @@ class Panels:
             parts.append(f'<div class="panels-key">{"".join(legend)}</div>')
         return "".join([*parts, "</div>"])
 
-    def png(self, dpi: int = 70, size: float = 9) -> bytes:
+    def png(self, dpi: int = 80, size: float = 9) -> bytes:
         """The figure as one PNG, :data:`COLUMN` inches wide.
 
         Args:
