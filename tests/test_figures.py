@@ -21,7 +21,8 @@ def page(tmp_path):
     def write(*figures, scripts=True):
         script = (STATIC / "figures.js").as_uri() if scripts else ""
         shown = "".join(f"<figure>{one.html()}<figcaption>What it shows.</figcaption></figure>" for one in figures)
-        text = f'<!doctype html><meta charset=utf-8><meta name=viewport content="width=device-width"><link rel=stylesheet href="{(STATIC / "figures.css").as_uri()}">'
+        text = '<!doctype html><meta charset=utf-8><meta name=viewport content="width=device-width">'
+        text += f'<link rel=stylesheet href="{(STATIC / "figures.css").as_uri()}">'
         text += f"<style>body{{margin:16px;font:16px sans-serif}} figure{{margin:0}}</style><article>{shown}</article><script src='{script}'></script>"
         (tmp_path / "page.html").write_text(text)
         return (tmp_path / "page.html").as_uri()

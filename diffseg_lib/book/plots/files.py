@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ...support.images import to_numpy
 from ...support.paths import repository_root
@@ -106,5 +108,6 @@ def draw(target: Path) -> list[Path]:
         return [draw_house(target, repository_root() / "diffseg_lib")]
     if target.is_dir():
         return [study(path) for path in sorted(target.glob("*.json"))]
-    target.write_bytes(welcome().png(dpi=200, size=11))
+    drawn = Image.open(io.BytesIO(welcome().png(dpi=200, size=12)))
+    drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
     return [target]

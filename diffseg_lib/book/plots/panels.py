@@ -302,7 +302,7 @@ class Panels:
         total = top = sum(heights) + foot
         figure = Figure((COLUMN, total), facecolor="white")
         for (head, row), texts, sides, (above, _), height in zip(lines, titles, shapes, spaces, heights, strict=True):
-            figure.text(0.003, top / total, head, size=size, weight="bold", va="top")
+            figure.text(0.003, (top - 0.03) / total, head, size=size, weight="bold", va="top")
             for j, (panel, text, tall) in enumerate(zip(row, texts, sides, strict=True)):
                 ax = figure.add_axes((j / columns + 0.002, (top - above - tall) / total, 0.97 / columns, 0.97 * tall / total))
                 ax.imshow(panel.pixels, interpolation="nearest" if panel.flat else None, extent=(0, 1, 1, 0), aspect="auto")
