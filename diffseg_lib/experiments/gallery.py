@@ -25,7 +25,7 @@ class Shown:
     Args:
         sample: The photo; its classes are the words that were asked for, none if its caption names nothing that the model knows.
         caption: Its caption; "" if it was not needed.
-        word: The word with the largest area, whose maps are shown; "" where no word was asked for.
+        word: The first word, whose maps are shown; "" where no word was asked for.
         stages: Maps of that word by their names, h w each: one a resolution, fused, completed.
         labels: The labels, H W; 0 is the background, i the i-th word.
         areas: The share of the picture that each word takes, 0 to 1.
@@ -98,9 +98,8 @@ def look(segmenter: DiffSegmenter, captioner: Captioner, sample: Sample, words: 
         return Shown(shown, caption, "", {}, np.zeros(sample.image.shape[:2], np.int32), {})
     found = segmenter.segment(sample.image, asked, return_intermediates=True)
     areas = {word: float((found.labels == i).mean()) for i, word in enumerate(found.classes, start=1)}
-    word = max(areas, key=lambda one: areas[one])
-    index, held = found.classes.index(word), found.intermediates
+    held = found.intermediates
     assert held is not None  # asked for
-    stages = {f"latent/{stride}": to_numpy(maps[index]) for stride, maps in sorted(held.cross.items(), reverse=True)}
-    stages |= {"fused": to_numpy(held.fused[index]), "completed": to_numpy(held.completed[index])}
-    return Shown(shown, caption, word, stages, found.labels, areas)
+    stages = {f"latent/{stride}": to_numpy(maps[0]) for stride, maps in sorted(held.cross.items(), reverse=True)}
+    stages |= {"fused": to_numpy(held.fused[0]), "completed": to_numpy(held.completed[0])}
+    return Shown(shown, caption, asked[0], stages, found.labels, areas)
