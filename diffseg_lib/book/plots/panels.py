@@ -71,7 +71,7 @@ class Panel:
         if self.flat:
             image.quantize(256, dither=Image.Dither.NONE).save(held, "PNG", optimize=True)
         else:
-            image.save(held, "JPEG", quality=88)
+            image.save(held, "JPEG", quality=80, optimize=True)
         return f"data:image/{'png' if self.flat else 'jpeg'};base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
@@ -236,7 +236,7 @@ class Panels:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         small = io.BytesIO()
-        Image.open(io.BytesIO(self.png())).convert("RGB").save(small, "JPEG", quality=80, optimize=True)
+        Image.open(io.BytesIO(self.png())).convert("RGB").save(small, "JPEG", quality=70, optimize=True)
         return {"text/plain": repr(self), "text/html": self.html(), "image/jpeg": base64.b64encode(small.getvalue()).decode()}
 
     def key(self) -> dict[str, str]:
