@@ -149,7 +149,7 @@ def test_a_figure_of_panels_is_html_with_all_it_needs_and_one_picture():
     assert all(len(alt.split()) >= 4 for alt in re.findall(r'alt="(.*?)"', page))
     assert [page.count(f">{name}<") for name in SAMPLE.classes] == [2, 2]  # on its region and in the key
     assert f"background:{plots.class_colours(SAMPLE.classes)['fish']}" in page and found.bar() == ("0", "1")
-    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"]))).width == 576  # 7.2 inches
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"]))).width == 518  # 7.2 inches
     assert "0x" not in bundle["text/plain"]
 
 

@@ -267,7 +267,7 @@ class Panels:
             parts.append(f'<div class="panels-key">{"".join(legend)}</div>')
         return "".join([*parts, "</div>"])
 
-    def png(self, dpi: int = 80, size: float = 9) -> bytes:
+    def png(self, dpi: int = 72, size: float = 9) -> bytes:
         """The figure as one PNG, :data:`COLUMN` inches wide.
 
         Args:
