@@ -11,7 +11,7 @@ from PIL import Image
 from diffseg_lib.experiments.asking import ask
 from diffseg_lib.experiments.gallery import look, open_gallery, words_of
 from diffseg_lib.experiments.layers import sink
-from diffseg_lib.experiments.network import KINDS, kinds_of_errors
+from diffseg_lib.experiments.mistakes import KINDS, kinds_of_errors
 from diffseg_lib.pocket.scenes import photo_or_scene
 from diffseg_lib.pocket.world import CLASS_NAMES
 from diffseg_lib.segmenter import DiffSegmenter
