@@ -41,4 +41,4 @@ def test_a_chapter_runs_on_a_pipeline_of_each_family(folders, family, chapter, t
     written = json.loads((tmp_path / f"{chapter}.json").read_text())
     assert written["chapter"] == chapter and written["metrics"]
     assert str(folders / family) == written["parameters"]["profile"]
-    assert any("image/png" in output.get("data", {}) for cell in nbformat.read(target, 4).cells for output in cell.get("outputs", []))
+    assert any(kind.startswith("image/") for cell in nbformat.read(target, 4).cells for output in cell.get("outputs", []) for kind in output.get("data", {}))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffseg_lib.book import plots
 
@@ -34,7 +38,11 @@ def drawn(monkeypatch):
 
 
 def titles(figure):
-    return [ax.get_title() for ax in figure.axes]
+    return [ax.get_title() or ax.get_title(loc="left") for ax in figure.axes]
+
+
+def rows(panels):
+    return [[panel.title for panel in row] for row in panels.rows]
 
 
 def test_rows_of_every_run_stand_beside_each_other_and_a_missing_run_says_so():
@@ -55,15 +63,15 @@ def test_effects_are_named_by_their_labels_in_the_order_asked_for():
 
 def test_a_class_report_leaves_out_what_does_not_occur():
     figure = plots.class_report(["background", "house", "fish"], [[8, 2, 0], [1, 3, 0], [0, 0, 0]], {"background": 70.0, "house": 90.0, "fish": None})
-    matrix, bars = figure.axes
+    matrix, bars = figure.axes[:2]
     assert [label.get_text() for label in matrix.get_yticklabels()] == ["background", "house"]
     assert [label.get_text() for label in bars.get_yticklabels()] == ["house", "background"]  # from the highest down
 
 
-def test_measures_name_their_rows_once():
-    figure = plots.measure_bars({"a, %": ROWS, "b, %": ROWS, "c, %": ROWS}, "ours", columns=3)
+def test_measures_are_charts_one_below_the_other():
+    figure = plots.measure_bars({"a, %": ROWS, "b, %": ROWS, "c, %": ROWS}, "ours")
     assert [ax.get_xlabel() for ax in figure.axes] == ["a, %", "b, %", "c, %"]
-    assert [len(ax.get_yticklabels()) and ax.get_yticklabels()[0].get_text() for ax in figure.axes] == ["our maps", "", ""]
+    assert [ax.get_yticklabels()[0].get_text() for ax in figure.axes] == ["our maps"] * 3
 
 
 def test_claims_that_were_not_measured_are_not_drawn():
@@ -75,7 +83,7 @@ def test_claims_that_were_not_measured_are_not_drawn():
 def test_recall_is_drawn_a_dot_a_row_and_size():
     sizes = {name: {"small": one(50.0 + i, "below 2 %", objects=3), "large": one(90.0, "above 8 %", objects=7)} for i, name in enumerate(ROWS)}
     [ax] = plots.recall_by_size(sizes, {"ours": "our maps", "rival": "the rival's"}).axes
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["below 2 % of the picture\n(3 objects)", "above 8 % of the picture\n(7 objects)"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["below 2 % of it\n(3 objects)", "above 8 % of it\n(7 objects)"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["our maps", "the rival's"]
 
 
@@ -87,41 +95,89 @@ def test_curves_of_the_least_probability_end_where_they_are_told():
 
 def test_losses_stand_beside_what_came_of_them():
     left, right = plots.losses_and_rows({"ours": [(1, 3.0), (2, 1.0)]}, {"ours": ROWS["ours"]}, "val").axes
-    assert list(left.lines[0].get_ydata()) == [3.0, 1.0] and right.get_title() == "val"
+    assert list(left.lines[0].get_ydata()) == [3.0, 1.0] and right.get_title(loc="left") == "val"
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["our maps"]
 
 
-def test_galleries_have_a_column_a_picture():
+def test_galleries_have_a_row_a_picture_and_the_picture_beside_its_labels():
     maps = {"before": TRUTH, "after": np.minimum(TRUTH, 1)}
-    figure = plots.label_columns([PIXELS, PIXELS], [maps, maps], SAMPLE.classes, ["gains", "loses"])
-    assert titles(figure) == ["gains", "loses", "before", "before", "after", "after"]
-    assert titles(plots.label_columns([PIXELS], [maps], SAMPLE.classes)) == ["before", "after"]
-    found = SimpleNamespace(labels=TRUTH, words=())
-    assert titles(plots.truth_and_found([SAMPLE], [found], SAMPLE.classes)) == ["truth: house, fish", "found: no words"]
+    found = plots.label_rows([PIXELS, PIXELS], [maps, maps], SAMPLE.classes, ["gains", "loses"])
+    assert rows(found) == [["the picture", "before", "after"]] * 2 and found.row_titles == ["gains", "loses"]
+    assert rows(plots.truth_and_found([SAMPLE], [SimpleNamespace(labels=TRUTH, words=())], SAMPLE.classes)) == [
+        ["the picture", "truth: house, fish", "asked for: no words"]
+    ]
     scores = {"ours": np.linspace(0, 1, 96).reshape(8, 12)}
-    assert titles(plots.score_columns([SAMPLE], [scores]))[0] == "“house” in"
-    assert len(plots.label_comparison([SAMPLE, SAMPLE], [maps, maps]).axes) == 6
+    assert rows(plots.score_rows([SAMPLE], [scores])) == [["“house” in", "ours"]]
+    assert rows(plots.label_comparison([SAMPLE], [maps])) == [["house, fish", "truth", "before", "after"]]
 
 
-def test_a_map_gallery_fills_the_panels_beside_the_picture():
+def test_a_map_gallery_starts_with_the_picture_and_its_truth():
     maps = {f"row {i}": np.random.default_rng(i).random((8, 12)) for i in range(4)}
-    figure = plots.map_gallery(PIXELS, TRUTH, SAMPLE.classes, maps, columns=3)
-    assert titles(figure) == ["“house” in", "row 0", "row 1", "truth", "row 2", "row 3"]
-    with pytest.raises(ValueError, match="argument"):
-        plots.map_gallery(PIXELS, TRUTH, SAMPLE.classes, maps, columns=4)
+    found = plots.map_gallery(PIXELS, TRUTH, SAMPLE.classes, maps, columns=3)
+    assert rows(found) == [["“house” in", "truth", *maps]] and found.columns == 3
 
 
 def test_edits_stand_beside_the_picture_and_its_mask():
     task = SimpleNamespace(pixels=PIXELS, mask=TRUTH == 1, word="house", new="fish")
-    assert titles(plots.edit_rows([task, task], [{"plain": PIXELS}] * 2)) == ["house to fish", "our mask", "plain", "house to fish", "", ""]
-    assert titles(plots.picture_strip({"before": PIXELS, "after": PIXELS})) == ["before", "after"]
+    found = plots.edit_rows([task, task], [{"plain": PIXELS}] * 2)
+    assert rows(found) == [["before", "mask of “house”", "plain"]] * 2 and found.row_titles == ["“house” to “fish”"] * 2
+    assert rows(plots.titled_pictures({"before": PIXELS, "after": PIXELS})) == [["before", "after"]]
+
+
+def test_words_that_were_asked_for_have_a_row_each():
+    score = np.linspace(0, 1, 96).reshape(8, 12)
+    asked = {"true": (("house",), {"house": score}, np.minimum(TRUTH, 1)), "all": (("house", "fish"), {"fish": score, "house": score}, TRUTH)}
+    found = plots.word_rows(PIXELS, asked, TRUTH, SAMPLE.classes)
+    assert rows(found) == [["the picture", "truth"], ["labels", "score of “house”"], ["labels", "score of “fish”", "score of “house”"]]
+    assert found.row_titles == ["what is there", "true", "all"]
+
+
+def test_every_stage_of_a_photo_is_shown_and_a_photo_without_words_says_so():
+    shown = SimpleNamespace(sample=SimpleNamespace(id="a.jpg", image=PIXELS, classes=("house",)), caption="a house", word="house", labels=TRUTH.clip(0, 1))
+    shown.stages = {"latent/8": np.eye(2), "fused": np.eye(4)}
+    nothing = SimpleNamespace(sample=SimpleNamespace(id="b.jpg", image=PIXELS, classes=()), caption="", word="", labels=0 * TRUTH, stages={})
+    found = plots.stage_rows([shown, nothing])
+    assert rows(found) == [["the photo", "labels", "“house”, latent/8", "“house”, fused"], ["the photo", "the caption names nothing that the model knows"]]
+    assert found.row_titles == ["a.jpg: “a house”", "b.jpg"]
+
+
+def test_a_figure_of_panels_is_html_with_all_it_needs_and_one_picture():
+    found = plots.found_in(PIXELS, np.stack([np.eye(8, 12)] * 2), TRUTH, SAMPLE.classes)
+    bundle = found._repr_mimebundle_()
+    page = bundle["text/html"]
+    assert page.count("<img") == 4 and page.count("data:image/") == 4 and "http" not in page and "<script" not in page
+    assert all(len(alt.split()) >= 4 for alt in re.findall(r'alt="(.*?)"', page))
+    assert [page.count(f">{name}<") for name in SAMPLE.classes] == [2, 2]  # on its region and in the key
+    assert f"background:{plots.class_colours(SAMPLE.classes)['fish']}" in page and found.bar() == ("0", "1")
+    assert Image.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"]))).width == 518  # 7.2 inches
+    assert "0x" not in bundle["text/plain"]
+
+
+def test_maps_of_one_scale_have_its_ends_at_the_bar_and_others_their_own():
+    values = np.eye(4)
+    assert plots.tiles([[values, values]]).bar() == ("0", "1")
+    assert plots.tiles([[values, 2 * values]]).bar() == ("each map's least value", "its greatest")
+    assert plots.tiles([[PIXELS]]).bar() == ("", "")
+
+
+def test_what_is_wiped_or_slid_stands_side_by_side_without_scripts():
+    wiped = plots.wipe(plots.picture(PIXELS, "before"), plots.picture(PIXELS, "after"))
+    assert rows(wiped) == [["before", "after"]] and 'data-way="wipe"' in wiped.html() and "hidden" not in wiped.html().replace("overflow: hidden", "")
+    slid = plots.map_strip(None, "house", {"t = 1": np.eye(4), "t = 2": np.eye(4)}, TRUTH == 1, way="slide")
+    assert rows(slid) == [["t = 1", "t = 2"]] and 'data-way="slide"' in slid.html()
+
+
+def test_photos_are_shown_no_larger_than_a_page_needs():
+    panel = plots.picture(np.zeros((1200, 800, 3), np.uint8), "large")
+    assert panel.pixels.shape == (384, 256, 3)
+    assert plots.labels(np.zeros((1200, 800), int), ["house"]).pixels.shape == (384, 256, 3)
 
 
 def test_times_leave_out_what_they_are_compared_with():
     spread = {"median": 1.1, "range": [1.0, 1.2]}
     tables = {"1": {"bare": {"ratio": spread}, "ours": {"ratio": spread}}}
     [ax] = plots.ratio_panels(tables).axes
-    assert ax.get_title() == "C = 1" and [label.get_text() for label in ax.get_yticklabels()] == ["ours"]
+    assert ax.get_title(loc="left") == "C = 1" and [label.get_text() for label in ax.get_yticklabels()] == ["ours"]
     [ax] = plots.stage_bars({"small": {"UNet": {"median": 3.0}, "text": {"median": 1.0}}}).axes
     assert [bar.get_width() for bar in ax.patches] == [0.75, 0.25]
     [ax] = plots.bar_figure({"a": 1.0, "b": 2.0}, "minutes").axes

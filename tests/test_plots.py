@@ -11,11 +11,16 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from diffseg_lib.book import plots
-from diffseg_lib.support.images import PALETTE
+from diffseg_lib.book.plots.colours import BACKGROUND
+from diffseg_lib.pocket.world import CLASS_NAMES
 
 PIXELS = np.full((8, 12, 3), 200, np.uint8)
 FOUND = np.zeros((8, 12), int)
 FOUND[:, :4], FOUND[:, 8:] = 1, 2
+
+
+def rgb(colour):
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 @pytest.fixture
@@ -27,14 +32,9 @@ def ax():
 
 
 def test_every_function_gives_its_axes_back(ax):
-    values = np.arange(96.0).reshape(8, 12)
-    assert plots.picture(ax, PIXELS) is ax
-    assert plots.heat(ax, values) is ax
-    assert plots.outline(ax, FOUND == 1) is ax
-    assert plots.labels(ax, PIXELS, FOUND, ["house", "fish"]) is ax
     assert plots.bars(ax, {"a": 1.0}) is ax
     assert plots.curve(ax, [1, 2], [3, 4]) is ax
-    assert list(plots.strip([ax], {"a": values}, FOUND == 1)) == [ax]
+    assert plots.name_rows(ax, ["a"]) is ax
 
 
 def test_bare_takes_ticks_and_frame_away(ax):
@@ -44,40 +44,48 @@ def test_bare_takes_ticks_and_frame_away(ax):
     assert not any(spine.get_visible() for spine in ax.spines.values())
 
 
-def test_heat_spans_the_map_or_the_given_limits(ax):
+def test_heat_spans_the_map_or_the_given_limits():
     values = np.array([[0.2, 0.4], [0.6, 0.8]])
-    plots.heat(ax, values)
-    plots.heat(ax, values, limits=(0, 1))
-    own, given = ax.images
-    assert own.get_clim() == (0.2, 0.8) and given.get_clim() == (0, 1)
+    own, given = plots.heat(values), plots.heat(values, limits=(0, 1))
+    assert own.limits == (0.2, 0.8) and given.limits == (0, 1)
+    ramp = (255 * matplotlib.colormaps[plots.MAPS]([0.0, 1.0])[:, :3]).round()
+    assert (own.pixels[0, 0] == ramp[0]).all() and (own.pixels[-1, -1] == ramp[1]).all()
+    assert not (given.pixels[0, 0] == ramp[0]).all()
 
 
-def test_heat_over_a_picture_covers_it_exactly(ax):
-    plots.heat(ax, np.eye(2), over=PIXELS)
-    below, above = ax.images
-    assert tuple(below.get_extent()) == tuple(above.get_extent()) == (-0.5, 11.5, 7.5, -0.5)
-    assert 0 < above.get_alpha() < 1
+def test_an_outline_is_drawn_at_the_picture_s_size_and_the_means_are_told():
+    inside = np.zeros((32, 32), bool)
+    inside[8:24, 8:24] = True
+    coarse = np.zeros((4, 4))
+    coarse[1:3, 1:3] = 1
+    panel = plots.heat(coarse, "coarse", inside)
+    assert panel.pixels.shape == (256, 256, 3)
+    white = (panel.pixels == 255).all(-1)
+    rows, columns = np.nonzero(white)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (64, 191, 64, 191) and not white[100:150, 100:150].any()
+    assert "mean 1 inside the outline, 0 outside" in panel.alt
 
 
-def test_labels_show_each_class_in_its_own_colour_and_name_it(ax):
+def test_labels_are_flat_opaque_and_named_where_they_are():
     found = FOUND.copy()
     found[0, 5] = 255
-    plots.labels(ax, PIXELS, found, ["house", "fish"])
-    _, drawn = ax.images
-    colours = drawn.cmap(drawn.norm(drawn.get_array()))[..., :3]
-    assert np.allclose(colours[3, 1], plots.class_colour(1)) and np.allclose(colours[3, 10], plots.class_colour(2))
-    mean_recall = ~np.ma.getmaskarray(drawn.get_array())
-    assert (mean_recall == np.isin(found, [1, 2])).all()  # neither background nor void
-    legend = ax.get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["house", "fish"]
-    assert [to_rgb(patch.get_facecolor()) for patch in legend.get_patches()] == [plots.class_colour(1), plots.class_colour(2)]
+    panel = plots.labels(found, ["house", "fish"], "found")
+    colours = plots.class_colours(["house", "fish"])
+    assert (panel.pixels[3, 1] == rgb(colours["house"])).all() and (panel.pixels[3, 10] == rgb(colours["fish"])).all()
+    assert (panel.pixels[3, 6] == rgb(BACKGROUND)).all() and (panel.pixels[0, 5] == 255).all()
+    assert len(np.unique(panel.pixels.reshape(-1, 3), axis=0)) == 4  # no mixture with a picture
+    assert [name.text for name in panel.names] == ["house", "fish"] and panel.key == colours
+    assert panel.names[0].x < 0.5 < panel.names[1].x
+    assert panel.alt == "Labels, found: house 33%, fish 33% of the picture"
 
 
-def test_the_colour_of_a_label_does_not_depend_on_how_many_there_are(ax):
-    plots.labels(ax, PIXELS, np.minimum(FOUND, 1), ["house"], legend=False)
-    drawn = ax.images[-1]
-    assert np.allclose(drawn.cmap(drawn.norm(1))[:3], plots.class_colour(1))
-    assert ax.get_legend() is None
+def test_a_class_has_one_colour_whatever_it_is_shown_with():
+    whole = plots.class_colours(CLASS_NAMES)
+    assert len(set(whole.values())) == len(CLASS_NAMES)
+    for i, name in enumerate(CLASS_NAMES):
+        assert plots.class_colours([*CLASS_NAMES[i:], "zebra"])[name] == plots.class_colours([name])[name] == whole[name]
+    others = [f"class {i}" for i in range(16)]
+    assert len(set(plots.class_colours(others).values())) == 16  # a colour that is taken is not taken again while one is free
 
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -96,18 +104,12 @@ def lab(linear: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("vision", VISION)
-def test_colours_of_a_scene_s_classes_are_told_apart(vision):
-    """A scene has up to four classes, so the first colours matter most; a difference of 10 in Lab is plain to see."""
-    shown = np.array([plots.class_colour(i) for i in range(1, 7)])
+def test_colours_of_classes_are_told_apart(vision):
+    """A difference of 10 in Lab is plain to see; of the background they differ as well."""
+    shown = np.array([rgb(colour) for colour in (*plots.class_colours(CLASS_NAMES).values(), BACKGROUND)]) / 255
     linear = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
     seen = lab((linear @ VISION[vision].T).clip(0, 1))
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 10
-
-
-def test_the_palette_has_no_colour_twice_and_starts_again_after_the_last():
-    colours = [plots.class_colour(i) for i in range(len(PALETTE))]
-    assert len(set(colours)) == len(PALETTE)
-    assert plots.class_colour(len(PALETTE)) == plots.class_colour(1)
 
 
 def test_bars_have_their_lengths_and_whiskers_first_on_top(ax):
@@ -127,29 +129,15 @@ def test_a_curve_carries_its_intervals_as_a_band(ax):
     assert to_rgb(band.get_facecolor()[0]) == to_rgb(ax.lines[0].get_color())
 
 
-def test_strip_draws_the_outline_at_each_map_s_own_scale():
-    figure, axes = plt.subplots(1, 2)
-    mask = np.zeros((32, 32), bool)
-    mask[8:24, 8:24] = True
-    plots.strip(axes, {"coarse": np.eye(4), "fine": np.eye(16)}, mask)
-    for ax, side in zip(axes, (4, 16), strict=True):
-        points = np.concatenate([path.vertices for path in ax.collections[0].get_paths()])
-        assert np.allclose(points.min(0), side / 4 - 0.5, atol=side / 32) and np.allclose(points.max(0), 3 * side / 4 - 0.5, atol=side / 32)
-    assert [ax.get_title() for ax in axes] == ["coarse", "fine"]
-    plt.close(figure)
-
-
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda ax: plots.class_colour(-1), "expected 0 for the background"),
-        (lambda ax: plots.picture(ax, PIXELS[..., 0]), "expected H x W x 3"),
-        (lambda ax: plots.heat(ax, np.zeros((2, 4, 4))), "index its class first"),
-        (lambda ax: plots.heat(ax, np.array([[0.0, np.nan]])), "not finite"),
-        (lambda ax: plots.labels(ax, PIXELS, FOUND.T, ["house", "fish"]), "same height and width"),
+        (lambda ax: plots.picture(PIXELS[..., 0]), "expected H x W x 3"),
+        (lambda ax: plots.heat(np.zeros((2, 4, 4))), "index its class first"),
+        (lambda ax: plots.heat(np.array([[0.0, np.nan]])), "not finite"),
+        (lambda ax: plots.labels(PIXELS, ["house", "fish"]), "expected one map"),
         (lambda ax: plots.bars(ax, {"a": 1.0, "b": 2.0}, {"a": (0.0, 2.0)}), "no interval for b"),
         (lambda ax: plots.curve(ax, [1, 2], [3, 4], intervals=[(0, 1)]), "1 intervals for 2 points"),
-        (lambda ax: plots.strip([ax], {"a": np.eye(2), "b": np.eye(2)}), "argument"),
     ],
 )
 def test_errors_say_what_was_expected(ax, draw, message):

@@ -33,7 +33,7 @@ def texts_of(cell: NotebookNode, rules: list[tuple[re.Pattern[str], str]]) -> li
         text = output.get("text", output.get("data", {}).get("text/plain", ""))
         if output.output_type == "stream" and found:
             found[-1] += text
-        elif "image/png" not in output.get("data", {}):
+        elif not any(kind.startswith("image/") for kind in output.get("data", {})):
             found.append(text)
     for pattern, replacement in rules:
         found = [pattern.sub(replacement, text) for text in found]

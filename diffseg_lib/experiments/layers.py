@@ -70,3 +70,20 @@ def numbers(layers: dict[str, LayerAuc]) -> dict[str, str]:
         "cross_coarse_auc": f"{np.mean([one.value for one in layers.values() if one.side == coarsest]):.0f}",
         "cross_above": str(sum(one.ci95 is not None and one.ci95[0] > 50 for one in layers.values())),
     }
+
+
+def sink(segmenter: DiffSegmenter, pixels: np.ndarray, words: Sequence[str], timestep: int, layer: str = "mid") -> str:
+    """How many words have the brightest cell of their map of one layer in common, as "m of k": a cell that most share is a sink.
+
+    Args:
+        segmenter: The model.
+        pixels: The picture, H W 3, uint8; most words need not be in it.
+        words: The k words.
+        timestep: Timestep of the noise, 0 to 999.
+        layer: The first part of the layer's short name.
+    """
+    latents = segmenter.encode(pixels)
+    recording = segmenter.attend(latents, segmenter.noise(pixels, latents), timestep, *segmenter.embed(segmenter.prompts(words)))
+    maps = next(one for name, one in recording.cross.items() if short_name(name).startswith(layer))
+    brightest = maps.flatten(1).argmax(1).tolist()
+    return f"{max(map(brightest.count, brightest))} of {len(words)}"

@@ -22,7 +22,8 @@ from torch.nn.functional import avg_pool2d
 
 from ...recording import Recording
 from ...scoremaps import fuse, label, upsample
-from ...support.images import PALETTE, to_numpy
+from ...support.images import to_numpy
+from ..plots.colours import class_colours
 
 if TYPE_CHECKING:
     from ...segmenter import DiffSegmenter
@@ -281,7 +282,7 @@ def _pack(scene: SceneRecording, factors: list[tuple[str, Tensor]], own: Set[int
         "title": scene.title,
         "model": scene.model,
         "classes": scene.classes,
-        "colours": [PALETTE[i % (len(PALETTE) - 1) + 1] for i in range(len(scene.classes))],
+        "colours": [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in class_colours(scene.classes).values()],
         "size": scene.picture.shape[:2],
         "timesteps": list(scene.recordings),
         "defaults": scene.defaults,

@@ -7,49 +7,30 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from ...support.images import PALETTE
+from .panels import MAPS
 
-MAPS = "cividis"  # of every heat map: even in lightness, fit for colour-blind readers
 INK = "#222222"
 Size = tuple[float, float]  # of a figure, inches
 
 
 def use_style() -> None:
-    """Small, sharp figures with little ink, on a white ground that dark pages can carry too."""
+    """Charts as SVG whose text is as large as a page's (12 points are 16 px), on a white ground that dark pages can carry too."""
     import matplotlib.pyplot as plt
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+    set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
     plt.rcParams.update(
         {
-            "figure.dpi": 90,
-            "savefig.dpi": 90,
             "figure.facecolor": "white",
-            "savefig.bbox": "tight",
-            "font.size": 9,
-            "axes.titlesize": 9,
+            "font.size": 12,
+            "axes.titlesize": 12,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "image.interpolation": "nearest",
+            "svg.hashsalt": "book",
         }
     )
-
-
-def class_colour(label: int) -> tuple[float, float, float]:
-    """The colour of a label, 0..1; 0 is the background. The palette starts again after its last colour.
-
-    Raises:
-        ValueError: If the label is negative.
-
-    >>> class_colour(0), class_colour(1) == class_colour(2)
-    ((0.0, 0.0, 0.0), False)
-    """
-    if label < 0:
-        raise ValueError(f"label {label}: expected 0 for the background, or the number of a class, 1 and up")
-    r, g, b = PALETTE[(label - 1) % (len(PALETTE) - 1) + 1] if label else PALETTE[0]
-    return r / 255, g / 255, b / 255
 
 
 def bare(ax: Axes, title: str = "") -> Axes:
@@ -62,78 +43,15 @@ def bare(ax: Axes, title: str = "") -> Axes:
     return ax
 
 
-def picture(ax: Axes, pixels: np.ndarray, title: str = "") -> Axes:
-    """A picture: H W 3, uint8.
-
-    Raises:
-        ValueError: If the array has another shape.
-    """
-    if pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"picture of shape {pixels.shape}: expected H x W x 3")
-    ax.imshow(pixels)
-    return bare(ax, title)
-
-
-def heat(ax: Axes, values: np.ndarray, title: str = "", over: np.ndarray | None = None, limits: tuple[float, float] | None = None) -> Axes:
-    """A map h w as colours from its least to its greatest value, or half-transparent over a picture.
-
-    Args:
-        ax: The Axes to draw on.
-        values: The map, h w, of any range.
-        title: Title above the panel.
-        over: A picture to lie under the map, H W 3, uint8; the map is stretched to its size.
-        limits: Values of the darkest and the brightest colour; needed where maps are to be compared.
-
-    Raises:
-        ValueError: If `values` is no single map, or is not finite.
-    """
-    if values.ndim != 2:
-        raise ValueError(f"heat map of shape {values.shape}: expected one map h x w; index its class first")
-    if not np.isfinite(values).all():
-        raise ValueError("a heat map has values that are not finite: expected real numbers everywhere")
-    low, high = limits or (float(values.min()), float(values.max()))
-    if over is not None:
-        h, w = over.shape[:2]
-        ax.imshow(over)
-        ax.imshow(values, cmap=MAPS, vmin=low, vmax=high, alpha=0.6, extent=(-0.5, w - 0.5, h - 0.5, -0.5))
-    else:
-        ax.imshow(values, cmap=MAPS, vmin=low, vmax=high)
-    return bare(ax, title)
-
-
-def outline(ax: Axes, mask: np.ndarray, colour: str = "white") -> Axes:
-    """The edge of a mask H W, on an Axes that already shows something of that size."""
-    h, w = mask.shape
-    ax.contour(np.arange(w), np.arange(h), mask.astype(float), levels=[0.5], colors=[colour], linewidths=1.2)
+def name_rows(ax: Axes, names: Sequence[str]) -> Axes:
+    """Names of the rows 0, 1, ... of a chart, the first on top, each above its row, so that they take none of its width."""
+    ax.set_yticks([place - 0.3 for place in range(len(names))], names, ha="left", va="bottom")
+    ax.tick_params(axis="y", length=0, pad=-2)
+    for name in ax.get_yticklabels():
+        name.set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5})
+    ax.spines["left"].set_visible(False)
+    ax.set_ylim(len(names) - 0.55, -0.85)
     return ax
-
-
-def labels(ax: Axes, pixels: np.ndarray, found: np.ndarray, classes: Sequence[str], title: str = "", legend: bool = True) -> Axes:
-    """Labels H W over a picture, each class in its colour with an outline, and named.
-
-    Args:
-        ax: The Axes to draw on.
-        pixels: The picture, H W 3, uint8.
-        found: The labels, H W; i is the i-th class, 0 and what lies above the number of classes (void) stay uncovered.
-        classes: Names of the classes, in the order of the labels.
-        title: Title above the panel.
-        legend: Whether the colours are named below the picture.
-
-    Raises:
-        ValueError: If labels and picture differ in size.
-    """
-    if found.shape != pixels.shape[:2]:
-        raise ValueError(f"labels of shape {found.shape} over a picture of shape {pixels.shape}: expected the same height and width")
-    colours = ListedColormap([class_colour(i) for i in range(1, len(classes) + 1)])
-    ax.imshow(pixels)
-    ax.imshow(np.ma.masked_where((found == 0) | (found > len(classes)), found), cmap=colours, vmin=1, vmax=max(len(classes), 2), alpha=0.6)
-    for i in range(1, len(classes) + 1):
-        if (found == i).any() and not (found == i).all():
-            outline(ax, found == i)
-    if legend:
-        handles = [Patch(color=class_colour(i), label=name) for i, name in enumerate(classes, start=1)]
-        ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncol=min(3, len(classes)), frameon=False)
-    return bare(ax, title)
 
 
 def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float] | None] | None = None, xlabel: str = "", strong: str = "") -> Axes:
@@ -147,13 +65,14 @@ def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[fl
         raise ValueError(f"no interval for {', '.join(without)}: expected one (low, high) a bar")
     names = list(values)
     heights = [values[n] for n in names]
-    ax.barh(names, heights, color=["#0077bb" if n == strong or not strong else "#bbbbbb" for n in names])
+    ax.barh(range(len(names)), heights, 0.45, color=["#0077bb" if n == strong or not strong else "#bbbbbb" for n in names])
     for i, name in enumerate(names):
         interval = intervals[name] if intervals else None
         if interval:
             ax.plot(interval, [i, i], color=INK, linewidth=1.2)
-        ax.text(max(interval[1] if interval else values[name], values[name]) + 0.6, i, f"{values[name]:.1f}", va="center")
-    ax.invert_yaxis()
+        end = max(interval[1] if interval else values[name], values[name])
+        ax.annotate(f"{values[name]:.1f}", (end, i), xytext=(5, 0), textcoords="offset points", va="center")
+    name_rows(ax, names)
     ax.set_xlabel(xlabel)
     ax.margins(x=0.12)
     return ax
@@ -182,17 +101,6 @@ def curve(
     return ax
 
 
-def strip(axes: Sequence[Axes], maps: Mapping[str, np.ndarray], truth: np.ndarray | None = None) -> Sequence[Axes]:
-    """One heat map an Axes, each under its name, the outline of a mask drawn at each map's own scale."""
-    for ax, (name, values) in zip(axes, maps.items(), strict=True):
-        heat(ax, values, name)
-        if truth is not None:
-            h, w = values.shape
-            H, W = truth.shape
-            ax.contour((np.arange(W) + 0.5) * w / W - 0.5, (np.arange(H) + 0.5) * h / H - 0.5, truth.astype(float), levels=[0.5], colors="white", linewidths=1)
-    return axes
-
-
 def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Any] | None], strong: str = "", xlabel: str = "mean IoU, %") -> Sequence[Axes]:
     """Rows of a study as bars with 95 % intervals, a panel a run.
 
@@ -209,10 +117,8 @@ def rows(axes: Sequence[Axes], runs: Mapping[str, Mapping[str, Any] | None], str
         named = {one.label or name: one for name, one in found.items()}
         stands_out = found[strong].label or strong if strong in found else ""
         bars(ax, {name: one.value for name, one in named.items()}, {name: one.ci95 for name, one in named.items()}, xlabel, stands_out)
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
         ax.set_xlim(0, 105)
-    for ax in axes[1:]:
-        ax.set_yticklabels([])
     return axes
 
 
@@ -235,10 +141,9 @@ def verdicts(ax: Axes, claims: Sequence[Any]) -> Axes:
         for y, row in places:
             ax.plot(row.ci95 or [row.effect] * 2, [y, y], color=colour, linewidth=1.4)
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(claims)), [row.claim for row in claims])
-    ax.invert_yaxis()
+    name_rows(ax, [row.claim for row in claims])
     ax.set_xlabel("effect, points")
-    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(VERDICT_COLOURS))
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return ax
 
 
@@ -247,7 +152,7 @@ def confusion(ax: Axes, shares: np.ndarray, true: Sequence[str], found: Sequence
     import seaborn
 
     text = np.where(shares >= 0.01, np.round(100 * shares).astype(int).astype(str), "")
-    seaborn.heatmap(shares, ax=ax, cmap=MAPS, vmin=0, vmax=1, cbar=False, annot=text, fmt="", annot_kws={"size": 6}, xticklabels=found, yticklabels=true)
+    seaborn.heatmap(shares, ax=ax, cmap=MAPS, vmin=0, vmax=1, cbar=False, annot=text, fmt="", annot_kws={"size": 8}, xticklabels=found, yticklabels=true)
     ax.set(xlabel="label given", ylabel="true class, % of its pixels")
     return ax
 
@@ -270,10 +175,9 @@ def forest(ax: Axes, runs: Mapping[str, Mapping[str, Any] | None], names: Sequen
             ax.plot(one.ci95 or [one.value] * 2, [y, y], color=marks.get_color(), linewidth=1.4)
     labels = {name: one.label or name for found in shown.values() for name, one in found.items()}
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(names)), [labels.get(name, name) for name in names])
-    ax.invert_yaxis()
+    name_rows(ax, [labels.get(name, name) for name in names])
     ax.set_xlabel(xlabel)
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, 1.16), ncol=2)
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
     return ax
 
 
@@ -292,15 +196,11 @@ def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, 
         ax.hlines(places, low, high, color=INK, linewidth=1.2)
         ax.plot(middle, places, "o", color=INK, markersize=5)
         for place, value, end in zip(places, middle, high, strict=True):
-            ax.annotate(f"{value:.2f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
-        ax.set_yticks(places, list(cases))
-        ax.invert_yaxis()
+            ax.annotate(f"{value:.2f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=11)
+        name_rows(ax, list(cases))
         ax.margins(x=0.15)
         ax.set_xlabel(xlabel)
-        ax.set_title(name)
-    for ax in list(axes)[1:]:
-        if list(groups.values())[0].keys() == groups[ax.get_title()].keys():
-            ax.set_yticklabels([])
+        ax.set_title(name, loc="left")
     return axes
 
 
@@ -322,54 +222,15 @@ def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
             share = value / total
             ax.barh(place, share, left=left, color=colours[name], edgecolor="white", linewidth=0.8, label=name if place == 0 else None)
             if share > 0.05:
-                ax.text(left + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=8, color="white")
+                ax.text(left + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=11, color="white")
             left += share
     ax.set_yticks(range(len(bars_of)), list(bars_of))
     ax.invert_yaxis()
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.set_xlabel("share of one image's time")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(names), frameon=False, fontsize=8)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=11)
     return ax
-
-
-def score_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], truths: Sequence[np.ndarray], scores: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """A column a picture: itself, then each method's score map of one word, from 0 to 1, with the outline of the truth.
-
-    Args:
-        axes: An array of Axes, (1 + methods) x pictures.
-        pictures: The pictures, H W 3, uint8 each.
-        truths: Where the word is, H W, bool each; nowhere draws no outline.
-        scores: Score maps by method, H W in [0, 1], one mapping a picture.
-    """
-    for column, pixels, truth, maps in zip(axes.T, pictures, truths, scores, strict=True):
-        picture(column[0], pixels)
-        for ax, (name, values) in zip(column[1:], maps.items(), strict=True):
-            heat(ax, values, limits=(0, 1))
-            if truth.any():
-                outline(ax, truth)
-            if ax.get_subplotspec().is_first_col():
-                ax.set_ylabel(name)
-    return axes
-
-
-def label_gallery(axes: np.ndarray, pictures: Sequence[np.ndarray], found: Sequence[Mapping[str, np.ndarray]], classes: Sequence[Sequence[str]]) -> np.ndarray:
-    """A column a picture: labels by method (or the truth) over it, one under the other, the classes named under the last.
-
-    Args:
-        axes: An array of Axes, methods x pictures.
-        pictures: The pictures, H W 3, uint8 each.
-        found: Labels by method, H W, one mapping a picture; i is the i-th of its classes.
-        classes: Names of the classes, one list a picture.
-    """
-    for column, pixels, maps, names in zip(axes.T, pictures, found, classes, strict=True):
-        for ax, (method, values) in zip(column, maps.items(), strict=True):
-            labels(ax, pixels, values, names, legend=False)
-            if ax.get_subplotspec().is_first_col():
-                ax.set_ylabel(method)
-        handles = [Patch(color=class_colour(i), label=name) for i, name in enumerate(names, start=1)]
-        column[-1].legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, 0), ncol=2, frameon=False, handlelength=0.9, columnspacing=1)
-    return axes
 
 
 def grid(rows: int, columns: int, size: Size, layout: str | None = "constrained", **options: Any) -> tuple[Figure, np.ndarray]:
@@ -377,3 +238,10 @@ def grid(rows: int, columns: int, size: Size, layout: str | None = "constrained"
     import matplotlib.pyplot as plt
 
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout, **options)
+
+
+def stack(counts: Sequence[int], width: float = 5.6) -> tuple[Figure, list[Axes]]:
+    """A figure of charts one below the other, narrow enough for a phone to show its text, each as high as its number of rows asks for."""
+    heights = [0.47 * count + 0.75 for count in counts]
+    figure, axes = grid(len(counts), 1, (width, sum(heights)), height_ratios=heights)
+    return figure, list(axes[:, 0])

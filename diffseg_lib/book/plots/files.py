@@ -2,38 +2,84 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from ...support.images import to_numpy
 from ...support.paths import repository_root
-from .axes import forest, heat, labels, picture, rows, use_style
+from .axes import forest, rows, stack, use_style
 from .house import draw_house
+from .panels import Panels, heat, labels, picture
 from .thread import draw_thread
 
+if TYPE_CHECKING:
+    from ...segmenter import DiffSegmenter
 
-def welcome(axes: np.ndarray, scenes: Sequence[int]) -> np.ndarray:
-    """The welcome picture, a column a test scene: the scene, one word's fused and completed maps, all labels (axes: 4 x scenes)."""
+OPENING = 40  # test scenes that the welcome picture takes its three from
+
+
+def quality(segmenter: DiffSegmenter, index: int) -> float:
+    """Mean IoU of one test scene, its true words given, percent: over the labels that are there, the background's included."""
+    from ...evaluation.metrics import confusion, miou
+    from ...pocket.scenes import photo_or_scene
+
+    sample = photo_or_scene("", (), index)
+    return float(miou(confusion(sample.truth, segmenter.segment(sample.image, sample.classes).labels, len(sample.classes) + 1)))
+
+
+def welcome(count: int = OPENING) -> Panels:
+    """The welcome picture: of the first test scenes of two words the best, the one in the middle and the worst by mean IoU.
+
+    A row a scene: itself, its first word's fused and completed maps, all labels; below each label map the mean IoU and its largest mistake.
+
+    Args:
+        count: The number of scenes looked at.
+    """
+    from ...evaluation.metrics import confusion
     from ...pocket.scenes import photo_or_scene
     from ...segmenter import DiffSegmenter
 
     segmenter = DiffSegmenter.from_profile("pocket")
-    for column, index in zip(axes.T, scenes, strict=True):
+    scores = {index: quality(segmenter, index) for index in range(count) if len(photo_or_scene("", (), index).classes) == 2}
+    order = sorted(scores, key=lambda index: -scores[index])
+    rows = []
+    for index in (order[0], order[len(order) // 2], order[-1]):
         sample = photo_or_scene("", (), index)
         found = segmenter.segment(sample.image, sample.classes, return_intermediates=True)
-        maps = to_numpy(found.intermediates.fused[0]) if found.intermediates is not None else found.scores[0]
-        picture(column[0], sample.image)
-        heat(column[1], maps, f"“{found.classes[0]}”")
-        heat(column[2], found.scores[0])
-        labels(column[3], sample.image, found.labels, found.classes, legend=False)
-        column[3].set_xlabel(" and ".join(found.classes))
-    for ax, text in zip(axes[:, 0], ("scene", "cross-attention", "completed", "labels"), strict=True):
-        ax.set_ylabel(text)
-    return axes
+        fused = to_numpy(found.intermediates.fused[0]) if found.intermediates is not None else found.scores[0]
+        counts = confusion(sample.truth, found.labels, len(sample.classes) + 1)
+        title = "; ".join(part for part in (f"mean IoU {scores[index]:.0f} %", largest_mistake(counts, sample.classes)) if part)
+        inside, word = sample.truth == 1, sample.classes[0]
+        maps = [heat(fused, f"“{word}”, cross-attention", inside), heat(found.scores[0], f"“{word}”, completed", inside)]
+        rows.append([picture(sample.image, "the scene"), *maps, labels(found.labels, sample.classes, title)])
+    heads = (f"The best of {len(order)} scenes", "The one in the middle", "The worst")
+    return Panels(rows, heads)
+
+
+def largest_mistake(counts: np.ndarray, names: Sequence[str]) -> str:
+    """The largest share of a true class's pixels that got another label, as words; "" if it is below a twentieth.
+
+    Args:
+        counts: Pixels by true label and label given, the background first, k+1 k+1.
+        names: The k words.
+
+    >>> largest_mistake(np.array([[90, 10, 0], [0, 8, 2], [6, 0, 4]]), ["house", "fish"])
+    '60 % of the fish is called background'
+    """
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    np.fill_diagonal(shares, 0)
+    there, given = np.unravel_index(int(shares.argmax()), shares.shape)
+    named = ["background", *names]
+    if shares[there, given] < 0.05:
+        return ""
+    return f"{100 * shares[there, given]:.0f} % of the {named[there]} is called {named[given]}"
 
 
 def study(path: Path) -> Path:
@@ -43,11 +89,11 @@ def study(path: Path) -> Path:
     run = json.loads(path.read_text())
     result = run["result"]
     found, effects = ({name: SimpleNamespace(**{"label": ""} | one) for name, one in result[part].items()} for part in ("rows", "effects"))
-    fig, axes = plt.subplots(1, 2, figsize=(13, 1.2 + 0.22 * max(len(found), len(effects))), gridspec_kw={"wspace": 0.9})
+    fig, axes = stack([len(found), len(effects)], 7.2)
     unit = result.get("unit", "mean IoU, %")
     rows(axes[:1], {f"{run['profile']}: {path.stem}, {result['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
     forest(axes[1], {"paired differences": effects}, list(effects), "points")
-    fig.savefig(path.with_suffix(".png"), dpi=70, metadata={"Software": None})
+    fig.savefig(path.with_suffix(".png"), dpi=100, bbox_inches="tight", metadata={"Software": None})
     plt.close(fig)
     return path.with_suffix(".png")
 
@@ -59,8 +105,6 @@ def draw(target: Path) -> list[Path]:
         target: A folder of studies' JSON, or a picture's path: house.svg is the library's house, any other the welcome picture. A folder named thread
             gets the drawings of the method, one for each place in it.
     """
-    import matplotlib.pyplot as plt
-
     use_style()
     if target.stem == "house":
         return [draw_house(target, repository_root() / "diffseg_lib")]
@@ -68,8 +112,6 @@ def draw(target: Path) -> list[Path]:
         return draw_thread(target)
     if target.is_dir():
         return [study(path) for path in sorted(target.glob("*.json"))]
-    figure, panels = plt.subplots(4, 5, figsize=(10, 8.4))
-    welcome(panels, (3, 14, 22, 23, 11))
-    figure.savefig(target)
-    plt.close(figure)
+    drawn = Image.open(io.BytesIO(welcome().png(dpi=200, size=12)))
+    drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
     return [target]

@@ -1,4 +1,4 @@
-"""Figures of several pictures: pictures, maps and labels in, a Figure out."""
+"""Figures of pictures, maps and labels: arrays in, :class:`~diffseg_lib.book.plots.Panels` out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,142 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from . import axes as draw
-from .axes import grid
+from .panels import Panel, Panels, heat, labels, marked, picture
 
 
-def map_gallery(pixels: np.ndarray, truth: np.ndarray, classes: Sequence[str], maps: Mapping[str, np.ndarray], columns: int = 5) -> Figure:
-    """A picture over its true labels, and beside them heat maps of its first class, each at its own scale, with the true outline.
+def titled_pictures(pictures: Mapping[str, np.ndarray], columns: int = 0) -> Panels:
+    """Pictures (H W 3, uint8), each over its title, so many beside each other; 0 is all of them."""
+    return Panels([[picture(pixels, title) for title, pixels in pictures.items()]], columns=columns)
+
+
+def tiles(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), row_titles: Sequence[str] = (), way: str = "grid") -> Panels:
+    """Pictures (H W 3, uint8) or maps (H W) close together, a row after the other.
+
+    Args:
+        rows: Rows of pictures or maps, as long as each other.
+        titles: Titles of the columns; none leaves them out.
+        row_titles: Titles of the rows; none leaves them out.
+        way: How a page shows it, as of :class:`Panels`.
+    """
+    named = titles or [""] * len(rows[0])
+    heads = row_titles or [""] * len(rows)
+    drawn = [
+        [
+            picture(one, name, f"{head or 'picture'}, {name or f'number {i}'}, as it is") if one.ndim == 3 else heat(one, name)
+            for i, (one, name) in enumerate(zip(row, named, strict=True), 1)
+        ]
+        for row, head in zip(rows, heads, strict=True)
+    ]
+    return Panels(drawn, row_titles, way)
+
+
+def sheet(pixels: np.ndarray, names: Sequence[str], across: int) -> Panels:
+    """A contact sheet taken apart: each of its pictures over its name.
+
+    Args:
+        pixels: The sheet, H W 3, uint8, of pictures of one size.
+        names: Names of the pictures, row by row; as many are shown.
+        across: The number of pictures beside each other and below each other.
+    """
+    side = pixels.shape[0] // across
+    places = [divmod(i, across) for i in range(len(names))]
+    return Panels(
+        [[picture(pixels[y * side : (y + 1) * side, x * side : (x + 1) * side], name) for (y, x), name in zip(places, names, strict=True)]], columns=across
+    )
+
+
+def wipe(before: Panel, after: Panel) -> Panels:
+    """Two panels of the same picture, the second of which a page draws over the first under a slider; side by side where no script runs."""
+    return Panels([[before, after]], way="wipe")
+
+
+def found_in(pixels: np.ndarray, scores: np.ndarray, found: np.ndarray, names: Sequence[str]) -> Panels:
+    """A picture, the labels, and the score map of each word (0 to 1).
+
+    Args:
+        pixels: The picture, H W 3, uint8.
+        scores: Score maps of the k words, k H W in [0, 1].
+        found: Labels found, H W; i is the i-th name, 0 the background.
+        names: The k words.
+    """
+    maps = [heat(values, f"score of “{name}”", limits=(0, 1)) for name, values in zip(names, scores, strict=True)]
+    return Panels([[picture(pixels, "the picture"), *maps, labels(found, names, "the labels")]])
+
+
+def things_and_ground(pixels: np.ndarray, things: np.ndarray, ground: np.ndarray, names: Sequence[str], grounds: Sequence[str]) -> Panels:
+    """A scene, the labels of its things and those of its ground: H W each, 0 for what is neither."""
+    return Panels([[picture(pixels, "the picture"), labels(things, names, "things"), labels(ground, grounds, "ground")]])
+
+
+def errors_by_word(pixels: np.ndarray, without: np.ndarray, better: Mapping[str, np.ndarray], inside: Sequence[np.ndarray]) -> Panels:
+    """A scene beside the denoising error without words; below, what each word takes off it, at one symmetric scale (99th percentile).
+
+    Args:
+        pixels: The picture, H W 3, uint8.
+        without: The error without words, h w.
+        better: What each word takes off it, h w each, by title.
+        inside: Where each word's object is, H W, bool each.
+    """
+    limit = max(float(np.quantile(np.abs(one), 0.99)) for one in better.values())
+    maps = [heat(one, title, mask, (-limit, limit)) for (title, one), mask in zip(better.items(), inside, strict=True)]
+    return Panels([[picture(pixels, "scene"), heat(without, "error without words")], maps], scale=f"of the words: {-limit:.2g} to {limit:.2g}")
+
+
+def map_strip(pixels: np.ndarray | None, word: str, maps: Mapping[str, np.ndarray], mask: np.ndarray, way: str = "grid", columns: int = 5) -> Panels:
+    """A picture, unless it is None, and maps of one word beside it, each at its own scale, with the object's outline."""
+    drawn = [heat(values, title, mask) for title, values in maps.items()]
+    return Panels([([picture(pixels, f"“{word}” in")] if pixels is not None else []) + drawn], way=way, columns=columns if way == "grid" else 0)
+
+
+def score_strip(scores: Mapping[str, np.ndarray], mask: np.ndarray, way: str = "grid") -> Panels:
+    """Score maps beside each other, all from 0 to 1, with the object's outline."""
+    return Panels([[heat(one, title, mask, (0, 1)) for title, one in scores.items()]], way=way)
+
+
+def maps_by_word(pixels: np.ndarray, truth: np.ndarray, words: Sequence[str], maps: Mapping[str, np.ndarray], found: np.ndarray | None = None) -> Panels:
+    """A row a word: the picture, then its maps, each at its own scale, with the object's outline; a last row of labels, if they are given.
+
+    Args:
+        pixels: The picture, H W 3, uint8.
+        truth: The true labels, H W; i is the i-th word.
+        words: The k words.
+        maps: Maps of the k words by title, of any height and width.
+        found: Labels to show last, H W, beside the true ones; None shows none.
+    """
+    rows = [[picture(pixels, "the picture"), *(heat(one[k], title, truth == k + 1) for title, one in maps.items())] for k in range(len(words))]
+    heads = [f"“{word}”" for word in words]
+    if found is not None:
+        rows, heads = [*rows, [labels(truth, words, "truth"), labels(found, words, "labels found")]], [*heads, "all words"]
+    return Panels(rows, heads)
+
+
+def layer_maps(pixels: np.ndarray, word: str, layers: Mapping[str, np.ndarray], mask: np.ndarray, columns: int = 4) -> Panels:
+    """A picture and the map of one word in every layer, each at its own scale, with the object's outline."""
+    return map_strip(pixels, word, layers, mask, columns=columns)
+
+
+def attention_rows(pixels: np.ndarray, truth: np.ndarray, matrix: np.ndarray, points: Sequence[tuple[int, int]], size: tuple[int, int]) -> Panels:
+    """Where some pixels look: a picture with the pixels marked, and for each its row of a self-attention matrix, as a square root.
+
+    Args:
+        pixels: The picture, H W 3, uint8.
+        truth: The true labels, H W; 1 is the object that is outlined.
+        matrix: The self-attention matrix, n n.
+        points: Places of the pixels, row and column of the picture each.
+        size: Height and width of the maps, h * w = n.
+    """
+    (h, w), (height, width) = size, truth.shape
+    dots = {colour: ((y + 0.5) / height, (x + 0.5) / width) for (y, x), colour in zip(points, ("#ee7733", "#ee3377", "#33bbee"), strict=False)}
+    drawn = [marked(picture(pixels, "the pixels"), dots)]
+    for (y, x), colour in zip(points, dots, strict=True):
+        row = matrix[(y * h // height) * w + x * w // width].reshape(h, w)
+        drawn.append(marked(heat(np.sqrt(row), "what this pixel attends to", truth == 1), {colour: dots[colour]}))
+    return Panels([drawn])
+
+
+def map_gallery(pixels: np.ndarray, truth: np.ndarray, classes: Sequence[str], maps: Mapping[str, np.ndarray], columns: int = 4) -> Panels:
+    """A picture beside its true labels, and after them maps of its first class, each at its own scale, with the true outline.
 
     Args:
         pixels: The picture, H W 3, uint8.
@@ -22,96 +150,110 @@ def map_gallery(pixels: np.ndarray, truth: np.ndarray, classes: Sequence[str], m
         maps: Maps by title, H W each.
         columns: Panels beside each other, the picture's included.
     """
-    figure, axes = grid(2, columns, (2.1 * columns, 4.8))
-    draw.picture(axes[0, 0], pixels, f"“{classes[0]}” in")
-    draw.labels(axes[1, 0], pixels, truth, classes, "truth", legend=False)
-    draw.strip([*axes[0, 1:], *axes[1, 1:]], maps, truth == 1)
-    return figure
+    drawn = [heat(one, title, truth == 1) for title, one in maps.items()]
+    return Panels([[picture(pixels, f"“{classes[0]}” in"), labels(truth, classes, "truth"), *drawn]], columns=columns)
 
 
-def label_columns(
-    pictures: Sequence[np.ndarray],
-    found: Sequence[Mapping[str, np.ndarray]],
-    names: Sequence[str],
-    titles: Sequence[str] = (),
-    side: float = 2.2,
-) -> Figure:
-    """A column a picture: itself, if it has a title, and below it label maps over it, each under its name.
+def label_rows(pictures: Sequence[np.ndarray], found: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], titles: Sequence[str] = ()) -> Panels:
+    """A row a picture: itself, and beside it label maps, each over its name.
 
     Args:
         pictures: The pictures, H W 3, uint8 each.
         found: Labels by name, H W, one mapping a picture, all of the same length.
         names: The classes in the order of their labels, the background left out.
-        titles: Titles of the pictures; none leaves the pictures out.
-        side: Side of a panel, inches.
+        titles: Titles of the rows; none leaves them out.
     """
-    above = 1 if titles else 0
-    figure, axes = grid(above + len(found[0]), len(pictures), (side * len(pictures), side * (above + len(found[0]))))
-    for i, (column, pixels, maps) in enumerate(zip(axes.T, pictures, found, strict=True)):
-        if titles:
-            draw.picture(column[0], pixels, titles[i])
-        for ax, (name, labels) in zip(column[above:], maps.items(), strict=True):
-            draw.labels(ax, pixels, labels, names, name, legend=False)
-    return figure
+    return Panels(
+        [[picture(pixels, "the picture"), *(labels(one, names, title) for title, one in maps.items())] for pixels, maps in zip(pictures, found, strict=True)],
+        titles,
+    )
 
 
-def truth_and_found(samples: Sequence[Any], found: Sequence[Any], names: Sequence[str]) -> Figure:
-    """A column a picture: its true labels above, with their classes, and the labels found below, with the words that were asked for.
+def truth_and_found(samples: Sequence[Any], found: Sequence[Any], names: Sequence[str], titles: Sequence[str] = ()) -> Panels:
+    """A row a picture: itself, its true labels with their classes, and the labels found with the words that were asked for.
 
     Args:
         samples: The samples, each with ``image``, ``truth`` and ``classes`` as attributes.
         found: What was found in each, with ``labels`` (H W) and ``words`` as attributes.
         names: The classes in the order of their labels, the background left out.
+        titles: Titles of the rows; none leaves them out.
     """
-    figure, axes = grid(2, len(samples), (1.9 * len(samples), 4.6))
-    for (above, below), sample, one in zip(axes.T, samples, found, strict=True):
-        draw.labels(above, sample.image, sample.truth, names, "truth: " + ", ".join(sample.classes), legend=False)
-        draw.labels(below, sample.image, one.labels, names, "found: " + (", ".join(one.words) or "no words"), legend=False)
-    return figure
+    maps = [
+        {"truth: " + ", ".join(sample.classes): sample.truth, "asked for: " + (", ".join(one.words) or "no words"): one.labels}
+        for sample, one in zip(samples, found, strict=True)
+    ]
+    return label_rows([one.image for one in samples], maps, names, titles)
 
 
-def score_columns(samples: Sequence[Any], scores: Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """A column a picture: itself, and each method's score map of its first class from 0 to 1, with the true outline.
+def score_rows(samples: Sequence[Any], scores: Sequence[Mapping[str, np.ndarray]]) -> Panels:
+    """A row a picture: itself, and each method's score map of its first class from 0 to 1, with the true outline.
 
     Args:
         samples: The samples, each with ``image``, ``truth`` (1 is the first class) and ``classes``.
         scores: Score maps by method, H W, one mapping a picture.
     """
-    figure, axes = grid(1 + len(scores[0]), len(samples), (2.1 * len(samples), 2.1 * (1 + len(scores[0]))))
-    draw.score_gallery(axes, [one.image for one in samples], [one.truth == 1 for one in samples], scores)
-    for ax, one in zip(axes[0], samples, strict=True):
-        ax.set_title(f"“{one.classes[0]}” in")
-    return figure
+    rows = [
+        [picture(one.image, f"“{one.classes[0]}” in"), *(heat(values, name, one.truth == 1, (0, 1)) for name, values in maps.items())]
+        for one, maps in zip(samples, scores, strict=True)
+    ]
+    return Panels(rows)
 
 
-def label_comparison(samples: Sequence[Any], found: Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """A column a picture: the truth and each method's labels over it, its classes named below; samples and maps as of :func:`score_columns`."""
-    figure, axes = grid(1 + len(found[0]), len(samples), (2.1 * len(samples), 2.1 * (1 + len(found[0]))))
-    maps = [{"truth": one.truth} | dict(labels) for one, labels in zip(samples, found, strict=True)]
-    draw.label_gallery(axes, [one.image for one in samples], maps, [one.classes for one in samples])
-    return figure
+def label_comparison(samples: Sequence[Any], found: Sequence[Mapping[str, np.ndarray]]) -> Panels:
+    """A row a picture: itself, the truth and each method's labels; samples and maps as of :func:`score_rows`."""
+    rows = [
+        [picture(one.image, ", ".join(one.classes)), *(labels(values, one.classes, name) for name, values in ({"truth": one.truth} | dict(maps)).items())]
+        for one, maps in zip(samples, found, strict=True)
+    ]
+    return Panels(rows)
 
 
-def edit_rows(tasks: Sequence[Any], edits: Sequence[Mapping[str, np.ndarray]]) -> Figure:
-    """A row an edit: the picture before, the mask on it, and the pictures after.
+def edit_rows(tasks: Sequence[Any], edits: Sequence[Mapping[str, np.ndarray]]) -> Panels:
+    """A row an edit: the picture before, the mask that it was held to, and the pictures after.
 
     Args:
         tasks: The edits, each with ``pixels`` (H W 3, uint8), ``mask`` (H W, bool), ``word`` and ``new`` as attributes.
         edits: Pictures after the edit by title, one mapping a task.
     """
-    figure, axes = grid(len(tasks), 2 + len(edits[0]), (10, 2.1 * len(tasks)))
-    for i, (row, task, drawn) in enumerate(zip(axes, tasks, edits, strict=True)):
-        draw.picture(row[0], task.pixels, f"{task.word} to {task.new}")
-        shaded = task.mask[..., None].repeat(3, 2) * 90 + task.pixels // 3
-        draw.outline(draw.picture(row[1], shaded, "" if i else "our mask"), task.mask)
-        for ax, (title, pixels) in zip(row[2:], drawn.items(), strict=True):
-            draw.picture(ax, pixels, "" if i else title)
-    return figure
+    rows = [
+        [
+            picture(task.pixels, "before"),
+            labels(task.mask.astype(int), [task.word], f"mask of “{task.word}”"),
+            *(picture(pixels, title) for title, pixels in drawn.items()),
+        ]
+        for task, drawn in zip(tasks, edits, strict=True)
+    ]
+    return Panels(rows, [f"“{task.word}” to “{task.new}”" for task in tasks])
 
 
-def picture_strip(pictures: Mapping[str, np.ndarray]) -> Figure:
-    """Pictures (H W 3, uint8) beside each other, each under its title."""
-    figure, axes = grid(1, len(pictures), (2 * len(pictures), 2.3))
-    for ax, (title, pixels) in zip(axes[0], pictures.items(), strict=True):
-        draw.picture(ax, pixels, title)
-    return figure
+def word_rows(
+    pixels: np.ndarray, rows: Mapping[str, tuple[Sequence[str], Mapping[str, np.ndarray], np.ndarray]], truth: np.ndarray, names: Sequence[str]
+) -> Panels:
+    """The same picture asked for by several lists of words: a row a list, its maps from 0 to 1 beside its labels.
+
+    Args:
+        pixels: The picture, H W 3, uint8.
+        rows: By title the words asked for, the maps to show by word (H W in [0, 1]), and the labels, H W (i is the i-th word asked for).
+        truth: The true labels, H W; i is the i-th of `names`.
+        names: Names of the classes that are there.
+    """
+    drawn = [
+        [labels(found, words, "labels"), *(heat(one, f"score of “{word}”", limits=(0, 1)) for word, one in maps.items())]
+        for words, maps, found in rows.values()
+    ]
+    return Panels([[picture(pixels, "the picture"), labels(truth, names, "truth")], *drawn], ["what is there", *rows], columns=4)
+
+
+def stage_rows(shown: Sequence[Any]) -> Panels:
+    """A row a photo: itself, its labels, and the maps of one of its words through the stages, each at its own scale.
+
+    Args:
+        shown: The photos, each with ``sample`` (``id``, ``image``, ``classes``), ``caption``, ``word``, ``stages`` (maps by name) and ``labels``.
+    """
+    rows = []
+    for one in shown:
+        named = "labels" if one.sample.classes else "the caption names nothing that the model knows"
+        maps = [heat(values, f"“{one.word}”, {name}") for name, values in one.stages.items()]
+        rows.append([picture(one.sample.image, "the photo"), labels(one.labels, one.sample.classes, named), *maps])
+    heads = [one.sample.id + (f": “{one.caption}”" if one.caption else "") for one in shown]
+    return Panels(rows, heads, columns=4)

@@ -1,4 +1,4 @@
-"""Pictures of the first chapter: small matrices with their numbers, pictures in a grid that a phone can show, one scene's truths, a bootstrap."""
+"""Pictures of the first chapter: small matrices with their numbers, one scene's truths, a bootstrap."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .axes import INK, MAPS, bare, class_colour, grid
+from .axes import INK, bare, grid
+from .panels import MAPS, Panels, labels, picture
 
 NARROW = 4.6  # width of a figure that a phone shows at nearly its full size, inches
-VOID = 255
 
 
 def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
@@ -46,43 +46,15 @@ def number_grids(grids: Mapping[str, np.ndarray], rows: Sequence[str] = (), colu
     return figure
 
 
-def picture_grid(pictures: Mapping[str, np.ndarray], columns: int = 3, height: float = 1.75) -> Figure:
-    """Pictures under their titles, so many beside each other: title to H W 3, uint8."""
-    figure, axes = _panels(len(pictures), columns, height)
-    for ax, (title, pixels) in zip(axes, pictures.items(), strict=True):
-        ax.imshow(pixels)
-        bare(ax, title)
-    return figure
-
-
-def truths(pixels: np.ndarray, labelled: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
-    """A picture, and its true labels as several data sets have them: flat colours, the name on its region, void black.
+def truths(pixels: np.ndarray, labelled: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Panels:
+    """A picture, and its true labels as several data sets have them.
 
     Args:
         pixels: The picture, H W 3, uint8.
         labelled: Title to labels H W (255 is void) and the names of all labels, background first.
     """
-    from scipy.ndimage import distance_transform_edt
-
-    figure, axes = _panels(1 + len(labelled), 2, 2.4)
-    axes[0].imshow(pixels)
-    bare(axes[0], "picture")
-    for ax, (title, (truth, names)) in zip(axes[1:], labelled.items(), strict=True):
-        shown = np.full((*truth.shape, 3), 0.93)
-        for label in np.unique(truth):
-            inside = truth == label
-            if label == VOID:
-                shown[inside] = (0.0, 0.0, 0.0)
-                continue
-            if label:
-                shown[inside] = class_colour(int(label))
-            depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-            y, x = np.unravel_index(depth.argmax(), depth.shape)  # the pixel that is farthest from the region's edge
-            box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}
-            ax.text(x, y, names[label], ha="center", va="center", fontsize=9, color=INK, bbox=box)
-        ax.imshow(shown)
-        bare(ax, title)
-    return figure
+    drawn = [labels(truth, names[1:], title) for title, (truth, names) in labelled.items()]
+    return Panels([[picture(pixels, "picture"), *drawn]], columns=2)
 
 
 def resampled(means: Mapping[str, np.ndarray], difference: np.ndarray, unit: str) -> Figure:
