@@ -170,7 +170,7 @@ def shown(effect: Estimate) -> str:
 
 
 def effect_texts(effects: Mapping[str, Estimate], names: Mapping[str, str]) -> dict[str, str]:
-    """Effects for prose, in whole points: name in the prose to an effect's key; "not run" for one that was not measured."""
+    """Effects for prose: name in the prose to an effect's key; "not run" for one that was not measured."""
     return {name: format_effect(effects[key]) if key in effects else "not run" for name, key in names.items()}
 
 
