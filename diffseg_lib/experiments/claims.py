@@ -374,30 +374,6 @@ def measured_text(row: LedgerRow) -> str:
     return f"{format_effect(Estimate(value=row.effect, ci95=row.ci95, images=row.images))} {row.metric}"
 
 
-def ledger_table(rows: Sequence[LedgerRow], profile: str) -> Any:
-    """The ledger as a table (pandas), numbered from 1."""
-    import pandas as pd
-
-    def real(row: LedgerRow) -> str:
-        return row.real if isinstance(row.real, str) else "; ".join(f"{name}: {one.verdict}" for name, one in row.real.items())
-
-    lines = [
-        {
-            "claim": row.claim,
-            "where": row.where,
-            "chapter": row.chapter,
-            f"{profile} effect, 95 %": measured_text(row),
-            "images": row.images or "",
-            "seeds": len(row.seeds) or "",
-            f"verdict ({profile})": row.verdict,
-            "paper, quoted": row.paper,
-            "real weights": real(row),
-        }
-        for row in rows
-    ]
-    return pd.DataFrame(lines, index=range(1, len(rows) + 1))
-
-
 def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
     """Write ``claims.json``, a list of rows; returns its path."""
     return write_json((folder or data_dir() / "results") / "claims.json", list(rows))

@@ -235,8 +235,8 @@ def run_title(name: str, found: StudyResult) -> str:
     >>> run_title("this page", StudyResult(rows={}, effects={}, images=8, seeds=(0,), dataset="voc"))
     'this page, 8 images\\nsmall sample: a sketch'
     """
-    seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
-    return f"{name}, {found.images} images{seeds}" + ("\nsmall sample: a sketch" if found.images < SKETCH else "")
+    parts = [name, f"{found.images} images", f"{len(found.seeds)} seeds" if len(found.seeds) > 1 else ""]
+    return ", ".join(filter(None, parts)) + ("\nsmall sample: a sketch" if found.images < SKETCH else "")
 
 
 def table(rows: Mapping[str, Row]) -> Any:

@@ -150,7 +150,7 @@ def prompt_table(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[st
     for kind in kinds:
         one = segmenter.with_config(**KINDS[kind])
         for prompt in one.prompts(words, image):
-            tokens = one.backbone.tokenizer.convert_ids_to_tokens(one.backbone.tokenizer(prompt.text).input_ids)
+            tokens = [token.removesuffix("</w>") for token in one.backbone.tokenizer.convert_ids_to_tokens(one.backbone.tokenizer(prompt.text).input_ids)]
             spans = {"class tokens": prompt.span, "modifiers": prompt.modifiers}
             lines[LABELS[kind], prompt.name] = {"prompt": prompt.text} | {name: " ".join(tokens[i] for i in span) for name, span in spans.items()}
     return pd.DataFrame(lines).T
