@@ -164,7 +164,7 @@ def _shown(notebook: NotebookNode) -> Iterator[str]:
             yield f"code cell {number} shows {found[0]!r}, which is no part of the method: split it off, and tag it hide-input or remove-cell"
         elif (count := len([line for line in cell.source.splitlines() if line.strip()])) > LONGEST_SHOWN:
             yield f"code cell {number} shows {count} lines, more than {LONGEST_SHOWN}: split off what is not the method, and tag it hide-input"
-    if any("committed_result(" in c.source for c in code) and not any(set(_tags(c)) >= LIVE for c in code):
+    if any("about(" in c.source for c in code) and not any(set(_tags(c)) >= LIVE for c in code):
         yield f"it shows a committed run and no cell tagged {' and '.join(sorted(LIVE))} for what the page's own run measured"
 
 
