@@ -15,7 +15,7 @@ from typing import Any
 from ..evaluation.metrics import MANY
 from ..support.files import write_json
 from ..support.paths import data_dir
-from .measure import CommittedRun, Estimate, StudyResult, check_models, format_effect, read_run, side_of_zero
+from .measure import CommittedRun, Effect, Estimate, StudyResult, check_models, format_effect, read_run, side_of_zero
 
 UNMEASURED = "not measured yet"  # a study that was run before it measured an effect
 UNTESTABLE = "cannot be tested here"  # a claim on models or pictures that the book does not have
@@ -293,7 +293,7 @@ class LedgerRow(Judged):
     real: Mapping[str, Judged] | str
 
 
-def deciding(effects: Sequence[Estimate], opposite: bool = False) -> Estimate:
+def deciding(effects: Sequence[Effect], opposite: bool = False) -> Effect:
     """Of several effects the one on which the verdict rests.
 
     The one whose whole interval lies on the other side, where there is one, else the one whose interval reaches nearest to that side or farthest
