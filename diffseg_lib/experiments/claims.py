@@ -292,6 +292,11 @@ class LedgerRow(Judged):
     why: str
     real: Mapping[str, Judged] | str
 
+    @property
+    def measured(self) -> str:
+        """:func:`measured_text` of the row."""
+        return measured_text(self)
+
 
 def deciding(effects: Sequence[Effect], opposite: bool = False) -> Effect:
     """Of several effects the one on which the verdict rests.
@@ -381,17 +386,17 @@ def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
 
 def counts(rows: Sequence[LedgerRow]) -> dict[str, int]:
     """The number of claims by verdict, the most frequent first; "undecided" whatever the number of images."""
-    return dict(Counter(kind_of(row) for row in rows).most_common())
+    return dict(Counter(_kind(row) for row in rows).most_common())
 
 
-def kind_of(row: Judged) -> str:
+def _kind(row: Judged) -> str:
     """One of :data:`VERDICTS`: the verdict without the number of images that it was left undecided by."""
     return row.verdict.split(":")[0]
 
 
 def numbers(rows: Sequence[LedgerRow]) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
-    named = {kind: [row.claim for row in rows if kind_of(row) == kind] for kind in VERDICTS}
+    named = {kind: [row.claim for row in rows if _kind(row) == kind] for kind in VERDICTS}
     still_open, unrun = named["inconclusive"] + named["undecided"], named["not run"] + named[UNMEASURED]
     kinds = {"reproduced": named["reproduced"], "not": named["not reproduced"], "open": still_open, "unrun": unrun, "untestable": named[UNTESTABLE]}
     return {
