@@ -137,6 +137,12 @@ def cost_table(ratio: float, teraflops: float, places: Mapping[str, int], shares
         for share in shares:
             for place, devices in places.items():
                 seconds = 3600 * hours(number, asked, ratio, teraflops, share, devices)
-                column[f"{place}, {share:.0%} of peak"] = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+                column[f"{place}, {share:.0%} of peak"] = _span(seconds)
         columns[name] = column
     return pd.DataFrame(columns)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 1:
+        return "below 1 s"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

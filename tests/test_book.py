@@ -39,10 +39,10 @@ def chapter(*, code: str = "total = seed + 40 + 2", prose: str = "A sum.") -> nb
     """A small chapter that keeps the contract once it has been executed."""
     cells = [
         new_markdown_cell(f"(chapter-sum)=\n# Sums\n\n{prose}", id="head"),
-        new_code_cell(PARAMETERS, id="parameters", metadata={"tags": ["parameters"]}),
-        new_code_cell(OPENING, id="setup", metadata={"tags": ["hide-input"]}),
+        new_code_cell(PARAMETERS, id="parameters", metadata={"tags": ["hide-input", "parameters"]}),
+        new_code_cell(OPENING, id="setup", metadata={"tags": ["remove-cell"]}),
         new_code_cell(f"{code}\nprint(total)", id="sum", metadata={"tags": ["nbval-check-output"]}),
-        new_code_cell("chapter.close(total)", id="results", metadata={"tags": ["nbval-check-output"]}),
+        new_code_cell("chapter.close(total)", id="results", metadata={"tags": ["nbval-check-output", "remove-cell"]}),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
@@ -267,7 +267,14 @@ def _picture(notebook, **mystnb):
         (lambda n: n.cells[2].update(source="import math\n" * 6 + OPENING), "set-up cell has 11 lines, more than 6"),
         (lambda n: n.cells[3].update(source=f"x = {'1' * 97}"), "101 columns, more than 100"),
         (lambda n: n.cells[2].update(source="import sys; sys.path.append('x')"), "sys.path"),
-        (lambda n: n.cells[2].metadata.update(tags=[]), "hide-input"),
+        (lambda n: n.cells[1].metadata.update(tags=["parameters"]), "not tagged hide-input"),
+        (lambda n: n.cells[2].metadata.update(tags=["hide-input"]), "0 set-up cells tagged remove-cell"),
+        (lambda n: n.cells[2].metadata.update(tags=[]), "shows 'chapter = open_chapter('"),
+        (lambda n: n.cells[3].update(source="x = 1\n\n" * 11), "shows 11 lines, more than 10"),
+        (lambda n: n.cells[3].update(source="total = 1\nplots.bar(total);"), "shows 'plots.'"),
+        (lambda n: n.cells[3].update(source="print(about(large))"), "shows 'about('"),
+        (lambda n: n.cells[3].update(source="print(about(large))"), "no cell tagged hide-output and remove-input"),
+        (lambda n: n.cells[4].metadata.update(tags=["nbval-check-output"]), "nbval-check-output and remove-cell"),
         (lambda n: n.cells[2].update(source="chapter = None"), "0 set-up cells"),
         (lambda n: n.cells[4].metadata.update(tags=[]), "nbval-check-output"),
         (lambda n: n.cells[3].update(execution_count=9), "execution count 9"),

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from diffseg_lib.book.ledger import ledger_cards
 from diffseg_lib.book.plots import claim_forest
 from diffseg_lib.cli.study import STUDIES
-from diffseg_lib.experiments.claims import CLAIMS, Claim, counts, effect_verdict, ledger, measured_text, numbers, verdict, write_ledger
+from diffseg_lib.experiments.claims import CLAIMS, UNTESTABLE, Claim, counts, effect_verdict, ledger, measured_text, numbers, verdict, write_ledger
 from diffseg_lib.experiments.measure import CommittedRun, Effect, StudyResult, committed_result
 from diffseg_lib.profiles import load_profile
 from diffseg_lib.support.files import to_plain, write_json
@@ -35,7 +36,8 @@ def test_a_changed_json_changes_the_verdict(tmp_path, first, second, expected):
     fill_template(tmp_path / "pocket", a_minus_b=first, a_minus_c=second)
     [row] = ledger(tmp_path, claims=[CLAIM])
     assert row.verdict == expected
-    assert row.effect == min(sum(first), sum(second)) / 2 and row.command == "run it" and row.images == 500
+    shown = {"reproduced": first, "inconclusive": min(first, second), "not reproduced": second}[expected]
+    assert row.effect == sum(shown) / 2 and row.command == "run it" and row.images == 500
 
 
 def test_a_claim_of_the_opposite_sign():
@@ -80,6 +82,49 @@ def test_a_claim_on_several_weights_is_not_judged_on_one_resolution():
     assert {("several_over_single",), ("several_over_equal",)} <= set(claim)
 
 
+def test_the_effect_that_decides_is_the_one_shown(tmp_path):
+    fill_template(tmp_path / "pocket", a_minus_b=(0.2, 0.6), a_minus_c=(-0.1, 0.9))  # the smaller effect is not the one that is in doubt
+    [row] = ledger(tmp_path, claims=[CLAIM])
+    assert row.verdict == "inconclusive" and row.ci95 == (-0.1, 0.9)
+    fill_template(tmp_path / "pocket", a_minus_b=(-9, 1), a_minus_c=(-1, -0.5))
+    [row] = ledger(tmp_path, claims=[CLAIM])
+    assert row.verdict == "not reproduced" and row.ci95 == (-1, -0.5)
+
+
+def test_every_effect_of_the_ledger_agrees_with_its_verdict():
+    for row in (one for one in ledger() if one.effect is not None):
+        low, high = row.ci95
+        assert row.verdict == ("reproduced" if low > 0 else "not reproduced" if high < 0 else "inconclusive"), row.claim
+
+
+def test_a_claim_that_cannot_be_tested_here_says_why(tmp_path):
+    claim = Claim("it beats what nobody has", "Table 1", "11_benchmark", untestable="It takes photographs.")
+    [row] = ledger(tmp_path, claims=[claim])
+    assert (row.verdict, row.effect, measured_text(row)) == (UNTESTABLE, None, "It takes photographs.")
+    assert numbers([row])["claims_untestable"] == "1" and numbers([row])["claims_unrun"] == "0"
+    assert [one.claim for one in CLAIMS if bool(one.untestable) == bool(one.study and one.effects)] == []
+
+
+def test_cards_show_every_claim_whole_with_its_verdict_and_its_chapter(tmp_path):
+    fill_template(tmp_path / "pocket", a_minus_b=(1, 2), a_minus_c=(1, 2))
+    fill_template(tmp_path / "sd15", a_minus_b=(-2, -1), a_minus_c=(1, 2))
+    long = Claim("a < b " * 40, "Table 1", "06_words", untestable="no photographs")
+    cards = ledger_cards(ledger(tmp_path, claims=[CLAIM, long]), "mine").data
+    assert "a &lt; b " * 39 in cards and "no photographs" in cards and '<a href="06_words.html">Choosing the words</a>' in cards
+    assert "+1.5 (+1.0 to +2.0) mIoU, points" in cards and "sd15: not reproduced" in cards
+    assert cards.count('name="ledger-mine"') == 3 and 'value="cannot-be-tested-here"' in cards and "not run" not in cards
+
+
+def test_every_verdict_has_a_filter():
+    from diffseg_lib.experiments.claims import VERDICTS
+    from diffseg_lib.support.paths import repository_root
+
+    style = (repository_root() / "_static" / "book.css").read_text()
+    for kind in VERDICTS:
+        name = kind.replace(" ", "-")
+        assert f'input[value="{name}"]:checked) li:not(.{name})' in style
+
+
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no results at"):
         ledger(tmp_path / "nowhere")
@@ -108,7 +153,7 @@ def test_every_claim_has_a_study_that_was_run_and_a_chapter():
     from diffseg_lib.book.run import notebooks_dir
 
     assert len(CLAIMS) >= 15 and len({one.claim for one in CLAIMS}) == len(CLAIMS)
-    assert [one.claim for one in CLAIMS if one.study not in STUDIES] == []
+    assert [one.claim for one in CLAIMS if one.study not in STUDIES and not one.untestable] == []
     assert [one.claim for one in CLAIMS if not (notebooks_dir() / f"{one.chapter}.ipynb").is_file()] == []
     assert [row.claim for row in ledger() if row.verdict == "not run"] == []
     unmeasured = [row for row in ledger() if row.verdict == "not measured yet"]

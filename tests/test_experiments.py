@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +37,8 @@ from diffseg_lib.experiments.measure import (
     titled,
 )
 from diffseg_lib.experiments.network import NetworkResult
-from diffseg_lib.experiments.prompting import PromptResult
+from diffseg_lib.experiments.prompting import SHARED, PromptResult, settled
+from diffseg_lib.experiments.prompting import numbers as prompt_numbers
 from diffseg_lib.experiments.pseudo import PseudoResult
 from diffseg_lib.experiments.qualitative import QualitativeResult
 from diffseg_lib.experiments.recipes import RecipeResult
@@ -333,8 +335,9 @@ def test_a_table_and_titles_are_for_people():
     run = committed_result("ablation", "pocket", AblationResult)
     shown = table(run.result.rows)
     assert list(shown.index)[0] == "1 cross, equal weights" and list(shown["images"]) == [500] * 8
-    assert list(titled(run.result, run)) == ["this page, 500 images, 3 seeds", "larger run, 500 images, 3 seeds"]
-    assert titled(run.result, None)["larger run"] is None
+    assert list(titled(run.result, run)) == ["larger run, 500 images, 3 seeds"]
+    assert list(titled(run.result, None)) == ["this page, 500 images, 3 seeds"]
+    assert "sd over seeds" in shown and "sd over seeds" not in table({"a": replace(run.result.rows["plain"], sd=None)})
     assert format_value(run.result.rows["plain"]) == "84.1 (82.5 to 85.6)"
 
 
@@ -351,8 +354,23 @@ def test_the_defaults_are_shown_without_captions_and_with_them():
     assert "500 images of pocket-voc, seed 0 1 2" in about(run)
 
 
-def test_effects_are_said_in_whole_points():
-    assert format_effect(Effect(value=-0.4, ci95=(-1.6, 0.4), images=300)) == "-0 (-2 to +0)"
+def test_effects_are_said_to_a_decimal_that_shows_their_side_of_zero():
+    def said(value, low, high):
+        return format_effect(Effect(value=value, ci95=(low, high), images=300))
+
+    assert said(-0.4, -1.6, 0.4) == "-0.4 (-1.6 to +0.4)"
+    assert said(0.4, 0.02, 0.8) == "+0.40 (+0.02 to +0.80)" and said(-0.02, -1.0, 0.9) == "+0.0 (-1.0 to +0.9)"
+    assert said(0.0, 0.0, 0.0) == "+0.0 (+0.0 to +0.0)"
+
+
+def test_one_effect_has_one_figure_in_the_chapters_on_prompts_and_on_the_ablation():
+    prompts, ablation = (committed_result(name, "pocket", kind) for name, kind in (("prompts", PromptResult), ("ablation", AblationResult)))
+    best = settled(prompts.result, ablation)
+    for ours, theirs in SHARED.items():
+        taken, there = best.effects[ours], ablation.result.effects[theirs]
+        assert (taken.value, taken.ci95) == (there.value, there.ci95) and f"{there.images} images" in taken.label
+    assert prompt_numbers(best, best, 8)["prompts_blip"].startswith(format_effect(ablation.result.effects["caption_on_plain"]))
+    assert settled(prompts.result, None) is prompts.result
 
 
 def test_recipes_turn_one_switch_a_row(segmenter):

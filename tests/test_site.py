@@ -7,8 +7,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 import yaml
+
+from diffseg_lib.book.run import all_notebooks
+from diffseg_lib.experiments.claims import CLAIMS
 
 pytestmark = pytest.mark.site
 ROOT = Path(__file__).parent.parent
@@ -28,7 +32,7 @@ CONTRAST = """
     }
     return [255, 255, 255];
   };
-  return [...document.querySelectorAll('article p, article h1, article h2, article li, article pre span, article figcaption')]
+  return [...document.querySelectorAll('SELECTED')]
     .filter(e => e.textContent.trim() && e.offsetWidth)
     .map(e => {
       const a = luminance(parts(getComputedStyle(e).color)), b = luminance(ground(e));
@@ -37,6 +41,39 @@ CONTRAST = """
     .filter(([ratio]) => ratio < MINIMUM).slice(0, 5);
 })()
 """
+# What is cut off, what starts elsewhere than at its beginning, and what a table breaks or leaves empty.
+LAYOUT = r"""
+(() => {
+  const found = [], tell = (what, e, text) => found.push(`${what}: ${(text || e.textContent).trim().replace(/\s+/g, ' ').slice(0, 60)}`);
+  const wide = e => e.scrollWidth > e.clientWidth + 1;
+  for (const e of document.querySelectorAll('article pre')) if (wide(e)) tell('code is cut', e);
+  for (const e of document.querySelectorAll('article *')) if (e.scrollLeft) tell('starts elsewhere than at its beginning', e);
+  for (const e of document.querySelectorAll('article div.math')) {
+    const inner = e.querySelector('svg, math, mjx-math, .katex-html') || e;
+    if (inner.getBoundingClientRect().left < e.getBoundingClientRect().left - 1) tell('an equation is cut at its beginning', e);
+    if (innerWidth > 700 && [e, ...e.children].some(wide)) tell('an equation is wider than its box', e);
+  }
+  for (const table of document.querySelectorAll('article table')) {
+    if (innerWidth > 1200 && wide(table)) tell('a table is wider than the page', table);
+    if (wide(table) && getComputedStyle(table).overflowX !== 'auto') tell('a table does not scroll in its own box', table);
+    if (table.rows[0] && table.rows[0].cells.length > 10) tell('a table has more than ten columns', table);
+    for (const cell of table.querySelectorAll('td, th')) {
+      if (/^(nan|NaN|None|0 s)$/.test(cell.textContent.trim())) tell('a cell says nothing', cell, cell.closest('tr').textContent);
+      const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+      while (texts.nextNode()) for (const word of texts.currentNode.data.matchAll(/[\p{L}\p{N}]+/gu)) {
+        const range = document.createRange();
+        range.setStart(texts.currentNode, word.index);
+        range.setEnd(texts.currentNode, word.index + word[0].length);
+        const lines = new Set([...range.getClientRects()].filter(r => r.width).map(r => Math.round(r.top)));
+        if (lines.size > 1) tell('a word of a table is broken', cell, word[0]);
+      }
+    }
+  }
+  return found;
+})()
+"""
+TEXT = "article p, article h1, article h2, article li, article pre span, article figcaption, .ledger .verdict, .ledger label"
+SHOWN = "[...document.querySelectorAll('.ledger li')].filter(e => e.offsetHeight).map(e => e.querySelector('.verdict').textContent)"
 
 
 class _Links(HTMLParser):
@@ -142,7 +179,7 @@ def test_text_stands_out(chromium, page, dark):
     chromium.open(address(page), dark=dark)
     theme = chromium.script("document.documentElement.dataset.theme")
     assert theme == ("dark" if dark else "light")
-    assert chromium.script(CONTRAST.replace("MINIMUM", "4.0" if dark else "3.5")) == []
+    assert chromium.script(CONTRAST.replace("SELECTED", TEXT).replace("MINIMUM", "4.0" if dark else "3.5")) == []
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.startswith(("intro", "notebooks"))])
@@ -163,3 +200,61 @@ def test_a_term_shows_its_meaning_by_keyboard(chromium):
     assert chromium.script(shown) == "none"
     chromium.script("document.querySelector('a.term').focus({focusVisible: true})")
     assert len(chromium.script(shown).split()) >= 4
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_cut_and_no_word_of_a_table_is_broken(chromium, page, width):
+    chromium.open(address(page), width=width)
+    assert chromium.script(LAYOUT) == []
+
+
+def test_what_is_cut_or_broken_is_found(chromium, tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text("""<article style="width: 300px">
+        <pre style="overflow: auto">a line of code that is far too long for so narrow a box, and goes on</pre>
+        <div class="math" style="overflow: auto; display: flex; flex-direction: row-reverse"><svg style="min-width: 500px"></svg></div>
+        <table style="word-break: break-all; width: 40px"><tr><td>unbreakable</td><td>NaN</td></tr></table>
+        <table><tr><td>1</td><td>2</td><td>3</td><td>4</td><td>5</td><td>6</td><td>7</td><td>8</td><td>9</td><td>10</td><td>11</td></tr></table></article>""")
+    chromium.open(page.as_uri(), width=1280)
+    told = " ".join(chromium.script(LAYOUT))
+    for said in (
+        "code is cut",
+        "cut at its beginning",
+        "wider than its box",
+        "table is broken: unbreakable",
+        "says nothing",
+        "more than ten columns",
+    ):
+        assert said in told
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("page", [p for p in PAGES if p.startswith("notebooks")])
+def test_captions_stand_out(chromium, page, dark):
+    chromium.open(address(page), dark=dark)
+    assert chromium.script(CONTRAST.replace("SELECTED", "article figcaption p").replace("MINIMUM", "7")) == []
+
+
+@pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
+def test_glue_and_echoes_leave_the_page_and_folded_cells_are_folded(chromium, path):
+    chromium.open(address(f"notebooks/{path.stem}"))
+    code = chromium.script("[...document.querySelectorAll('article div.cell_input')].map(e => e.textContent).join(' ')")
+    assert [word for word in ("chapter.close", "open_chapter", "Chapter(", "glue") if word in code] == []
+    echoes = chromium.script("[...document.querySelectorAll('article div.cell_output')].map(e => e.textContent).join(' ')")
+    assert f"{path.stem}.json" not in echoes
+    cells = [set(cell.metadata.get("tags", [])) for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    expected = sum(bool(tags & {"hide-input", "hide-output", "hide-cell"}) for tags in cells)
+    assert chromium.script("document.querySelectorAll('article div.cell details').length") == expected
+    assert chromium.script("document.querySelectorAll('article div.cell details[open]').length") == 0
+
+
+def test_the_ledger_is_filtered_by_verdict(chromium):
+    chromium.open(address("notebooks/21_claims"))
+    every = chromium.script(SHOWN)
+    kinds = chromium.script("[...document.querySelectorAll('.ledger input')].map(e => e.value)")
+    assert kinds[0] == "all" and len(kinds) > 2 and len(every) == len(CLAIMS)
+    for kind in [*kinds[1:], "all"]:
+        chromium.script(f"document.querySelector('.ledger input[value=\"{kind}\"]').click()")
+        shown = chromium.script(SHOWN)
+        assert shown == [one for one in every if kind == "all" or one.split(":")[0].replace(" ", "-") == kind] and shown

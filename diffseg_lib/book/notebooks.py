@@ -20,11 +20,15 @@ from ..support.source_code import PACKAGE, code_used
 LARGEST = 1_000_000  # bytes of a notebook
 LONGEST = 12  # lines of a code cell
 LONGEST_OPENING = 6  # lines of the cell that opens the chapter
+LONGEST_SHOWN = 10  # lines of code that stand open on the page
 WIDEST = 100  # columns of a line of code
 READERS = {"committed_result", "committed_speed", "ledger"}  # what reads kept results
 CELL_METADATA = {"tags", "mystnb", "jupyter"}
 PARAMETER = re.compile(r"^\w+\s*:\s*[\w\[\], ]+=\s*(?P<value>.+?)\s+#\s*\S")
 OPENING = re.compile(r"^chapter = (?:open_chapter|Chapter)\(", re.MULTILINE)
+FOLDED = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
+LIVE = {"remove-input", "hide-output"}  # the cell that shows the page's own small run, where a committed one is the result
+NO_METHOD = re.compile(r"\bplots\.|\bglue|\bwrite_(?:results|ledger)\(|\babout\(|\bchapter\.close\(|" + OPENING.pattern, re.MULTILINE)
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|tmp|Users|private|var|opt|mnt|work)/")
 ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
@@ -101,7 +105,9 @@ def breaches(notebook: NotebookNode, size: int) -> list[str]:
     found = [f"{size:,} bytes: fewer than {LARGEST:,} are expected; make its pictures smaller"] if size >= LARGEST else []
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         found.append("the kernel must be named python3")
-    return found + [*_heading(notebook), *_parameters(notebook), *_results(notebook), *_reads(notebook), *_cells(notebook), *_figures(notebook)]
+    for rule in (_heading, _parameters, _results, _reads, _shown, _cells, _figures):
+        found += rule(notebook)
+    return found
 
 
 def _heading(notebook: NotebookNode) -> Iterator[str]:
@@ -130,11 +136,11 @@ def _results(notebook: NotebookNode) -> Iterator[str]:
     code = code_cells(notebook)
     if not code or "chapter.close(" not in code[-1].source:
         yield "the last code cell must write the results: chapter.close(metrics, **numbers)"
-    elif "nbval-check-output" not in _tags(code[-1]):
-        yield "the last code cell is not tagged nbval-check-output: the numbers that the prose cites are compared there"
-    opening = [c for c in code if OPENING.search(c.source) and "hide-input" in _tags(c)]
+    elif not {"nbval-check-output", "remove-cell"} <= set(_tags(code[-1])):
+        yield "the last code cell is not tagged nbval-check-output and remove-cell: the numbers that the prose cites are compared there, and stand in the prose"
+    opening = [c for c in code if OPENING.search(c.source) and "remove-cell" in _tags(c)]
     if len(opening) != 1:
-        yield f"{len(opening)} set-up cells tagged hide-input open the chapter (chapter = open_chapter(...)): exactly one is expected"
+        yield f"{len(opening)} set-up cells tagged remove-cell open the chapter (chapter = open_chapter(...)): exactly one is expected"
     for cell in opening:
         if (count := len(cell.source.splitlines())) > LONGEST_OPENING:
             yield f"the set-up cell has {count} lines, more than {LONGEST_OPENING}: import where a name is used"
@@ -144,6 +150,22 @@ def _reads(notebook: NotebookNode) -> Iterator[str]:
     names = {node.id for node in ast.walk(ast.parse(python_of(notebook))) if isinstance(node, ast.Name)}
     if (readers := sorted(names & READERS)) and not reads_of(notebook):
         yield f"it uses {', '.join(readers)} and declares no file that it reads: list them under {PACKAGE}.reads of its metadata"
+
+
+def _shown(notebook: NotebookNode) -> Iterator[str]:
+    """What stands open on the page is the method; a committed run is the result, and the page's own is folded."""
+    code = code_cells(notebook)
+    for number, cell in enumerate(code, start=1):
+        if FOLDED & set(_tags(cell)):
+            continue
+        if "parameters" in _tags(cell):
+            yield f"code cell {number} holds the parameters and is not tagged hide-input"
+        elif found := NO_METHOD.search(cell.source):
+            yield f"code cell {number} shows {found[0]!r}, which is no part of the method: split it off, and tag it hide-input or remove-cell"
+        elif (count := len([line for line in cell.source.splitlines() if line.strip()])) > LONGEST_SHOWN:
+            yield f"code cell {number} shows {count} lines, more than {LONGEST_SHOWN}: split off what is not the method, and tag it hide-input"
+    if any("about(" in c.source for c in code) and not any(set(_tags(c)) >= LIVE for c in code):
+        yield f"it shows a committed run and no cell tagged {' and '.join(sorted(LIVE))} for what the page's own run measured"
 
 
 def _cells(notebook: NotebookNode) -> Iterator[str]:

@@ -31,7 +31,7 @@ def run(o: argparse.Namespace) -> int:
 
     rows = ledger(o.results, Path(o.profile).name)
     for row in rows:
-        print(f"{row.verdict:15} {textwrap.shorten(row.claim, 78):78} {measured_text(row) or '-'}")
+        print(f"{row.verdict:21} {textwrap.shorten(row.claim, 78):78} {measured_text(row) or '-'}")
     print(f"{len(rows)} claims, profile {o.profile}: {', '.join(f'{number} {verdict}' for verdict, number in counts(rows).items())}")
     if o.write:
         print(write_ledger(rows, o.results))

@@ -59,6 +59,7 @@ SINGLE = {f"single_{d}": Variant(f"stride {d} alone", f"stride {d}", str(d), "fi
 PAIRS = {
     f"pair_{a}_{b}": Variant(f"strides {a} and {b}", f"strides {a}, {b}", f"{a}+{b}", "finest", "caption_emphasis") for a, b in combinations(PAPER_WEIGHTS, 2)
 }
+COARSE_FINE = ("pair_8_4", "pair_2_1")  # the two coarsest resolutions, the two finest
 SEVERAL = (*PAIRS, "completed_finest", "paper_weights")  # rows that weigh two resolutions or more
 EFFECTS: Mapping[str, tuple[str, str, str]] = {  # label, and the two rows
     "completion_by_all": ("self-attention of all layers", "completed_all", "fused_equal"),
@@ -91,7 +92,7 @@ class AblationResult(StudyResult):
 
     ``effects`` are the keys of :data:`EFFECTS` and "fused_over_nothing"; and, of row 7 with other weights, "several_over_single" and
     "several_over_equal": several resolutions fused (the one of :data:`SEVERAL` that is best on train) against the one that is best alone on
-    train, and against equal weights.
+    train, and against equal weights; and "coarse_over_fine", the pairs of :data:`COARSE_FINE` against each other where the model has these resolutions.
 
     Args:
         rows: Mean IoU by variant.
@@ -166,7 +167,8 @@ def ablation_study(
         rows={name: measured.rows[name] for name in ROWS},
         effects={name: measured.effect(a, b, label) for name, (label, a, b) in EFFECTS.items()}
         | {"fused_over_nothing": measured.against_nothing("fused_equal", "cross attention against nothing found")}
-        | {"several_over_single": measured.effect(several, single), "several_over_equal": measured.effect(several, "completed_finest")},
+        | {"several_over_single": measured.effect(several, single), "several_over_equal": measured.effect(several, "completed_finest")}
+        | ({"coarse_over_fine": measured.effect(*COARSE_FINE)} if {*COARSE_FINE} <= set(measured.rows) else {}),
         weights={"chosen": {str(d): w for d, w in segmenter.weights.items()}, "paper": {str(d): w for d, w in PAPER_WEIGHTS.items()}},
         timestep=segmenter.timesteps[0],
         seeds=tuple(seeds),

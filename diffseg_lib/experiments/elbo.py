@@ -158,12 +158,12 @@ def _by_class(measured: Measured, names: Sequence[str], most: str) -> dict[str, 
 
 
 def class_table(result: ElboResult) -> Any:
-    """IoU of each class by attention and by the ELBO baseline, and their difference, as a table (pandas), sorted by it."""
+    """IoU of each class by attention and by the ELBO baseline, and their difference, as a table (pandas), a line a class, sorted by it."""
     import pandas as pd
 
     table = pd.DataFrame({name: {"attention": one.attention, "ELBO": one.elbo} for name, one in result.classes.items()}).T
     table["attention minus ELBO"] = table["attention"] - table["ELBO"]
-    return table.sort_values("attention minus ELBO").round(1).T
+    return table.sort_values("attention minus ELBO").round(1)
 
 
 def numbers(result: ElboResult, sharing: float) -> dict[str, str]:

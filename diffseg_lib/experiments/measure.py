@@ -218,15 +218,15 @@ def check_models(run: CommittedRun[Any], path: Path) -> None:
 def about(run: CommittedRun[Any] | None) -> str:
     """A line on a kept run: how many images of which data set, which seeds, by which command; or that there is none."""
     if run is None:
-        return "larger run: not run on this profile"
+        return "larger run: not run on this profile; what follows was measured on this page"
     seeds = " ".join(str(seed) for seed in run.result.seeds)
-    measured = f"{run.result.images} images of {run.result.dataset}, seed {seeds}"
-    return f"larger run: {measured}; `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
+    measured = f"measured on {run.result.images} images of {run.result.dataset}, seed {seeds}"
+    return f"{measured}: `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
 
 
-def titled(live: StudyResult, run: CommittedRun[Any] | None) -> dict[str, Any]:
-    """A page's own run and the committed one by their titles for a figure: results, or None for a run that there is not."""
-    return {run_title("this page", live): live, run_title("larger run", run.result) if run else "larger run": run.result if run else None}
+def titled(live: Result, run: CommittedRun[Result] | None) -> dict[str, Result]:
+    """What a page shows as its result, by its title for a figure: the committed run, or the page's own where there is none."""
+    return {run_title("larger run", run.result): run.result} if run else {run_title("this page", live): live}
 
 
 def run_title(name: str, found: StudyResult) -> str:
@@ -235,29 +235,33 @@ def run_title(name: str, found: StudyResult) -> str:
     >>> run_title("this page", StudyResult(rows={}, effects={}, images=8, seeds=(0,), dataset="voc"))
     'this page, 8 images\\nsmall sample: a sketch'
     """
-    seeds = f", {len(found.seeds)} seeds" if len(found.seeds) > 1 else ""
-    return f"{name}, {found.images} images{seeds}" + ("\nsmall sample: a sketch" if found.images < SKETCH else "")
+    parts = [name, f"{found.images} images", f"{len(found.seeds)} seeds" if len(found.seeds) > 1 else ""]
+    return ", ".join(filter(None, parts)) + ("\nsmall sample: a sketch" if found.images < SKETCH else "")
 
 
 def table(rows: Mapping[str, Row]) -> Any:
-    """Rows of a study as a table (pandas): mean IoU, interval, deviation over seeds, oracle, threshold; a line a row, by its label."""
+    """Rows of a study as a table (pandas): mean IoU, interval, oracle, threshold, and of several seeds the deviation; a line a row, by its label."""
     import pandas as pd
 
-    lines = {}
+    lines, several = {}, any(row.sd is not None for row in rows.values())
     for name, row in rows.items():
         line: dict[str, Any] = {"mIoU, %": round(row.value, 1), "95 % interval": interval_text(row.ci95, row.images)}
-        line |= {"sd over seeds": "" if row.sd is None else f"{row.sd:.2f}", "oracle": round(row.oracle, 1)}
-        lines[row.label or name] = line | {"threshold": round(row.threshold, 2), "images": row.images}
+        line |= {"sd over seeds": "" if row.sd is None else f"{row.sd:.1f}"} if several else {}
+        lines[row.label or name] = line | {"oracle": round(row.oracle, 1), "threshold": round(row.threshold, 2), "images": row.images}
     return pd.DataFrame(lines).T
 
 
-def format_effect(effect: Estimate, digits: int = 0) -> str:
-    """An effect for prose: points and their 95 % interval, by default in whole points.
+def format_effect(effect: Estimate) -> str:
+    """An effect for people: points and their 95 % interval, to one decimal, or to two where an end would else be printed as zero that is none.
 
-    >>> format_effect(Effect(value=3.4, ci95=(1.2, 5.1), images=500)), format_effect(Effect(value=3.4, ci95=None, images=9))
-    ('+3 (+1 to +5)', '+3 (small sample: a sketch)')
+    >>> format_effect(Effect(value=3.41, ci95=(1.2, 5.1), images=500)), format_effect(Effect(value=3.41, ci95=None, images=9))
+    ('+3.4 (+1.2 to +5.1)', '+3.4 (small sample: a sketch)')
+    >>> format_effect(Effect(value=0.42, ci95=(0.03, 0.71), images=500))
+    '+0.42 (+0.03 to +0.71)'
     """
-    return f"{effect.value + 0.0:+.{digits}f} ({interval_text(effect.ci95, effect.images, f'+.{digits}f')})"
+    digits = 2 if any(end and not round(end, 1) for end in effect.ci95 or ()) else 1
+    form = f"+z.{digits}f"
+    return f"{effect.value:{form}} ({interval_text(effect.ci95, effect.images, form)})"
 
 
 def format_value(one: Estimate, digits: int = 1) -> str:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..data import Dataset
 from ..segmenter import DiffSegmenter
-from .ablation import PROMPTS
+from .ablation import PROMPTS, AblationResult
 from .claims import effect_verdict
-from .measure import Row, Store, StudyResult, count_maps, count_splits, format_effect
+from .measure import CommittedRun, Row, Store, StudyResult, count_maps, count_splits, format_effect
 
 KINDS: Mapping[str, Mapping[str, Any]] = {
     **PROMPTS,
@@ -30,6 +30,12 @@ LABELS: Mapping[str, str] = {
     "adjectives_written": "adjectives written",
     "adjectives_fused": "adjectives fused",
     "adjectives_fused_emphasis": "adjectives fused ++",
+}
+
+SHARED: Mapping[str, str] = {  # effects that the ablation measures under another key
+    "caption_minus_plain": "caption_on_plain",
+    "emphasis_minus_plain": "emphasis_on_plain",
+    "caption_emphasis_minus_plain": "both_on_plain",
 }
 
 
@@ -144,10 +150,25 @@ def prompt_table(segmenter: DiffSegmenter, image: np.ndarray, words: Sequence[st
     for kind in kinds:
         one = segmenter.with_config(**KINDS[kind])
         for prompt in one.prompts(words, image):
-            tokens = one.backbone.tokenizer.convert_ids_to_tokens(one.backbone.tokenizer(prompt.text).input_ids)
+            tokens = [token.removesuffix("</w>") for token in one.backbone.tokenizer.convert_ids_to_tokens(one.backbone.tokenizer(prompt.text).input_ids)]
             spans = {"class tokens": prompt.span, "modifiers": prompt.modifiers}
             lines[LABELS[kind], prompt.name] = {"prompt": prompt.text} | {name: " ".join(tokens[i] for i in span) for name, span in spans.items()}
     return pd.DataFrame(lines).T
+
+
+def settled(result: PromptResult, ablation: CommittedRun[AblationResult] | None) -> PromptResult:
+    """The result with the effects that the ablation measured too, on more images, taken from there: one effect has one figure and one verdict.
+
+    Args:
+        result: What the study of prompts measured.
+        ablation: The committed run of the ablation; None, or one of fewer images, changes nothing.
+    """
+    if ablation is None or ablation.result.images <= result.images:
+        return result
+    found = ablation.result
+    on = f"({found.images} images, {len(found.seeds)} seeds)"
+    taken = {ours: replace(found.effects[theirs], label=f"{result.effects[ours].label} {on}") for ours, theirs in SHARED.items()}
+    return replace(result, effects={**result.effects, **taken})
 
 
 def numbers(result: PromptResult, live: PromptResult, exponent: float) -> dict[str, str]:

@@ -256,7 +256,7 @@ def effects_table(results: Mapping[str, StudyResult | None]) -> Any:
     def text(result: StudyResult | None, name: str) -> str:
         if result is None:
             return "not run"
-        return format_effect(result.effects[name], 1) if name in result.effects else "not measured"
+        return format_effect(result.effects[name]) if name in result.effects else "not measured"
 
     return pd.DataFrame({run: {label: text(one, name) for name, label in labels.items()} for run, one in results.items()})
 
