@@ -276,7 +276,8 @@ def successor_study(
     clip = DenseClip.from_path(known.clip, device=str(segmenter.backbone.device), pickled=known.pickled_weights)
     bench = Bench(segmenter, clip, chosen_heads(segmenter, next(iter(opened.values()))[0]))
     key = {"study": "successors", "seed": seed, "band": BAND}
-    train = {name: _in_parts(bench, one, dict(COMBINATIONS), store, key) for name, (one, _) in opened.items()}
+    further = {name: one for name, one in COMBINATIONS.items() if name not in METHODS}
+    train = {name: _in_parts(bench, one, further, store, key) for name, (one, _) in opened.items()}
     search = {
         name: _on_train([train[data][name] for data in opened], [len(opened[data][0].names) for data in opened], one.label)
         for name, one in COMBINATIONS.items()
@@ -285,7 +286,7 @@ def successor_study(
     rows: dict[str, SuccessorRow] = {}
     effects: dict[str, Effect] = {}
     for data, (_, test) in opened.items():
-        counted = _in_parts(bench, test, {name: COMBINATIONS[name] for name in (single, pair) if name not in METHODS}, store, key)
+        counted = _in_parts(bench, test, {name: further[name] for name in (single, pair) if name in further}, store, key)
         labels = {name: one.label for name, one in METHODS.items()}
         labels |= {SINGLE: f"best single: {search[single].label}", PAIR: f"best pair: {search[pair].label}"}
         keys = {name: name for name in METHODS} | {SINGLE: single, PAIR: pair}
