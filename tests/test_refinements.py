@@ -15,8 +15,9 @@ from diffseg_lib.cli.main import main
 from diffseg_lib.config import Config
 from diffseg_lib.evaluation.methods import METHODS, make_method
 from diffseg_lib.loading import load_backbone
+from diffseg_lib.propagation import operators
+from diffseg_lib.propagation.operators import attention_head, mean_of, rescale
 from diffseg_lib.recording import Projections, Recording
-from diffseg_lib.refinements import operators
 from diffseg_lib.refinements.base import Refined, Refinement
 from diffseg_lib.refinements.chains import attention_chain, second_eigenvalue, token_rank
 from diffseg_lib.refinements.cliper import cliper
@@ -29,7 +30,6 @@ from diffseg_lib.refinements.heads import best_heads, choose_heads, head_scores,
 from diffseg_lib.refinements.iseg import iseg
 from diffseg_lib.refinements.naming import name_regions
 from diffseg_lib.refinements.nerve import nerve
-from diffseg_lib.refinements.operators import attention_head, mean_of, rescale
 from diffseg_lib.refinements.registry import REFINEMENTS
 from diffseg_lib.refinements.text_to_seed import text_to_seed
 from diffseg_lib.scoremaps import complete, normalise, resize
@@ -221,7 +221,7 @@ def test_heads_that_draw_the_masks_are_the_ones_that_are_chosen(tmp_path):
     torch.testing.assert_close(selected_heads(made, MAPS, kept), complete(normalise(made.cross[layer][:, 1]), *made.finest()))
     with pytest.raises(ValueError, match="choose them anew"):
         selected_heads(made, MAPS, [(layer, HEADS)])
-    with pytest.raises(ValueError, match="choose_heads and write_heads"):
+    with pytest.raises(ValueError, match="make one by: diffseg heads"):
         read_heads(tmp_path / "none.json")
 
 

@@ -21,7 +21,7 @@ from ..baselines.dense_clip import DenseClip
 from ..data import Dataset
 from ..data.samples import VOID
 from ..evaluation.metrics import best_threshold, boundary_band, confusions_at, count_scores
-from ..evaluation.sources import open_splits
+from ..evaluation.sources import open_splits, with_masks
 from ..refinements.base import Refined, Refinement
 from ..refinements.combined import PAIRS, SINGLES, Combination
 from ..refinements.elbo_t2i import class_losses, exponents
@@ -243,12 +243,6 @@ def costs(method: Method, dataset: Dataset, device: str = "cpu") -> dict[str, fl
     return {"unet_rows": rows / count, "seconds": seconds / count, "mib": peaks / count, "costed": count}
 
 
-def chosen_heads(segmenter: DiffSegmenter, dataset: Dataset) -> tuple[Head, ...]:
-    """The best quarter of heads on the images of a data set, whose masks are read."""
-    samples = ((one.image, dataset.words(one.classes), np.stack([one.truth == dataset.names.index(name) for name in one.classes])) for one in dataset)
-    return choose_heads(segmenter, samples)
-
-
 def successor_study(
     segmenter: DiffSegmenter,
     roots: Mapping[str, str] | None = None,
@@ -274,7 +268,7 @@ def successor_study(
     store, segmenter, known = store or Store(), segmenter.with_config(seed=seed), segmenter.backbone.profile
     opened = {name: open_splits(name, root, split, train_images, images) for name, root in (roots or dict.fromkeys(DATASETS, "")).items()}
     clip = DenseClip.from_path(known.clip, device=str(segmenter.backbone.device), pickled=known.pickled_weights)
-    bench = Bench(segmenter, clip, chosen_heads(segmenter, next(iter(opened.values()))[0]))
+    bench = Bench(segmenter, clip, choose_heads(segmenter, with_masks(next(iter(opened.values()))[0])))
     key = {"study": "successors", "seed": seed, "band": BAND}
     further = {name: one for name, one in COMBINATIONS.items() if name not in METHODS}
     train = {name: _in_parts(bench, one, further, store, key) for name, (one, _) in opened.items()}

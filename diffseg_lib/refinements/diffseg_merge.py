@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..propagation.operators import Operator, attention_head
 from ..recording import Recording
 from ..scoremaps import resize
-from .operators import Operator, attention_head
 
 
 def diffseg(recording: Recording, grid: int = 16, limit: float = 1.0, rounds: int = 3) -> Int[Tensor, "h w"]:

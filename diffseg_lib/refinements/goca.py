@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..propagation.operators import CHUNK
 from ..recording import Projections, Recording
 from ..scoremaps import complete, resize
-from .operators import CHUNK
 
 
 def goca(recording: Recording, maps: Float[Tensor, "k h w"], iterations: int = 2) -> Float[Tensor, "k h w"]:

@@ -128,7 +128,7 @@ def read_heads(path: str | Path) -> tuple[Head, ...]:
         heads = tuple((str(layer), int(number)) for layer, number in found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"heads {str(path)!r} ({error}): expected a JSON file with layers and numbers of heads that were chosen on train images; make one by "
-            "diffseg_lib.refinements.heads, choose_heads and write_heads"
+            f"heads {str(path)!r} ({error}): expected a JSON file with layers and numbers of heads that were chosen on train images; make one by: "
+            "diffseg heads --dataset NAME --out FILE"
         ) from error
     return heads
