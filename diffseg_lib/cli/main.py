@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "edit": ("Draw a photo again as another prompt has it.", edit.declare),
     "network": ("Train a segmentation network on masks, or measure one.", network.declare),
     "study": ("Run the paper's experiments at their larger size.", study.declare),
-    "claims": ("Print the ledger of the paper's claims.", claims.declare),
+    "claims": ("Print the ledger of claims.", claims.declare),
     "book": ("Run the chapters, and build the site.", book.declare),
     "pocket": ("Write, train, measure and ship the pocket world.", pocket.declare),
 }

@@ -18,7 +18,9 @@ from ..support.paths import data_dir
 from .measure import CommittedRun, Estimate, StudyResult, check_models, format_effect, read_run, side_of_zero
 
 UNMEASURED = "not measured yet"  # a study that was run before it measured an effect
-VERDICTS = ("reproduced", "not reproduced", "inconclusive", "undecided", "not run", UNMEASURED)
+UNTESTABLE = "cannot be tested here"  # a claim with a reason for it
+VERDICTS = ("reproduced", "not reproduced", "inconclusive", "undecided", "not run", UNMEASURED, UNTESTABLE)
+PAPER, SUCCESSORS = "claims of the paper", "claims of the successors"  # the two tables
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Claim:
         paper: The paper's own figure, quoted; "" if it gives none.
         metric: What the effects are measured in.
         opposite: The claim says that the effects lie *below* zero.
+        table: Table that it stands in, "claims of the paper" or "claims of the successors".
+        reason: Why it cannot be tested here; "" of a claim that can.
     """
 
     claim: str
@@ -44,6 +48,8 @@ class Claim:
     paper: str = ""
     metric: str = "mIoU, points"
     opposite: bool = False
+    table: str = PAPER
+    reason: str = ""
 
 
 _A, _T, _E = "10_ablation", "08_timesteps", "09_elbo"
@@ -223,6 +229,8 @@ class LedgerRow(Judged):
         metric: What the effects are measured in.
         paper: The paper's own figure, quoted; "" if it gives none.
         real: What runs of other profiles say, by profile; "not run" where there is none.
+        table: Table that it stands in.
+        reason: Why it cannot be tested here; "" of a claim that can.
     """
 
     claim: str
@@ -231,10 +239,14 @@ class LedgerRow(Judged):
     metric: str
     paper: str
     real: Mapping[str, Judged] | str
+    table: str = PAPER
+    reason: str = ""
 
 
 def judge(claim: Claim, run: CommittedRun[StudyResult] | None) -> Judged:
     """Judge one claim by one study's run; None is a study that was not run."""
+    if claim.reason:
+        return Judged(verdict=UNTESTABLE)
     if run is None:
         return Judged()
     effects = [run.result.effects[name] for name in claim.effects if name in run.result.effects]
@@ -281,15 +293,16 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
         real = {name: judge(one, kept(one.study, name)) for name in others}
         real = {name: found for name, found in real.items() if found.effect is not None}
         told: dict[str, Any] = {"claim": one.claim, "where": one.where, "chapter": one.chapter, "metric": one.metric, "paper": one.paper}
+        told |= {"table": one.table, "reason": one.reason}
         found = judge(one, kept(one.study, profile))
         rows.append(LedgerRow(**told, **vars(found), real=real or "not run"))
     return rows
 
 
 def measured_text(row: LedgerRow) -> str:
-    """The effect of a claim with its 95 % interval and what it is measured in; the command of one that was not measured yet, else ""."""
+    """The effect of a claim with its 95 % interval and what it is measured in; without one the command that will measure it, or why none can; else ""."""
     if row.effect is None:
-        return row.command if row.verdict == UNMEASURED else ""
+        return row.command if row.verdict == UNMEASURED else row.reason
     return f"{row.effect:+.1f} ({interval_text(row.ci95, row.images, '+.1f')}) {row.metric}"
 
 
@@ -317,7 +330,7 @@ def ledger_table(rows: Sequence[LedgerRow], profile: str) -> Any:
 
 
 def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
-    """Write ``claims.json``, a list of rows; returns its path."""
+    """Write ``claims.json``, a list of the rows of both tables; returns its path."""
     return write_json((folder or data_dir() / "results") / "claims.json", list(rows))
 
 

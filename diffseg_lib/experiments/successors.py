@@ -27,11 +27,13 @@ from ..refinements.combined import PAIRS, SINGLES, Combination
 from ..refinements.elbo_t2i import class_losses, exponents
 from ..refinements.heads import Head, choose_heads, selected_heads
 from ..refinements.registry import REFINEMENTS
-from ..scoremaps import upsample
+from ..scoremaps import label, upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
 from ..support.memory import tensor_peak
-from .measure import Counts, Effect, Estimate, Measured, Row, Store, StudyResult, measure, paired_miou, pooled_miou
+from ..support.paths import POCKET
+from .claims import effect_verdict
+from .measure import Counts, Effect, Estimate, Measured, Row, Store, StudyResult, format_effect, format_value, measure, paired_miou, pooled_miou, side_of_zero
 
 OURS, FUSED, SINGLE, PAIR = "ours", "fused", "single", "pair"
 COMBINATIONS: Mapping[str, Combination] = {**SINGLES, **PAIRS}
@@ -42,39 +44,20 @@ PART = 20  # images of a part that is kept
 EDGES = "edges/"  # before the name of a variant whose counts are those near edges
 
 
-@dataclass(frozen=True)
-class Successor:
-    """A method of the comparison.
-
-    Args:
-        label: Its name, for people.
-        formula: What it does to the maps M and to self-attention A, in TeX.
-        source: Key of its paper in the bibliography; "" is this book's own.
-        year: Year of its paper; 0 where there is none.
-        kind: What it changes: "propagation", "weighting", "calibration", "seeds", "regions" or "" for the paper's own.
-    """
-
-    label: str
-    formula: str
-    source: str
-    year: int
-    kind: str
-
-
-METHODS: Mapping[str, Successor] = {
-    OURS: Successor("the paper's completion", r"$\bar A M$", "wang2023diffusion", 2023, ""),
-    FUSED: Successor("fused maps alone", r"$M=\sum_l w_l A^c_l$", "wang2023diffusion", 2023, ""),
-    "iseg": Successor("iSeg", r"$M\leftarrow A'M$, 8 times; $A'$ of less entropy", "sun2024iseg", 2024, "propagation"),
-    "cliper": Successor("CLIPer", r"$A_1A_2\cdots A_HM$, small entries 0", "sun2025cliper", 2025, "propagation"),
-    "faseg": Successor("FA-Seg", r"$\sum_s w_s\,\mathrm{minmax}(A_s^2M)$", "faseg2026", 2026, "propagation"),
-    "chains": Successor("attention chains", r"$vA^2$; heads by their second eigenvalue", "erel2025attention", 2025, "propagation"),
-    "nerve": Successor("NERVE", r"$(1-a)(I-aS)^{-1}M$; heads by entropy", "mahatha2026nerve", 2026, "propagation"),
-    "goca": Successor("GoCA", r"$\bar A^2\sum_l v_l\sum_n w_n(p)A_n(p)$", "goca2026", 2026, "weighting"),
-    "heads": Successor("chosen heads", r"$\bar A$ on the best quarter of heads", "", 0, "weighting"),
-    "elbo-t2i": Successor("ELBO-T2IAlign", r"$\bar A\,\mathrm{minmax}(M)^{\gamma^{-\mathrm{minmax}(\mathrm{loss})}}$", "zhou2025elbo", 2025, "calibration"),
-    "text-to-seed": Successor("Text-to-Seed's seeds", r"seeds at sides 8 and 16, spread by $A_s$", "texttoseed2026", 2026, "seeds"),
-    "diffcut": Successor("DiffCut + CLIP", r"cuts of $(\mathrm{minmax}\cos)^{10}$, named", "couairon2024diffcut", 2024, "regions"),
-    "diffseg": Successor("DiffSeg + CLIP", r"$A_p$ merged by divergence, named", "tian2024diffuse", 2024, "regions"),
+METHODS: Mapping[str, str] = {  # the methods of the comparison by their names for people
+    OURS: "the paper's completion",
+    FUSED: "fused maps alone",
+    "iseg": "iSeg",
+    "cliper": "CLIPer",
+    "faseg": "FA-Seg",
+    "chains": "attention chains",
+    "nerve": "NERVE",
+    "goca": "GoCA",
+    "heads": "chosen heads",
+    "elbo-t2i": "ELBO-T2IAlign",
+    "text-to-seed": "Text-to-Seed's seeds",
+    "diffcut": "DiffCut + CLIP",
+    "diffseg": "DiffSeg + CLIP",
 }
 
 
@@ -178,6 +161,13 @@ class Bench:
             yield name, _combined(whole, combination, found, content, powers, self.heads)
 
 
+def open_bench(segmenter: DiffSegmenter, heads: Sequence[Head]) -> Bench:
+    """The bench of a segmenter, with the CLIP of its profile."""
+    known = segmenter.backbone.profile
+    clip = DenseClip.from_path(known.clip, device=str(segmenter.backbone.device), pickled=known.pickled_weights)
+    return Bench(segmenter, clip, tuple(heads))
+
+
 def _alone(combination: Combination, heads: tuple[Head, ...]) -> Refinement:
     """A combination as a refinement of its own; where it takes GoCA's maps its fused ones, which nothing then reads, are of content words too."""
     goca = combination.maps == "goca"
@@ -265,10 +255,9 @@ def successor_study(
         costed: The number of images that costs are measured on.
         store: Keeps the parts; None keeps nothing.
     """
-    store, segmenter, known = store or Store(), segmenter.with_config(seed=seed), segmenter.backbone.profile
+    store, segmenter = store or Store(), segmenter.with_config(seed=seed)
     opened = {name: open_splits(name, root, split, train_images, images) for name, root in (roots or dict.fromkeys(DATASETS, "")).items()}
-    clip = DenseClip.from_path(known.clip, device=str(segmenter.backbone.device), pickled=known.pickled_weights)
-    bench = Bench(segmenter, clip, choose_heads(segmenter, with_masks(next(iter(opened.values()))[0])))
+    bench = open_bench(segmenter, choose_heads(segmenter, with_masks(next(iter(opened.values()))[0])))
     key = {"study": "successors", "seed": seed, "band": BAND}
     further = {name: one for name, one in COMBINATIONS.items() if name not in METHODS}
     train = {name: _in_parts(bench, one, further, store, key) for name, (one, _) in opened.items()}
@@ -281,8 +270,7 @@ def successor_study(
     effects: dict[str, Effect] = {}
     for data, (_, test) in opened.items():
         counted = _in_parts(bench, test, {name: further[name] for name in (single, pair) if name in further}, store, key)
-        labels = {name: one.label for name, one in METHODS.items()}
-        labels |= {SINGLE: f"best single: {search[single].label}", PAIR: f"best pair: {search[pair].label}"}
+        labels = {**METHODS, SINGLE: f"best single: {search[single].label}", PAIR: f"best pair: {search[pair].label}"}
         keys = {name: name for name in METHODS} | {SINGLE: single, PAIR: pair}
         measured = measure([_named(train[data], keys)], [_named(counted, keys)], len(test.names), [seed], labels)
         edges = {name: confusions_at(counted[EDGES + key], measured.rows[name].threshold, len(test.names)) for name, key in keys.items()}
@@ -311,10 +299,10 @@ def _named(counts: Counts, keys: Mapping[str, str]) -> Counts:
     return {name: counts[key] for name, key in keys.items()}
 
 
-def _on_train(counts: Sequence[Sequence[Any]], classes: Sequence[int], label: str) -> Estimate:
+def _on_train(counts: Sequence[Sequence[Any]], classes: Sequence[int], told: str) -> Estimate:
     """Mean over data sets of the mean IoU at the best threshold of each; it has no interval, being chosen by."""
     values = [best_threshold(one, number)[1] for one, number in zip(counts, classes, strict=True)]
-    return Estimate(label=label, value=float(np.mean(values)), ci95=None, images=sum(len(one) for one in counts))
+    return Estimate(label=told, value=float(np.mean(values)), ci95=None, images=sum(len(one) for one in counts))
 
 
 def _effects(measured: Measured, edges: Mapping[str, np.ndarray], seed: int) -> dict[str, Effect]:
@@ -323,6 +311,95 @@ def _effects(measured: Measured, edges: Mapping[str, np.ndarray], seed: int) -> 
     found |= {"pair_minus_single": measured.effect(PAIR, SINGLE), "diffcut_minus_diffseg": measured.effect("diffcut", "diffseg")}
     for name in measured.rows:
         if name != OURS:
-            label = f"at edges: {measured.rows[name].label} minus {measured.rows[OURS].label}"
-            found[f"edges_{name}_minus_{OURS}"] = paired_miou(edges[name], edges[OURS], label, seeds=(seed,))
+            told = f"at edges: {measured.rows[name].label} minus {measured.rows[OURS].label}"
+            found[f"edges_{name}_minus_{OURS}"] = paired_miou(edges[name], edges[OURS], told, seeds=(seed,))
     return found
+
+
+def label_scenes(segmenter: DiffSegmenter, result: SuccessorResult, dataset: Dataset) -> list[dict[str, np.ndarray]]:
+    """Labels (H W, of the data set) of each of its images by every row of a result, by the rows' labels, at the rows' thresholds.
+
+    Args:
+        segmenter: The diffusion model.
+        result: What was measured on this data set.
+        dataset: The images.
+    """
+    bench, name = open_bench(segmenter.with_config(seed=result.seeds[0]), result.heads), dataset.name.removeprefix(f"{POCKET}-")
+    keys = {one: one for one in METHODS} | {SINGLE: result.single, PAIR: result.pair}
+    found = []
+    for sample in dataset:
+        maps = dict(bench.maps(sample.image, dataset.words(sample.classes), {key: COMBINATIONS[key] for key in keys.values() if key not in METHODS}))
+        numbers = np.array([0, *(dataset.names.index(one) for one in sample.classes)])
+        labels = {}
+        for one, key in keys.items():
+            row = result.rows[f"{name}/{one}"]
+            scores = upsample(maps[key], sample.truth.shape, segmenter.config.final_norm)
+            labels[row.label] = numbers[to_numpy(label(scores, row.threshold))]
+        found.append(labels)
+    return found
+
+
+def successor_table(result: SuccessorResult, dataset: str) -> Any:
+    """The rows of one data set as a table (pandas), the best mean IoU first."""
+    import pandas as pd
+
+    lines = {}
+    for name, row in rows_of(result, dataset).items():
+        effect = result.effects.get(f"{dataset}/{name}_minus_{OURS}")
+        line = {"mIoU, %": format_value(row), "minus the paper's": format_effect(effect, 1) if effect else ""}
+        line |= {"mIoU at edges, %": format_value(row.edges), "UNet rows": f"{row.unet_rows:.1f}", "seconds": f"{row.seconds:.2f}", "MiB": f"{row.mib:.0f}"}
+        lines[row.label] = line | {"images": row.images}
+    return pd.DataFrame(lines).T
+
+
+def rows_of(result: SuccessorResult, dataset: str) -> dict[str, SuccessorRow]:
+    """The rows of one data set by their names without it, the best mean IoU first."""
+    found = {key.partition("/")[2]: row for key, row in result.rows.items() if key.startswith(f"{dataset}/")}
+    return dict(sorted(found.items(), key=lambda item: -item[1].value))
+
+
+def search_table(result: SuccessorResult) -> Any:
+    """What was tried on train, as a table (pandas), the best first."""
+    import pandas as pd
+
+    kinds = {**dict.fromkeys(SINGLES, "one refinement"), **dict.fromkeys(PAIRS, "parts of several")}
+    ranked = sorted(result.search.items(), key=lambda item: -item[1].value)
+    return pd.DataFrame({one.label: {"train mIoU, % (chosen by)": f"{one.value:.1f}", "kind": kinds[name]} for name, one in ranked}).T
+
+
+def _both(result: SuccessorResult, name: str) -> str:
+    return " and ".join(format_effect(result.effects[f"{data}/{name}"], 1) for data in result.datasets)
+
+
+def _named_by_side(result: SuccessorResult, side: int) -> str:
+    """The methods whose difference from the paper's keeps to one side of zero on every data set, with both differences."""
+    names = [one for one in METHODS if one != OURS and all(side_of_zero(result.effects[f"{data}/{one}_minus_{OURS}"]) == side for data in result.datasets)]
+    return "; ".join(f"{METHODS[one]} {_both(result, f'{one}_minus_{OURS}')}" for one in names) or "none"
+
+
+def numbers(result: SuccessorResult) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name."""
+    first, best = result.datasets[0], SINGLE if result.best == result.single else PAIR
+    ours = result.rows[f"{first}/{OURS}"]
+    dearest = max(METHODS, key=lambda name: result.rows[f"{first}/{name}"].seconds)
+    widest = max(METHODS, key=lambda name: result.rows[f"{first}/{name}"].mib)
+    together = [effect_verdict(result.effects[f"{data}/pair_minus_single"]) for data in result.datasets]
+    return {
+        "successors_images": str(result.images),
+        "successors_train": str(result.train_images),
+        "successors_completion": _both(result, f"{OURS}_minus_{FUSED}"),
+        "successors_better": _named_by_side(result, 1),
+        "successors_worse": _named_by_side(result, -1),
+        "successors_single": result.search[result.single].label,
+        "successors_pair": result.search[result.pair].label,
+        "successors_best": result.search[result.best].label,
+        "successors_best_kind": "a single refinement" if best == SINGLE else "parts of several refinements",
+        "successors_best_effect": _both(result, f"{best}_minus_{OURS}"),
+        "successors_best_edges": _both(result, f"edges_{best}_minus_{OURS}"),
+        "successors_together": _both(result, "pair_minus_single"),
+        "successors_together_verdict": together[0] if len(set(together)) == 1 else ", then ".join(together),
+        "successors_dearest": f"{METHODS[dearest]}, {result.rows[f'{first}/{dearest}'].seconds / ours.seconds:.1f} times the paper's seconds",
+        "successors_widest": f"{METHODS[widest]}, {result.rows[f'{first}/{widest}'].mib / ours.mib:.1f} times its memory",
+        "successors_edges_nerve": _both(result, f"edges_nerve_minus_{OURS}"),
+        "successors_edges_cliper": _both(result, f"edges_cliper_minus_{OURS}"),
+    }

@@ -31,8 +31,9 @@ from .axes import (
     verdicts,
 )
 from .files import draw, study, welcome
-from .galleries import edit_rows, label_columns, label_comparison, map_gallery, picture_strip, score_columns, truth_and_found
+from .galleries import edit_rows, flat_label_gallery, label_columns, label_comparison, map_gallery, picture_strip, score_columns, truth_and_found
 from .studies import (
+    accuracy_against_cost,
     bar_figure,
     claim_forest,
     class_report,
@@ -86,6 +87,7 @@ __all__ = [
     "INK",
     "MAPS",
     "VERDICT_COLOURS",
+    "accuracy_against_cost",
     "bar_figure",
     "bare",
     "bars",
@@ -96,6 +98,7 @@ __all__ = [
     "curve",
     "draw",
     "edit_rows",
+    "flat_label_gallery",
     "forest",
     "grid",
     "heat",

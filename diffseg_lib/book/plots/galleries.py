@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from . import axes as draw
 from .axes import grid
@@ -89,6 +90,36 @@ def label_comparison(samples: Sequence[Any], found: Sequence[Mapping[str, np.nda
     figure, axes = grid(1 + len(found[0]), len(samples), (2.1 * len(samples), 2.1 * (1 + len(found[0]))))
     maps = [{"truth": one.truth} | dict(labels) for one, labels in zip(samples, found, strict=True)]
     draw.label_gallery(axes, [one.image for one in samples], maps, [one.classes for one in samples])
+    return figure
+
+
+def flat_label_gallery(samples: Sequence[Any], found: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], side: float = 1.25) -> Figure:
+    """A column a picture: itself, its truth, and each method's labels below it, every class in one flat colour on white, void grey.
+
+    Args:
+        samples: The samples, each with ``image`` and ``truth`` as attributes.
+        found: Labels by method, H W, one mapping a picture, all of the same methods.
+        names: The classes in the order of their labels, the background left out; those that occur are named below.
+        side: Side of a panel, inches.
+    """
+    lines = [{"truth": one.truth} | dict(labels) for one, labels in zip(samples, found, strict=True)]
+    seen = sorted({int(label) for maps in lines for one in maps.values() for label in np.unique(one)} & set(range(1, len(names) + 1)))
+    figure, axes = grid(1 + len(lines[0]), len(samples), (side * (len(samples) + 0.9), side * (len(lines[0]) + 1.6)))
+    colours = np.array([(1.0, 1.0, 1.0), *(draw.class_colour(i) for i in range(1, len(names) + 1))])
+    for i, (column, sample, maps) in enumerate(zip(axes.T, samples, lines, strict=True)):
+        draw.picture(column[0], sample.image)
+        for ax, (method, labels) in zip(column[1:], maps.items(), strict=True):
+            known = np.where(labels < len(colours), labels, 0)
+            ax.imshow(np.where((labels < len(colours))[..., None], colours[known], 0.75))
+            draw.bare(ax)
+            for spine in ax.spines.values():
+                spine.set_visible(True)
+                spine.set_color("#bbbbbb")
+            if not i:
+                ax.set_ylabel(method, rotation=0, ha="right", va="center")
+    axes[0, 0].set_ylabel("picture", rotation=0, ha="right", va="center")
+    handles = [Patch(color=draw.class_colour(i), label=names[i - 1]) for i in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
     return figure
 
 
