@@ -14,7 +14,8 @@ def cliper(recording: Recording, maps: Float[Tensor, "k h w"], floor: float = 0.
     :func:`~diffseg_lib.propagation.product.product_of_heads`.
 
     The maps are those of cross-attention here and of CLIP there, and the prompt that drives the UNet is the class's own rather than empty: each map is spread
-    by the row of its own prompt, and only with ``share_self_attention``, where the recording holds one row, are all spread by the same.
+    by the row of its own prompt. With ``share_self_attention`` the recording holds the row of the first prompt of its call alone, and all maps of the call are
+    spread by that one.
 
     Args:
         recording: Recording with the finest self-attention.
