@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ def tensor_peak(run: Callable[[], Any], device: str = "cpu") -> float:
         before = torch.cuda.memory_allocated()
         run()
         return float(torch.cuda.max_memory_allocated() - before) / 2**20
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as kept:
+    with _without_remarks(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as kept:
         run()
     found = kept.profiler.kineto_results.events() if kept.profiler else []
     held, peak = 0, 0
@@ -28,3 +30,16 @@ def tensor_peak(run: Callable[[], Any], device: str = "cpu") -> float:
         held += event.nbytes()
         peak = max(peak, held)
     return peak / 2**20
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Without what the profiler writes to the process's standard error past Python's own."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
