@@ -13,7 +13,9 @@ import torch
 from diffseg_lib.cli.evaluate import METHOD_NAMES
 from diffseg_lib.cli.main import main
 from diffseg_lib.config import Config
+from diffseg_lib.evaluation.jobs import Job, evaluate_ids
 from diffseg_lib.evaluation.methods import METHODS, make_method
+from diffseg_lib.evaluation.sources import with_masks
 from diffseg_lib.loading import load_backbone
 from diffseg_lib.propagation import operators
 from diffseg_lib.propagation.operators import attention_head, mean_of, rescale
@@ -330,14 +332,18 @@ def test_content_words_share_all_of_a_pixels_attention(family, picture):
 
 
 def test_evaluate_runs_every_refinement_by_its_name(family_folders, tree, data, tmp_path):
-    """On one scene and a tiny model of random weights; regions are named by the shipped CLIP."""
-    folder, sample = family_folders["sd15"], data.load(data.ids[0])
-    masks = np.stack([sample.truth == data.names.index(name) for name in sample.classes])
-    chosen = choose_heads(segmenter_of(folder), [(sample.image, sample.classes, masks)])
-    write_heads(chosen, tmp_path / "heads.json", "one val scene")
+    """On one scene and a tiny model of random weights; regions are named by the shipped CLIP. The program is run where a method reads a file or a CLIP."""
+    folder, path = family_folders["sd15"], tmp_path / "heads.json"
+    chosen = choose_heads(segmenter_of(folder), with_masks(data.first(1)))
+    write_heads(chosen, path, "one val scene")
     assert len(chosen) == 7  # a quarter of 26, rounded
-    for name in REFINEMENTS:
-        out, more = tmp_path / name, ["--model", str(tmp_path / "heads.json")] if name == "heads" else []
+    models = {name: str(path) if name == "heads" else "" for name in REFINEMENTS}
+    for name, model in models.items():
+        job = Job("voc", root=str(tree), labels="image", method=name, model=model, profile=str(folder), clip="pocket")
+        [row] = evaluate_ids(job, data.ids[:1])
+        assert row.status == "ok" and row.counted is not None, (name, row.error)
+    for name in ("heads", "diffcut"):
+        out, more = tmp_path / name, ["--model", models[name]] if models[name] else []
         given = ["--dataset", "voc", "--root", str(tree), "--split", "val", "--limit", "1", "--labels", "image", "--threshold", "0.5", "--out", str(out)]
         assert main(["evaluate", *given, "--profile", str(folder), "--clip", "pocket", "--method", name, *more]) == 0
         found = json.loads((out / "summary.json").read_text())
