@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from .exits import Exit
 from .options import PLACES, page, profile_of, segmenter_of, share, source_of
 
 ABOUT = """
-Choose the heads of cross-attention whose maps follow the masks of train images best, and write them as JSON. Images that are measured
-later must not be among them: they are the first of train, as thresholds are chosen on.
+Choose the heads of cross-attention whose maps follow the masks of train images best, and write them as the JSON that evaluate reads by
+--method heads --model FILE. Images that are measured later must not be among them: they are the first of train, as thresholds are
+chosen on.
 """
-EXAMPLE = """
-diffseg heads --dataset pocket-voc --limit 40 --out heads.json
-diffseg evaluate --dataset pocket-voc --labels image --method heads --model heads.json --threshold train --out found
-"""
+EXAMPLE = "diffseg heads --dataset pocket-voc --limit 40 --out heads.json"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +24,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     share(parser, "--limit", default=40, help="The number of images, the first of the split. 0 is all of them.")
     share(parser, "--order", "--profile", "--seed")
     parser.add_argument("--share", type=float, default=0.25, metavar="P", help="The share of heads that is taken, above 0 and up to 1.")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="The JSON file that is written.")
+    share(parser, "--out", required=True, metavar="FILE", help="The JSON file that is written.")
     share(parser, *PLACES)
     parser.set_defaults(captioner="", clip="")
 

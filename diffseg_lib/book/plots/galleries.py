@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def flat_label_gallery(samples: Sequence[Any], found: Sequence[Mapping[str, np.n
     """
     lines = [{"truth": one.truth} | dict(labels) for one, labels in zip(samples, found, strict=True)]
     seen = sorted({int(label) for maps in lines for one in maps.values() for label in np.unique(one)} & set(range(1, len(names) + 1)))
-    figure, axes = grid(1 + len(lines[0]), len(samples), (side * (len(samples) + 0.9), side * (len(lines[0]) + 1.6)))
+    figure, axes = grid(1 + len(lines[0]), len(samples), (side * len(samples) + 1.7, side * (len(lines[0]) + 1.4)))
     colours = np.array([(1.0, 1.0, 1.0), *(draw.class_colour(i) for i in range(1, len(names) + 1))])
     for i, (column, sample, maps) in enumerate(zip(axes.T, samples, lines, strict=True)):
         draw.picture(column[0], sample.image)
@@ -116,7 +117,7 @@ def flat_label_gallery(samples: Sequence[Any], found: Sequence[Mapping[str, np.n
                 spine.set_visible(True)
                 spine.set_color("#bbbbbb")
             if not i:
-                ax.set_ylabel(method, rotation=0, ha="right", va="center")
+                ax.set_ylabel(fill(method, 24), rotation=0, ha="right", va="center")
     axes[0, 0].set_ylabel("picture", rotation=0, ha="right", va="center")
     handles = [Patch(color=draw.class_colour(i), label=names[i - 1]) for i in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
