@@ -24,7 +24,6 @@ from .nerve import nerve
 MAPS = ("fused", "heads", "goca")  # what is completed: Eq. (5), the mean of chosen heads, GoCA's weighted heads and layers
 COMPLETIONS: Mapping[str, Any] = {
     "mean": lambda recording, maps: complete(maps, *recording.finest()),
-    "squared": lambda recording, maps: complete(maps, *recording.finest(), iterations=2),
     "iseg": iseg,
     "product": cliper,
     "product2": partial(cliper, floor=0.2),
