@@ -147,4 +147,4 @@ def test_flat_labels_are_opaque_and_named_once():
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["house", "fish", "car"]
     void = plots.flat_label_gallery([SAMPLE], [{"ours": np.where(TRUTH == 2, 255, TRUTH)}], ["house", "fish"])
-    assert tuple(void.axes[2].images[0].get_array()[3, 8]) == (0.75, 0.75, 0.75)
+    assert tuple(void.axes[2].images[0].get_array()[3, 8]) == (0.3, 0.3, 0.3)

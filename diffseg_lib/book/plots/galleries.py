@@ -94,8 +94,11 @@ def label_comparison(samples: Sequence[Any], found: Sequence[Mapping[str, np.nda
     return figure
 
 
+VOID_GREY = 0.3  # of void, which no class has
+
+
 def flat_label_gallery(samples: Sequence[Any], found: Sequence[Mapping[str, np.ndarray]], names: Sequence[str], side: float = 1.25) -> Figure:
-    """A column a picture: itself, its truth, and each method's labels below it, every class in one flat colour on white, void grey.
+    """A column a picture: itself, its truth, and each method's labels below it, every class in one flat colour on white, void dark.
 
     Args:
         samples: The samples, each with ``image`` and ``truth`` as attributes.
@@ -106,12 +109,13 @@ def flat_label_gallery(samples: Sequence[Any], found: Sequence[Mapping[str, np.n
     lines = [{"truth": one.truth} | dict(labels) for one, labels in zip(samples, found, strict=True)]
     seen = sorted({int(label) for maps in lines for one in maps.values() for label in np.unique(one)} & set(range(1, len(names) + 1)))
     figure, axes = grid(1 + len(lines[0]), len(samples), (side * len(samples) + 1.7, side * (len(lines[0]) + 1.4)))
-    colours = np.array([(1.0, 1.0, 1.0), *(draw.class_colour(i) for i in range(1, len(names) + 1))])
+    shown = {label: draw.class_colour(i) for i, label in enumerate(seen, start=1)}  # of those that occur, so that few share a colour
+    colours = np.array([(1.0, 1.0, 1.0), *(shown.get(i, (1.0, 1.0, 1.0)) for i in range(1, len(names) + 1))])
     for i, (column, sample, maps) in enumerate(zip(axes.T, samples, lines, strict=True)):
         draw.picture(column[0], sample.image)
         for ax, (method, labels) in zip(column[1:], maps.items(), strict=True):
             known = np.where(labels < len(colours), labels, 0)
-            ax.imshow(np.where((labels < len(colours))[..., None], colours[known], 0.75))
+            ax.imshow(np.where((labels < len(colours))[..., None], colours[known], VOID_GREY))
             draw.bare(ax)
             for spine in ax.spines.values():
                 spine.set_visible(True)
@@ -119,7 +123,7 @@ def flat_label_gallery(samples: Sequence[Any], found: Sequence[Mapping[str, np.n
             if not i:
                 ax.set_ylabel(fill(method, 24), rotation=0, ha="right", va="center")
     axes[0, 0].set_ylabel("picture", rotation=0, ha="right", va="center")
-    handles = [Patch(color=draw.class_colour(i), label=names[i - 1]) for i in seen]
+    handles = [Patch(color=colour, label=names[i - 1]) for i, colour in shown.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False)
     return figure
 
