@@ -18,11 +18,13 @@ from torch import Tensor
 
 from .attention import record_attention
 from .backbone import TEXT_LOCK, Backbone
-from .config import Config, configure
+from .config import Config
+from .config import recipe as configure
 from .loading import load_backbone
 from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
 from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens
+from .propagation.product import product_of_heads
 from .recording import Recording
 from .scoremaps import complete, constant_maps, fuse, label_rows, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
@@ -131,7 +133,7 @@ class DiffSegmenter:
 
         Args:
             profile: Profile, as :func:`~diffseg_lib.loading.load_backbone` takes it.
-            recipe: Recipe of the configuration: "paper", "released" or None (ours).
+            recipe: Recipe of the configuration: "paper", "released", "best" or None (ours).
             dataset: Data set whose prompt a recipe may word in its own way, as :func:`~diffseg_lib.config.recipe` takes it.
             device: Device that it runs on, "cpu", "cuda" and so on; "" is the profile's.
             dtype: Precision of weights and activations: "float32", "bfloat16" or "float16"; "" is the profile's.
@@ -297,6 +299,8 @@ class DiffSegmenter:
         if not self.config.iterations:
             return fused, fused
         queries, keys = ([t[rows] for t in group] for group in source.finest())
+        if self.config.product is not None:
+            return fused, product_of_heads(fused, queries, keys, self.config.product)
         return fused, complete(fused, queries, keys, self.config.iterations)
 
     def _maps(
@@ -388,8 +392,8 @@ class DiffSegmenter:
         cross, layers, fused, completed = found
         labels, maps = label_rows(completed, (photo.pixels.shape[0], photo.pixels.shape[1]), self.threshold, self.config.final_norm)
         names = tuple(p.name for p in prompts)
-        notes = self.backbone.notes + photo.notes + said
-        notes += tuple(f"the map of {names[i]} is constant" for i in constant_maps(completed).nonzero().flatten().tolist())
+        flat = constant_maps(completed).nonzero().flatten().tolist()
+        notes = (*self.backbone.notes, *photo.notes, *said, *(f"the map of {names[i]} is constant" for i in flat))
         kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
         rest = (completed, self.config.final_norm, names, self.threshold, notes, kept, tuple(prompts))
         return Segmentation(to_numpy(labels), to_numpy(maps), *rest)

@@ -9,8 +9,9 @@ import pytest
 from diffseg_lib.book.ledger import ledger_cards
 from diffseg_lib.book.plots import claim_forest
 from diffseg_lib.cli.study import STUDIES
-from diffseg_lib.experiments.claims import CLAIMS, UNTESTABLE, Claim, counts, effect_verdict, ledger, measured_text, numbers, verdict, write_ledger
+from diffseg_lib.experiments.claims import CLAIMS, PAPER, SUCCESSORS, Claim, counts, effect_verdict, ledger, measured_text, numbers, verdict, write_ledger
 from diffseg_lib.experiments.measure import CommittedRun, Effect, StudyResult, committed_result
+from diffseg_lib.experiments.successor_claims import ALL_CLAIMS, SUCCESSOR_CLAIMS
 from diffseg_lib.profiles import load_profile
 from diffseg_lib.support.files import to_plain, write_json
 from diffseg_lib.support.identity import describe_models
@@ -145,16 +146,49 @@ def test_the_ledger_is_written_as_a_list(tmp_path):
 
 
 def test_the_committed_ledger_follows_from_the_committed_results():
-    """Run ``python -m diffseg_lib.book run 21_claims`` after new results."""
-    assert json.loads((data_dir() / "results" / "claims.json").read_text()) == to_plain(ledger())
+    """Run ``diffseg claims --write`` after new results."""
+    assert json.loads((data_dir() / "results" / "claims.json").read_text()) == to_plain(ledger(claims=ALL_CLAIMS))
 
 
 def test_every_claim_has_a_study_that_was_run_and_a_chapter():
     from diffseg_lib.book.run import notebooks_dir
 
     assert len(CLAIMS) >= 15 and len({one.claim for one in CLAIMS}) == len(CLAIMS)
-    assert [one.claim for one in CLAIMS if one.study not in STUDIES and not one.untestable] == []
-    assert [one.claim for one in CLAIMS if not (notebooks_dir() / f"{one.chapter}.ipynb").is_file()] == []
+    assert [one.claim for one in ALL_CLAIMS if one.study not in STUDIES and not one.untestable] == []
+    assert [one.claim for one in ALL_CLAIMS if not (notebooks_dir() / f"{one.chapter}.ipynb").is_file()] == []
     assert [row.claim for row in ledger() if row.verdict == "not run"] == []
     unmeasured = [row for row in ledger() if row.verdict == "not measured yet"]
     assert all(row.command == f"python -m diffseg_lib study {one.study}" for row in unmeasured for one in CLAIMS if one.claim == row.claim)
+
+
+# -- the second table
+
+
+def successors(folder, **effects):
+    fill_template(folder, **effects)
+    (folder / "some.json").rename(folder / "successors.json")
+
+
+def test_claims_of_the_successors_get_each_verdict_from_the_json(tmp_path):
+    two = [one for one in SUCCESSOR_CLAIMS if not one.untestable]
+    lower, higher, between, lost = two[0], two[1], two[2], next(one for one in two if one.opposite)
+    sides = {lower: (-3, -1), higher: (1, 3), between: (-1, 1), lost: (-4, -2)}
+    successors(tmp_path / "pocket", **{name: ci for claim, ci in sides.items() for name in claim.effects})
+    found = {row.claim: row for row in ledger(tmp_path, claims=SUCCESSOR_CLAIMS)}
+    assert [found[one.claim].verdict for one in sides] == ["not reproduced", "reproduced", "inconclusive", "reproduced"]
+    assert {row.verdict for row in found.values()} == {"not reproduced", "reproduced", "inconclusive", "not measured yet", "cannot be tested here"}
+    successors(tmp_path / "pocket", images=60, **dict.fromkeys(higher.effects, (1, 3)))
+    assert [row.verdict for row in ledger(tmp_path, claims=[higher])] == ["undecided: 60 images"]
+
+
+def test_a_claim_that_cannot_be_tested_says_why():
+    rows = [row for row in ledger(claims=SUCCESSOR_CLAIMS) if row.verdict == "cannot be tested here"]
+    assert len(rows) >= 3 and all(row.why and measured_text(row) == row.why and row.effect is None for row in rows)
+    assert len(SUCCESSOR_CLAIMS) >= 14 and all(row.why in ledger_cards(rows, "successors").data for row in rows)
+
+
+def test_both_tables_are_kept_apart():
+    assert {one.table for one in CLAIMS} == {PAPER} and {one.table for one in SUCCESSOR_CLAIMS} == {SUCCESSORS}
+    assert len({one.claim for one in ALL_CLAIMS}) == len(ALL_CLAIMS)
+    known = committed_result("successors", "pocket", StudyResult).result.effects
+    assert {name for one in SUCCESSOR_CLAIMS for name in one.effects} <= set(known)

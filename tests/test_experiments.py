@@ -42,6 +42,7 @@ from diffseg_lib.experiments.prompting import numbers as prompt_numbers
 from diffseg_lib.experiments.pseudo import PseudoResult
 from diffseg_lib.experiments.qualitative import QualitativeResult
 from diffseg_lib.experiments.recipes import RecipeResult
+from diffseg_lib.experiments.successors import SuccessorResult
 from diffseg_lib.experiments.timesteps import TimestepResult, signal_to_noise
 from diffseg_lib.support.files import to_plain
 from diffseg_lib.support.paths import data_dir
@@ -307,6 +308,7 @@ KINDS = {
     "edits": EditResult,
     "elbo": ElboResult,
     "qualitative": QualitativeResult,
+    "successors": SuccessorResult,
 } | {f"benchmark_{name}": BenchmarkResult for name in READERS}
 
 
@@ -398,13 +400,14 @@ def test_every_number_that_prose_cites_is_given():
     import nbformat
 
     from diffseg_lib.book.run import notebooks_dir
-    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, pseudo, qualitative, recipes
+    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, pseudo, qualitative, recipes, successors
 
     given = {
         "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
         "12_qualitative": qualitative.numbers(committed_result("qualitative", "pocket", QualitativeResult).result),
         "21_claims": claims.numbers(claims.ledger()),
         "17_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
+        "18_after_the_paper": successors.numbers(committed_result("successors", "pocket", SuccessorResult).result),
         "13_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),
         "14_network": network.numbers(committed_result("network", "pocket", NetworkResult).result),
         "15_editing": edits.numbers(committed_result("edits", "pocket", EditResult).result),

@@ -182,3 +182,25 @@ def test_times_leave_out_what_they_are_compared_with():
     assert [bar.get_width() for bar in ax.patches] == [0.75, 0.25]
     [ax] = plots.bar_figure({"a": 1.0, "b": 2.0}, "minutes").axes
     assert ax.get_xlabel() == "minutes" and len(ax.patches) == 2
+
+
+def test_methods_are_numbered_by_cost_and_named_below():
+    rows = {"ours": one(80.0, "our maps", seconds=0.2), "rival": one(60.0, "the rival's", seconds=0.9)}
+    figure = plots.accuracy_against_cost({"voc": rows, "context": {"rival": rows["rival"]}}, strong=("ours",))
+    assert titles(figure) == ["voc", "context"]
+    assert [[text.get_text() for text in ax.texts] for ax in figure.axes] == [["1", "2"], ["2"]]
+    assert "1 our maps" in figure.texts[0].get_text() and any("2 the rival's" in text.get_text() for text in figure.texts)
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [float(line.get_xdata()[0]) for line in marks] == [0.2, 0.9] and marks[0].get_color() != marks[1].get_color()
+
+
+def test_flat_labels_are_opaque_and_named_once():
+    found = {"ours": np.where(TRUTH == 2, 3, TRUTH)}
+    figure = plots.flat_label_gallery([SAMPLE], [found], ["house", "fish", "car"])
+    _, truth, ours = (ax.images[0].get_array() for ax in figure.axes)
+    assert tuple(truth[3, 2]) == plots.class_colour(1) and tuple(truth[3, 8]) == plots.class_colour(2) and tuple(truth[0, 0]) == (1, 1, 1)
+    assert tuple(ours[3, 8]) == plots.class_colour(3)
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["house", "fish", "car"]
+    void = plots.flat_label_gallery([SAMPLE], [{"ours": np.where(TRUTH == 2, 255, TRUTH)}], ["house", "fish"])
+    assert tuple(void.axes[2].images[0].get_array()[3, 8]) == (0.3, 0.3, 0.3)

@@ -13,10 +13,13 @@ import torch
 from diffseg_lib.cli.evaluate import METHOD_NAMES
 from diffseg_lib.cli.main import main
 from diffseg_lib.config import Config
+from diffseg_lib.evaluation.jobs import Job, evaluate_ids
 from diffseg_lib.evaluation.methods import METHODS, make_method
+from diffseg_lib.evaluation.sources import with_masks
 from diffseg_lib.loading import load_backbone
+from diffseg_lib.propagation import operators
+from diffseg_lib.propagation.operators import attention_head, mean_of, rescale
 from diffseg_lib.recording import Projections, Recording
-from diffseg_lib.refinements import operators
 from diffseg_lib.refinements.base import Refined, Refinement
 from diffseg_lib.refinements.chains import attention_chain, second_eigenvalue, token_rank
 from diffseg_lib.refinements.cliper import cliper
@@ -29,7 +32,6 @@ from diffseg_lib.refinements.heads import best_heads, choose_heads, head_scores,
 from diffseg_lib.refinements.iseg import iseg
 from diffseg_lib.refinements.naming import name_regions
 from diffseg_lib.refinements.nerve import nerve
-from diffseg_lib.refinements.operators import attention_head, mean_of, rescale
 from diffseg_lib.refinements.registry import REFINEMENTS
 from diffseg_lib.refinements.text_to_seed import text_to_seed
 from diffseg_lib.scoremaps import complete, normalise, resize
@@ -221,7 +223,7 @@ def test_heads_that_draw_the_masks_are_the_ones_that_are_chosen(tmp_path):
     torch.testing.assert_close(selected_heads(made, MAPS, kept), complete(normalise(made.cross[layer][:, 1]), *made.finest()))
     with pytest.raises(ValueError, match="choose them anew"):
         selected_heads(made, MAPS, [(layer, HEADS)])
-    with pytest.raises(ValueError, match="choose_heads and write_heads"):
+    with pytest.raises(ValueError, match="make one by: diffseg heads"):
         read_heads(tmp_path / "none.json")
 
 
@@ -330,14 +332,18 @@ def test_content_words_share_all_of_a_pixels_attention(family, picture):
 
 
 def test_evaluate_runs_every_refinement_by_its_name(family_folders, tree, data, tmp_path):
-    """On one scene and a tiny model of random weights; regions are named by the shipped CLIP."""
-    folder, sample = family_folders["sd15"], data.load(data.ids[0])
-    masks = np.stack([sample.truth == data.names.index(name) for name in sample.classes])
-    chosen = choose_heads(segmenter_of(folder), [(sample.image, sample.classes, masks)])
-    write_heads(chosen, tmp_path / "heads.json", "one val scene")
+    """On one scene and a tiny model of random weights; regions are named by the shipped CLIP. The program is run where a method reads a file or a CLIP."""
+    folder, path = family_folders["sd15"], tmp_path / "heads.json"
+    chosen = choose_heads(segmenter_of(folder), with_masks(data.first(1)))
+    write_heads(chosen, path, "one val scene")
     assert len(chosen) == 7  # a quarter of 26, rounded
-    for name in REFINEMENTS:
-        out, more = tmp_path / name, ["--model", str(tmp_path / "heads.json")] if name == "heads" else []
+    models = {name: str(path) if name == "heads" else "" for name in REFINEMENTS}
+    for name, model in models.items():
+        job = Job("voc", root=str(tree), labels="image", method=name, model=model, profile=str(folder), clip="pocket")
+        [row] = evaluate_ids(job, data.ids[:1])
+        assert row.status == "ok" and row.counted is not None, (name, row.error)
+    for name in ("heads", "diffcut"):
+        out, more = tmp_path / name, ["--model", models[name]] if models[name] else []
         given = ["--dataset", "voc", "--root", str(tree), "--split", "val", "--limit", "1", "--labels", "image", "--threshold", "0.5", "--out", str(out)]
         assert main(["evaluate", *given, "--profile", str(folder), "--clip", "pocket", "--method", name, *more]) == 0
         found = json.loads((out / "summary.json").read_text())

@@ -149,7 +149,7 @@ def test_recipes_set_the_switches(segmenter, pipeline_folder):
     assert made.config == replace(released, threshold=0.4) and made.threshold == 0.4
     assert made.prompts(["owl"])[0].text == "a photograph of owl"
     assert segmenter.prompts(["owl"])[0].text == "a photograph of an owl"
-    with pytest.raises(ValueError, match="unknown recipe 'papers': expected paper or released"):
+    with pytest.raises(ValueError, match="unknown recipe 'papers': expected paper, released, best"):
         recipe("papers")
 
 

@@ -1,4 +1,4 @@
-"""``diffseg claims``: the ledger of the paper's claims, and what was measured for each."""
+"""``diffseg claims``: the ledger of the claims of the paper and of its successors, and what was measured for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .exits import Exit
 from .options import page, share
 
 ABOUT = """
-Print every claim of the paper with its effect, its 95 % interval and its verdict, which follows by rule from the JSON that diffseg
+Print every claim of the paper, and of what came after it, with its effect, its 95 % interval and its verdict, which follows by rule from the JSON that diffseg
 study wrote. Nothing is computed anew; the chapter "The ledger" shows the same with its figure.
 """
 EXAMPLE = "diffseg claims --profile pocket --write"
@@ -28,8 +28,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def run(o: argparse.Namespace) -> int:
     """Print the ledger."""
     from ..experiments.claims import counts, ledger, measured_text, write_ledger
+    from ..experiments.successor_claims import ALL_CLAIMS
 
-    rows = ledger(o.results, Path(o.profile).name)
+    rows = ledger(o.results, Path(o.profile).name, ALL_CLAIMS)
     for row in rows:
         print(f"{row.verdict:21} {textwrap.shorten(row.claim, 78):78} {measured_text(row) or '-'}")
     print(f"{len(rows)} claims, profile {o.profile}: {', '.join(f'{number} {verdict}' for verdict, number in counts(rows).items())}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..support.files import RunError
 from .exits import Exit
-from .options import MODELS, PLACES, check_device, page, profile_of, share, source_of
+from .options import MODELS, PLACES, check_device, page, profile_of, reads_captioner, recipe_notes, share, source_of
 from .results import versions
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run(o: argparse.Namespace) -> int:
     started = time.perf_counter()
     check_method(o.method)
     check_labels(o.labels, o.labels_from)
-    needed = {"captioner": o.labels == "filter" or o.recipe, "clip": o.labels == "filter" or (reads_clip(o.method) and not o.model)}
+    needed = {"captioner": o.labels == "filter" or reads_captioner(o.recipe), "clip": o.labels == "filter" or (reads_clip(o.method) and not o.model)}
     require(profile_of(o), *(name for name, needs in needed.items() if needs), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
     check_device(o.device)
     given = {key: getattr(o, key) for key in ("split", "limit", "order", "labels", "method", "model", "profile", "captioner", "clip")}
@@ -131,7 +131,7 @@ def run(o: argparse.Namespace) -> int:
     summary |= summarise(rows, dataset.names, threshold, min(o.limit or whole, whole)) | {"run": kept.folder.name}
     summary |= {
         "seconds_in_all": round(time.perf_counter() - started, 1),
-        "notes": [*dataset.notes, *make_segmenter(job).backbone.notes],
+        "notes": [*dataset.notes, *make_segmenter(job).backbone.notes, *recipe_notes(o.recipe, profile)],
         **commit(),
         "versions": versions(),
     }

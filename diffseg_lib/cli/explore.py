@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .exits import Exit
-from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
+from .options import MODELS, PLACES, page, profile_of, reads_captioner, segmenter_of, share
 
 ABOUT = """
 Write one HTML file in which a photo's attention can be looked at: point at a pixel and see what it attends to, pick a word and see its
@@ -47,7 +47,7 @@ def run(o: argparse.Namespace) -> int:
         raise ValueError(f"timesteps {', '.join(map(str, wrong))}: expected numbers from 0 to 999")
     if o.out.is_dir():
         raise ValueError(f"{o.out} is a folder: expected the name of the page, as in {o.out / 'explorer.html'}")
-    photo, profile = load_photo(o.photo), require(profile_of(o), *(["captioner"] if o.recipe else []))
+    photo, profile = load_photo(o.photo), require(profile_of(o), *(["captioner"] if reads_captioner(o.recipe) else []))
     segmenter = segmenter_of(o, profile, seed=o.seed, threshold=o.threshold)
     scene = record_scene(segmenter, photo.pixels, o.classes, timesteps=o.timesteps or TIMESTEPS, title=o.photo.stem)
     data = explorer_data(scene)

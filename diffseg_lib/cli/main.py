@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from .. import __version__
-from . import book, check, claims, edit, evaluate, explore, fetch, maps, network, pocket, pseudo, segment, study
+from . import book, check, claims, edit, evaluate, explore, fetch, heads, maps, network, pocket, pseudo, segment, study
 from .exits import MEANINGS, guarded, spelled
 from .options import Page, subcommands
 
@@ -22,13 +22,14 @@ COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "maps": ("Show the attention maps of a word in a photo.", maps.declare),
     "explore": ("Write a page in which a photo's attention can be looked at.", explore.declare),
     "evaluate": ("Measure a method on a data set.", evaluate.declare),
+    "heads": ("Choose heads of cross-attention on masks.", heads.declare),
     "check": ("Say which models and data are ready, and what is wrong.", check.declare),
     "fetch": ("Fetch a profile's models, and data sets.", fetch.declare),
     "pseudo": ("Write masks of a train split from its image-level labels.", pseudo.declare),
     "edit": ("Draw a photo again as another prompt has it.", edit.declare),
     "network": ("Train a segmentation network on masks, or measure one.", network.declare),
     "study": ("Run the paper's experiments at their larger size.", study.declare),
-    "claims": ("Print the ledger of the paper's claims.", claims.declare),
+    "claims": ("Print the ledger of claims.", claims.declare),
     "book": ("Run the chapters, and build the site.", book.declare),
     "pocket": ("Write, train, measure and ship the pocket world.", pocket.declare),
 }

@@ -19,7 +19,7 @@ from ..support.paths import POCKET, pocket_source, repository_root
 if TYPE_CHECKING:
     from ..segmenter import DiffSegmenter
 
-RECIPES = ("paper", "released")
+RECIPES = ("paper", "released", "best")
 DATASETS = (*READERS, *(f"{POCKET}-{name}" for name in READERS))
 SHARED: Mapping[str, Mapping[str, Any]] = {
     "--profile": {
@@ -32,7 +32,10 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "default": "none",
         "help": "Let one row of the UNet serve all classes: by side prompts, or by a sentence that names as many as fit. Without it a class costs a row.",
     },
-    "--recipe": {"choices": RECIPES, "help": "Take the switches as the paper's text or its released code has them, in place of ours."},
+    "--recipe": {
+        "choices": RECIPES,
+        "help": "Take the switches of the paper's text, of its released code, or the best of what came after, in place of ours.",
+    },
     "--captioner": {"default": "", "metavar": "PATH", "help": "The BLIP that captions and filters, in place of the profile's."},
     "--clip": {"default": "", "metavar": "PATH", "help": "The CLIP that filters, in place of the profile's."},
     "--device": {"default": "", "metavar": "NAME", "help": "Where the models run: cpu, cuda, cuda:1, mps. Without it, where the profile says."},
@@ -175,6 +178,24 @@ def told(module: str, owner: str, name: str, more: str = "") -> str:
 def profile_of(o: argparse.Namespace) -> Profile:
     """The profile asked for, with the captioner and the CLIP asked for."""
     return load_profile(o.profile).with_models(o.captioner, o.clip)
+
+
+def reads_captioner(recipe: str | None) -> bool:
+    """Whether a recipe asks for captions.
+
+    >>> reads_captioner("paper"), reads_captioner("best"), reads_captioner(None)
+    (True, False, False)
+    """
+    from ..config import RECIPES as known
+
+    return bool(recipe) and known[str(recipe)].caption != "none"
+
+
+def recipe_notes(recipe: str | None, profile: Profile) -> tuple[str, ...]:
+    """What is to be said of a recipe on the models of a profile: settings that were chosen on others."""
+    if recipe != "best" or profile.name == POCKET:
+        return ()
+    return ("the recipe best takes settings that were chosen on train images of the pocket world, none on these models",)
 
 
 def source_of(o: argparse.Namespace, profile: Profile) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 
 from .exits import Exit
-from .options import MODELS, PLACES, page, profile_of, segmenter_of, share, source_of, told
+from .options import MODELS, PLACES, page, profile_of, reads_captioner, segmenter_of, share, source_of, told
 
 CRFS = ("clip-es", "irn", "psa")  # of applications.crf.PRESETS, which need not be loaded to say so
 ABOUT = """
@@ -42,7 +42,9 @@ def run(o: argparse.Namespace) -> int:
     from ..evaluation.sources import open_dataset
     from ..support.identity import describe_code, model_keys
 
-    profile = require(profile_of(o), *(["captioner"] if o.recipe else []), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order)
+    profile = require(
+        profile_of(o), *(["captioner"] if reads_captioner(o.recipe) else []), datasets=[o.dataset], data_root=o.root, split=o.split, order=o.order
+    )
     name, root = source_of(o, profile)
     dataset = open_dataset(name, root, o.split, o.limit, o.order)
     segmenter = segmenter_of(o, profile, name, seed=o.seed, timesteps=tuple(o.timesteps) or TIMESTEPS, threshold=o.threshold)

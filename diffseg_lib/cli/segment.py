@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .exits import Exit
-from .options import MODELS, PLACES, page, profile_of, segmenter_of, share, told
+from .options import MODELS, PLACES, page, profile_of, reads_captioner, recipe_notes, segmenter_of, share, told
 from .pseudo import CRFS
 from .results import describe, result_folders, save, versions
 
@@ -82,7 +82,7 @@ def run(o: argparse.Namespace) -> int:
     check_dataset(o)
     photos, left = pictures_in(o.photos), not_taken(o.photos)
     folders = result_folders(photos) if len(photos) > 1 or o.photos[0].is_dir() else [Path()]
-    profile = require(profile_of(o), *(["captioner"] if o.recipe or o.filter else []), *(["clip"] if o.filter else []))
+    profile = require(profile_of(o), *(["captioner"] if reads_captioner(o.recipe) or o.filter else []), *(["clip"] if o.filter else []))
     lost = [photo for photo in photos if not photo.is_file()]
     if len(lost) == len(photos):
         raise ImageError(f"no image at {', '.join(map(str, lost))}: expected existing JPEG, PNG or other pictures")
@@ -93,7 +93,7 @@ def run(o: argparse.Namespace) -> int:
         print(f"note: the {segmenter.backbone.profile.name} models know only the world they were trained on, and guess on any other photo", file=sys.stderr)
     for inside in inner_folders(o.photos):
         print(f"note: {inside} is a folder inside a given one and is not looked into: give it, too, if its pictures are wanted", file=sys.stderr)
-    for note in segmenter.backbone.notes:
+    for note in (*segmenter.backbone.notes, *recipe_notes(o.recipe, profile)):
         print(f"note: {note}", file=sys.stderr)
     for merged in o.merged:
         print(f"note: {merged}", file=sys.stderr)
@@ -189,6 +189,7 @@ def _segment_one(segmenter: DiffSegmenter, path: Path, o: argparse.Namespace, fo
         *o.merged,
         *found.notes,
         *segmenter.size_note(photo.pixels),
+        *recipe_notes(o.recipe, segmenter.backbone.profile),
     ]
     facts["seconds"] = round(time.perf_counter() - started, 3)
     save(found, photo, facts, folder, o.scores)

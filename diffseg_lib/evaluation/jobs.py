@@ -49,7 +49,7 @@ class Job:
         profile: Name, file or folder of the profile.
         captioner: Source of a BLIP in place of the profile's; "" is the profile's.
         clip: Source of a CLIP in place of the profile's; "" is the profile's.
-        recipe: Recipe of the configuration: "paper", "released" or "" for ours; "released" also takes the released code's words for classes.
+        recipe: Recipe of the configuration: "paper", "released", "best" or "" for ours; "released" also takes the released code's words for classes.
         one_pass: How one row of the UNet serves all classes, as :class:`~diffseg_lib.config.Config` takes it.
         device: Device that the models run on; "" is the profile's.
         dtype: Precision of weights and activations; "" is the profile's.

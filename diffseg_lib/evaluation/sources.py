@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from ..data import READERS, place_of
 from ..data.samples import DataError, Dataset
@@ -76,6 +79,12 @@ def open_splits(name: str, root: str | Path, split: str, tuning_images: int, ima
     if set(tuning.ids).isdisjoint(measured.ids):
         return tuning, measured
     return tuning, leave_out(open_dataset(name, root, split, images and images + len(tuning), order), tuning, images)
+
+
+def with_masks(dataset: Dataset) -> Iterator[tuple[np.ndarray, list[str], np.ndarray]]:
+    """The pictures of a data set (H W 3, uint8), the words of the k classes in each, and their masks (k H W, bool)."""
+    for one in dataset:
+        yield one.image, dataset.words(one.classes), np.stack([one.truth == dataset.names.index(name) for name in one.classes])
 
 
 def leave_out(dataset: Dataset, tuning: Dataset, images: int = 0) -> Dataset:

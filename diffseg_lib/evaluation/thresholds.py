@@ -6,7 +6,7 @@ import shlex
 from dataclasses import asdict, replace
 from typing import Any
 
-from ..config import Config, configure
+from ..config import Config, recipe
 from ..refinements.registry import REFINEMENTS
 from ..support.provenance import committed_json
 from .jobs import Job
@@ -62,7 +62,7 @@ def setting_of(job: Job) -> dict[str, Any]:
     profile, dataset = job.resolved_profile(), job.open()
     found: dict[str, Any] = {"profile": profile.name, "data set": dataset.name, "words to prompt with": dataset.prompts, "model": job.model}
     if job.method in DIFFUSION:
-        config = configure(job.recipe, job.dataset, one_pass=job.one_pass) if job.recipe else Config(one_pass=job.one_pass)
+        config = recipe(job.recipe, job.dataset, one_pass=job.one_pass) if job.recipe else Config(one_pass=job.one_pass)
         found |= asdict(replace(config, template=config.template or profile.template, threshold=None, seed=0))
     if job.labels == "filter" or found.get("caption", "none") != "none":
         found["captioner"] = profile.captioner

@@ -20,6 +20,7 @@ from .measure import CommittedRun, Effect, Estimate, StudyResult, check_models, 
 UNMEASURED = "not measured yet"  # a study that was run before it measured an effect
 UNTESTABLE = "cannot be tested here"  # a claim on models or pictures that the book does not have
 VERDICTS = ("reproduced", "not reproduced", "inconclusive", "undecided", "not run", UNMEASURED, UNTESTABLE)
+PAPER, SUCCESSORS = "claims of the paper", "claims of the successors"  # the two tables
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Claim:
         metric: What the effects are measured in.
         opposite: The claim says that the effects lie *below* zero.
         untestable: Why it cannot be tested here, and what it would take; "" of a claim that can.
+        table: Table that it stands in, "claims of the paper" or "claims of the successors".
     """
 
     claim: str
@@ -47,6 +49,7 @@ class Claim:
     metric: str = "mIoU, points"
     opposite: bool = False
     untestable: str = ""
+    table: str = PAPER
 
 
 _A, _T, _E, _B, _Q = "10_ablation", "08_timesteps", "09_elbo", "11_benchmark", "12_qualitative"
@@ -282,6 +285,7 @@ class LedgerRow(Judged):
         paper: The paper's own figure, quoted; "" if it gives none.
         why: Why it cannot be tested here; "" of a claim that can.
         real: What runs of other profiles say, by profile; "not run" where there is none.
+        table: Table that it stands in.
     """
 
     claim: str
@@ -291,6 +295,7 @@ class LedgerRow(Judged):
     paper: str
     why: str
     real: Mapping[str, Judged] | str
+    table: str = PAPER
 
     @property
     def measured(self) -> str:
@@ -366,7 +371,7 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
     for one in claims:
         real = {name: judge(one, kept(one.study, name)) for name in others}
         real = {name: found for name, found in real.items() if found.effect is not None}
-        told: dict[str, Any] = {key: getattr(one, key) for key in ("claim", "where", "chapter", "metric", "paper")} | {"why": one.untestable}
+        told: dict[str, Any] = {key: getattr(one, key) for key in ("claim", "where", "chapter", "metric", "paper", "table")} | {"why": one.untestable}
         found = judge(one, kept(one.study, profile))
         rows.append(LedgerRow(**told, **vars(found), real=real or "not run"))
     return rows
@@ -380,7 +385,7 @@ def measured_text(row: LedgerRow) -> str:
 
 
 def write_ledger(rows: Sequence[LedgerRow], folder: Path | None = None) -> Path:
-    """Write ``claims.json``, a list of rows; returns its path."""
+    """Write ``claims.json``, a list of the rows of both tables; returns its path."""
     return write_json((folder or data_dir() / "results") / "claims.json", list(rows))
 
 

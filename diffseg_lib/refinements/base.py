@@ -110,12 +110,21 @@ class Refined:
     def _refined(self, image: np.ndarray, classes: Sequence[str]) -> tuple[Tensor, int]:
         """Refined maps, the mean over timesteps, and the UNet evaluations that denoising errors took."""
         powers, errors = None, 0
-        parts: list[Tensor] = []
         if self.refinement.calibrated:
             losses, errors = class_losses(self.segmenter, image, classes)
             powers = exponents(losses)
+        return self.refine(self.record(image, classes), powers), errors
+
+    def refine(self, found: Sequence[Sequence[Recording]], powers: Tensor | None = None) -> Float[Tensor, "k h w"]:
+        """Refined maps of recordings, the mean over timesteps.
+
+        Args:
+            found: Recordings, as :meth:`record` gives them; they may hold more than this refinement asks for.
+            powers: Exponent of each map of a calibrated refinement, k of them; None for all others.
+        """
+        parts: list[Tensor] = []
         fusing = self.segmenter.with_config(iterations=0)
-        for recordings in self.record(image, classes):
+        for recordings in found:
             maps = []
             for recording in recordings:
                 fused = fusing.score(recording)[0]
@@ -123,7 +132,7 @@ class Refined:
                 given = () if powers is None else (powers[done : done + len(fused)].to(fused),)
                 maps.append(self.refinement.refine(recording, fused, *given))
             parts.append(torch.stack(maps).mean(0))
-        return torch.cat(parts), errors
+        return torch.cat(parts)
 
     def _named(self, image: np.ndarray, classes: Sequence[str]) -> Tensor:
         """Maps of regions that CLIP named, the mean over timesteps."""
@@ -131,11 +140,17 @@ class Refined:
             raise ValueError("regions are found without words: give the CLIP that names them, Refined(segmenter, refinement, clip)")
         segmenter = self.segmenter
         segmenter.prompts(classes)  # refuses classes that cannot be used
-        latents = segmenter.encode(image)
+        return self.name(self.record_empty(image), self.clip.similarities(image, classes))
+
+    def record_empty(self, image: np.ndarray) -> list[Recording]:
+        """The recordings that regions are found in, of the empty prompt alone: one a timestep."""
+        segmenter, latents = self.segmenter, self.segmenter.encode(image)
         noise, empty = segmenter.noise(image, latents), segmenter.backbone.cached_embedding("")
-        similarities = self.clip.similarities(image, classes)
-        recordings = (self._attend(latents, noise, t, empty, None) for t in segmenter.timesteps)
-        return torch.stack([name_regions(self.refinement.refine(one).cpu(), similarities.cpu()) for one in recordings]).mean(0)
+        return [self._attend(latents, noise, t, empty, None) for t in segmenter.timesteps]
+
+    def name(self, found: Sequence[Recording], similarities: Float[Tensor, "k _ _"]) -> Float[Tensor, "k h w"]:
+        """Maps of the regions in some recordings, as CLIP's similarities with the classes name them: the mean over timesteps."""
+        return torch.stack([name_regions(self.refinement.refine(one).cpu(), similarities.cpu()) for one in found]).mean(0)
 
 
 def _per_content(recording: Recording, token_weights: Float[Tensor, "b c l"]) -> Recording:

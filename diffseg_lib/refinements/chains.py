@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..propagation.operators import Operator, mean_of, propagate
 from ..recording import Recording
-from .operators import Operator, mean_of, propagate
 
 
 def attention_chain(recording: Recording, maps: Float[Tensor, "k h w"], bounces: int = 2, steps: int = 12) -> Float[Tensor, "k h w"]:
@@ -33,7 +33,7 @@ def attention_chain(recording: Recording, maps: Float[Tensor, "k h w"], bounces:
             columns = matrix.apply_transposed(columns)
         return columns
 
-    return propagate(recording, maps, rule)
+    return propagate(maps, *recording.finest(), rule)
 
 
 def second_eigenvalue(operator: Operator, steps: int = 12) -> float:

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..propagation.product import product_of_heads
 from ..recording import Recording
-from .operators import Operator, propagate, rescale
 
 
 def cliper(recording: Recording, maps: Float[Tensor, "k h w"], floor: float = 0.1) -> Float[Tensor, "k h w"]:
-    """Spread maps along the matrix product over heads of self-attention (CLIPer, Sun et al. 2025), the mean over layers.
+    """Spread maps along the matrix product over heads of the finest self-attention (Sun et al. 2025), by
+    :func:`~diffseg_lib.propagation.product.product_of_heads`.
 
-    Formula: each head's A <- A / (maximum of the column), entries below `floor` to 0, rows brought to a sum of 1; M <- A_1 A_2 ... A_H M. The maps are those of
-    cross-attention here and of CLIP there, and the prompt that drives the UNet is the class's own rather than empty.
+    The maps are those of cross-attention here and of CLIP there, and the prompt that drives the UNet is the class's own rather than empty: each map is spread
+    by the row of its own prompt. With ``share_self_attention`` the recording holds the row of the first prompt of its call alone, and all maps of the call are
+    spread by that one.
 
     Args:
         recording: Recording with the finest self-attention.
         maps: Maps at the finest resolution.
         floor: Share of a column's maximum below which an entry counts as 0, in [0, 1]. A published default.
     """
-
-    def rule(layers: list[list[Operator]], columns: Tensor) -> Tensor:
-        products = []
-        for heads in layers:
-            product = columns
-            for head in reversed(heads):
-                product = rescale(head, lambda rows: torch.where(rows < floor, 0, rows)).apply(product)
-            products.append(product)
-        return torch.stack(products).mean(0)
-
-    return propagate(recording, maps, rule)
+    return product_of_heads(maps, *recording.finest(), floor)

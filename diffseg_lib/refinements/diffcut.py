@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
+from ..propagation.operators import SMALL
 from ..recording import Projections, Recording
 from ..scoremaps import resize
-from .operators import SMALL
 
 CUTS = 32  # places along the second eigenvector at which a part is tried to be cut
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..propagation.operators import Operator, attention_head
 from ..recording import Recording
 from ..scoremaps import resize
-from .operators import Operator, attention_head
 
 
 def diffseg(recording: Recording, grid: int = 16, limit: float = 1.0, rounds: int = 3) -> Int[Tensor, "h w"]:
@@ -17,7 +17,8 @@ def diffseg(recording: Recording, grid: int = 16, limit: float = 1.0, rounds: in
     Formula: every pixel's distribution A_p is the mean over layers of its row of A_self, brought to the finest resolution, a layer's weight its side. Each
     anchor of a grid becomes the mean of all A_p within a symmetric divergence (KL(p, q) + KL(q, p)) / 2 of `limit`; then proposals within it are merged with
     each other, `rounds` - 1 times; each pixel belongs to the proposal of the largest probability there. Rows are computed some at a time, and those of the
-    anchors alone are kept. DiffSeg's limit is tuned by data set, from 0.9 to 1.1 there.
+    anchors alone are kept. DiffSeg's limit is tuned by data set, from 0.9 to 1.1 there. The one row of the empty prompt is all that is recorded, so that
+    ``share_self_attention`` changes nothing here.
 
     Args:
         recording: Recording of one prompt, the empty one, with all self-attention.

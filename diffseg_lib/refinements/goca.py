@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from ..propagation.operators import CHUNK
 from ..recording import Projections, Recording
 from ..scoremaps import complete, resize
-from .operators import CHUNK
 
 
 def goca(recording: Recording, maps: Float[Tensor, "k h w"], iterations: int = 2) -> Float[Tensor, "k h w"]:
@@ -27,6 +27,11 @@ def goca(recording: Recording, maps: Float[Tensor, "k h w"], iterations: int = 2
     Raises:
         ValueError: If the recording lacks a projection or the heads.
     """
+    return complete(weighted_maps(recording, maps), *recording.finest(), iterations=iterations)
+
+
+def weighted_maps(recording: Recording, maps: Float[Tensor, "k h w"]) -> Float[Tensor, "k h w"]:
+    """The maps of :func:`goca` before they are completed: sum_l v_l sum_n w_n(p) A_n(p), divided by the sum of v; arguments and errors are its own."""
     size, total, weight = (maps.shape[1], maps.shape[2]), torch.zeros_like(maps), torch.zeros(len(maps), 1, 1).to(maps)
     for name, cross in recording.cross.items():
         beside = name.replace("attn2", "attn1")
@@ -36,7 +41,7 @@ def goca(recording: Recording, maps: Float[Tensor, "k h w"], iterations: int = 2
         layer = layer_agreement(recording.projections[beside])[:, None, None]
         total = total + layer * resize((heads * cross).sum(1).to(maps), size)
         weight = weight + layer
-    return complete(total / weight, *recording.finest(), iterations=iterations)
+    return total / weight
 
 
 def head_weights(layer: Projections) -> Float[Tensor, "b heads n"]:

@@ -32,6 +32,11 @@ def selected_heads(recording: Recording, maps: Float[Tensor, "k h w"], heads: Co
     Raises:
         ValueError: If the recording lacks some of them.
     """
+    return complete(head_maps(recording, maps, heads), *recording.finest())
+
+
+def head_maps(recording: Recording, maps: Float[Tensor, "k h w"], heads: Collection[Head]) -> Float[Tensor, "k h w"]:
+    """The maps of :func:`selected_heads` before they are completed; arguments and errors are its own."""
     missing = [head for head in heads if head[0] not in recording.cross or head[1] >= recording.cross[head[0]].shape[1]]
     if missing or not heads:
         raise ValueError(
@@ -39,7 +44,7 @@ def selected_heads(recording: Recording, maps: Float[Tensor, "k h w"], heads: Co
         )
     size = (maps.shape[1], maps.shape[2])
     chosen = [normalise(resize(recording.cross[layer][:, number].float(), size)) for layer, number in heads]
-    return complete(torch.stack(chosen).mean(0), *recording.finest())
+    return torch.stack(chosen).mean(0)
 
 
 def head_scores(recording: Recording, masks: Bool[Tensor, "k H W"]) -> dict[Head, float]:
@@ -123,7 +128,7 @@ def read_heads(path: str | Path) -> tuple[Head, ...]:
         heads = tuple((str(layer), int(number)) for layer, number in found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"heads {str(path)!r} ({error}): expected a JSON file with layers and numbers of heads that were chosen on train images; make one by "
-            "diffseg_lib.refinements.heads, choose_heads and write_heads"
+            f"heads {str(path)!r} ({error}): expected a JSON file with layers and numbers of heads that were chosen on train images; make one by: "
+            "diffseg heads --dataset NAME --out FILE"
         ) from error
     return heads

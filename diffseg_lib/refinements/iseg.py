@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..propagation.operators import Operator, mean_of, propagate, rescale
 from ..recording import Recording
-from .operators import Operator, mean_of, propagate, rescale
 
 
 def iseg(recording: Recording, maps: Float[Tensor, "k h w"], epsilon: float = 0.015, rounds: int = 8) -> Float[Tensor, "k h w"]:
@@ -34,7 +34,7 @@ def iseg(recording: Recording, maps: Float[Tensor, "k h w"], epsilon: float = 0.
             columns = columns / torch.where(sums > 0, sums, 1)
         return columns
 
-    return propagate(recording, maps, rule)
+    return propagate(maps, *recording.finest(), rule)
 
 
 def lower_entropy(rows: Float[Tensor, "r n"], epsilon: float) -> Float[Tensor, "r n"]:

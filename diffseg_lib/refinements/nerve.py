@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, softmax, tensor, xlogy
 
+from ..propagation.operators import Operator, mean_of, propagate
 from ..recording import Recording
-from .operators import Operator, mean_of, propagate
 
 
 def nerve(recording: Recording, maps: Float[Tensor, "k h w"], alpha: float = 0.8, tolerance: float = 1e-4) -> Float[Tensor, "k h w"]:
@@ -37,7 +37,7 @@ def nerve(recording: Recording, maps: Float[Tensor, "k h w"], alpha: float = 0.8
             left = min(alpha * left, alpha / (1 - alpha) * float((found - before).abs().max()))
         return found
 
-    return propagate(recording, maps, rule)
+    return propagate(maps, *recording.finest(), rule)
 
 
 def mean_entropy(operator: Operator) -> float:

@@ -34,6 +34,7 @@ from .galleries import (
 from .panels import MAPS, Name, Panel, Panels, heat, labels, marked, picture
 from .primer import number_grids, resampled, truths
 from .studies import (
+    accuracy_against_cost,
     bar_figure,
     claim_forest,
     class_report,
@@ -60,6 +61,7 @@ __all__ = [
     "VERDICT_COLOURS",
     "attention_rows",
     "auc_bars",
+    "accuracy_against_cost",
     "bar_figure",
     "bare",
     "bars",

@@ -199,13 +199,23 @@ def score_rows(samples: Sequence[Any], scores: Sequence[Mapping[str, np.ndarray]
     return Panels(rows)
 
 
-def label_comparison(samples: Sequence[Any], found: Sequence[Mapping[str, np.ndarray]]) -> Panels:
-    """A row a picture: itself, the truth and each method's labels; samples and maps as of :func:`score_rows`."""
+def label_comparison(samples: Sequence[Any], found: Sequence[Mapping[str, np.ndarray]], names: Sequence[str] = (), columns: int = 0) -> Panels:
+    """A row a picture: itself, the truth and each method's labels; samples and maps as of :func:`score_rows`.
+
+    Args:
+        samples: The samples, each with ``image``, ``truth`` and ``classes``.
+        found: Labels by method, H W, one mapping a picture.
+        names: Names of the labels from 1; none takes each sample's own classes.
+        columns: Panels beside each other at most; 0 is all of a picture's.
+    """
     rows = [
-        [picture(one.image, ", ".join(one.classes)), *(labels(values, one.classes, name) for name, values in ({"truth": one.truth} | dict(maps)).items())]
+        [
+            picture(one.image, ", ".join(one.classes)),
+            *(labels(values, names or one.classes, name) for name, values in ({"truth": one.truth} | dict(maps)).items()),
+        ]
         for one, maps in zip(samples, found, strict=True)
     ]
-    return Panels(rows)
+    return Panels(rows, columns=columns)
 
 
 def edit_rows(tasks: Sequence[Any], edits: Sequence[Mapping[str, np.ndarray]]) -> Panels:

@@ -16,7 +16,7 @@ from .axes import INK, grid
 
 FLOORS = (
     ("support",),
-    ("weights", "data"),
+    ("weights", "propagation", "data"),
     (METHOD,),
     ("baselines", "pocket"),
     ("refinements",),

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..recording import Recording
-
 CHUNK, SMALL = 256, 1024  # rows that are computed at once, pixels up to which rows are kept
 
 
@@ -99,19 +97,22 @@ def rescale(operator: Operator, change: Callable[[Tensor], Tensor]) -> Operator:
 
 
 def propagate(
-    recording: Recording, maps: Float[Tensor, "k h w"], rule: Callable[[list[list[Operator]], Float[Tensor, "n _"]], Float[Tensor, "n _"]]
+    maps: Float[Tensor, "k h w"],
+    queries: Sequence[Float[Tensor, "_ _ n _"]],
+    keys: Sequence[Float[Tensor, "_ _ n _"]],
+    rule: Callable[[list[list[Operator]], Float[Tensor, "n _"]], Float[Tensor, "n _"]],
 ) -> Float[Tensor, "k h w"]:
-    """Apply a rule to each map along the finest self-attention of its own prompt, or to all at once along that of the one prompt recorded.
+    """Apply a rule to each map along the self-attention of its own prompt, or to all at once along that of the one prompt recorded.
 
     Args:
-        recording: Recording with queries and keys of the finest self-attention.
-        maps: Maps at its finest resolution.
+        maps: Maps at the resolution that the layers attend at.
+        queries: Queries of the layers, b heads n d, n = h*w; b is k (each map by its own row of the batch) or 1 (one row for all).
+        keys: Keys of the same layers, of the same shapes.
         rule: Function from the heads of each layer, and maps as columns, to new columns.
 
     Raises:
-        ValueError: If no such layer was recorded, or the shapes do not fit.
+        ValueError: If there are no layers, or the shapes do not fit.
     """
-    queries, keys = recording.finest()
     k, h, w = maps.shape
     batch = max((len(one) for one in queries), default=0)
     if batch not in (1, k) or any(one.shape[2] != h * w for one in queries):
