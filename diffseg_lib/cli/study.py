@@ -24,6 +24,7 @@ from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
 
 if TYPE_CHECKING:
+    from ..category_filter import CategoryFilter
     from ..experiments.measure import Store, StudyResult
     from ..segmenter import DiffSegmenter
 
@@ -77,6 +78,13 @@ def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> Stu
     return edit_study(segmenter, clip, "voc", o.voc, o.split, EDITS_TUNED, min(o.images, EDITS), seed=o.seeds[0], progress=store.progress)
 
 
+def _protocols(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.protocols import protocol_study
+
+    one = segmenter.with_config(seed=o.seeds[0])
+    return protocol_study(one, _filter_of(one, "voc", o), "voc", o.voc, o.split, o.train_images, o.images, store)
+
+
 def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.elbo import elbo_study
 
@@ -89,15 +97,20 @@ def _qualitative(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) 
     return qualitative_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images)
 
 
+def _filter_of(segmenter: DiffSegmenter, name: str, o: argparse.Namespace) -> CategoryFilter:
+    """The filter over a data set's words, with the profile's captioner and CLIP."""
+    from ..category_filter import CategoryFilter
+    from ..evaluation.sources import open_dataset
+
+    prompts = open_dataset(name, getattr(o, name), o.split, 1, _order(o, name)).prompts
+    return CategoryFilter.of_profile(prompts, segmenter.backbone.profile, str(segmenter.backbone.device))
+
+
 def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]:
     def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
-        from ..category_filter import CategoryFilter
-        from ..evaluation.sources import open_dataset
         from ..experiments.benchmark import make_rivals, words_study
 
-        profile, root, order = segmenter.backbone.profile, getattr(o, name), _order(o, name)
-        prompts = open_dataset(name, root, o.split, 1, order).prompts
-        category_filter = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
+        root, order, category_filter = getattr(o, name), _order(o, name), _filter_of(segmenter, name, o)
         methods = make_rivals(segmenter, [rival for rival in ("denseclip", "elbo", "groupvit") if rival in o.rivals], ("image", "filter"))
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
         return words_study(segmenter, category_filter, name, root, o.split, o.train_images, o.images, wanted, methods, store, order)
@@ -124,6 +137,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
     "timesteps": _timesteps,
     "prompts": _prompts,
     "recipes": _recipes,
+    "protocols": _protocols,
     "pseudo": _pseudo,
     "network": _network,
     "edits": _edits,
