@@ -158,14 +158,14 @@ def module_of(study: str) -> str:
 
 
 def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, command: str) -> Path:
-    """Run one study at the sizes asked for and write its JSON; returns the path."""
+    """Run one study at the sizes asked for, print what its figures are of, and write its JSON; returns the path."""
     from ..evaluation.sources import open_dataset
-    from ..experiments.measure import CommittedRun, Store
+    from ..experiments.measure import CommittedRun, Store, about
 
     started, backbone = time.perf_counter(), segmenter.backbone
     profile = backbone.profile
     models, code, device = describe_models(profile), describe_code(module_of(study)), backbone.device.type
-    about = {
+    facts = {
         "models": model_keys(profile),
         "code": code,
         "config": asdict(segmenter.resolved),
@@ -175,7 +175,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
         "relative": profile.relative_clip_threshold,
         "similarity": profile.text_similarity_threshold,
     }
-    store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
+    store = Store(build_dir() / "studies" / profile_folder(profile), facts, lambda text: print(f"  {text}", flush=True))
     result = STUDIES[study](segmenter, o, store)
     out = (o.out or (data_dir() if in_repository() else build_dir()) / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,9 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     name = result.dataset.removeprefix(f"{POCKET}-")
     data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": device}
-    return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, **how))
+    run = CommittedRun(study=study, profile=profile.name, result=result, command=command, **how)
+    print(about(run), flush=True)
+    return write_json(out / f"{study}.json", run)
 
 
 def profile_folder(profile: Profile) -> str:

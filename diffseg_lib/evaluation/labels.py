@@ -2,7 +2,8 @@
 
 Two forms are read: an object from image ids to lists of names, and the released code's, an object of dictionaries from paths of images to lists of names, one
 for each way in which the names were found (:data:`AS_RELEASED` are the two whose union it runs on). Images are known by the stem of their path, names by the
-class's own, the word it is prompted with, their plurals, and the other spellings of ``data.names.SPELLINGS``.
+class's own, the word it is prompted with, their plurals, and the other spellings of ``data.names.SPELLINGS``; the number of
+its label, 1..C-1, stands for it too.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ def _content(path: str) -> tuple[dict[str, dict[str, list[str]]], bool]:
     dictionaries: dict[str, Any] = found if several else {"": found}
     for one in dictionaries.values():
         for image, names in one.items():
-            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            if not (isinstance(names, list) and all(type(name) in (str, int) for name in names)):
                 raise _form_error(path, f"{image!r} has {str(names)[:40]!r}")
+            one[image] = [str(name) for name in names]
     return dictionaries, several
 
 
 def _form_error(path: str, found: str) -> ValueError:
-    return ValueError(f"{path} ({found}): expected a JSON object from image ids to lists of class names, or one of several such dictionaries")
+    return ValueError(f"{path} ({found}): expected a JSON object from image ids to lists of class names or numbers, or one of several such dictionaries")
 
 
 def dictionaries_of(path: str, labels_from: Sequence[str] = ()) -> tuple[str, ...]:
@@ -119,7 +121,7 @@ def read_labels(path: str, labels_from: tuple[str, ...] = ()) -> Mapping[str, tu
 
 @lru_cache(maxsize=4)
 def class_places(names: tuple[str, ...], prompts: tuple[str, ...]) -> Mapping[str, int]:
-    """The labels 1..C-1 by the words that may stand for their classes, in the form of :func:`word_key`.
+    """The labels 1..C-1 by the words and numbers that may stand for their classes, in the form of :func:`word_key`.
 
     Args:
         names: Names of the labels 0..C-1, background first.
@@ -132,7 +134,14 @@ def class_places(names: tuple[str, ...], prompts: tuple[str, ...]) -> Mapping[st
         own = {places[key] for key in map(word_key, spellings) if key in places}
         for spelling in spellings if len(own) == 1 else ():
             places.setdefault(word_key(spelling), min(own))
-    return places
+    return {str(place): place for place in range(1, len(names))} | places
+
+
+def _meant(word: str, dataset: Dataset) -> str:
+    """What was expected in place of a word that is no class of a data set."""
+    if word.lstrip("-").isdecimal():
+        return f"expected a name, or a number from 1 to {len(dataset.names) - 1}, since 0 is the background: raise numbers that count classes from 0 by one"
+    return nearest(word, dataset.names[1:])
 
 
 def word_key(word: str) -> str:
@@ -163,7 +172,7 @@ def frozen_labels(dataset: Dataset, image: str, labels: str, labels_from: tuple[
     words = frozen[image_key(image)]
     for word in words:
         if word_key(word) not in places:
-            raise ValueError(f"{labels} gives image {image} the class {word!r}, which is none of {dataset.name}'s: {nearest(word, dataset.names[1:])}")
+            raise ValueError(f"{labels} gives image {image} the class {word!r}, which is none of {dataset.name}'s: {_meant(word, dataset)}")
     return tuple(sorted({places[word_key(word)] for word in words}))
 
 
@@ -193,6 +202,6 @@ def check_coverage(dataset: Dataset, labels: str, labels_from: Sequence[str] = (
         )
     unknown = {word: image for image in reversed(dataset.ids) for word in frozen[image_key(image)] if word_key(word) not in places}
     if unknown:
-        some = "; ".join(f"{word!r} of image {image}, {nearest(word, dataset.names[1:])}" for word, image in list(unknown.items())[::-1][:SHOWN])
+        some = "; ".join(f"{word!r} of image {image}, {_meant(word, dataset)}" for word, image in list(unknown.items())[::-1][:SHOWN])
         raise ValueError(f"{labels} has {len(unknown)} words that are no class of {dataset.name}: {some}")
     return len(dataset)

@@ -191,14 +191,14 @@ def confusions_at(histograms: Sequence[ScoreHistogram], threshold: float, classe
     return result
 
 
-def within_truth(histogram: ScoreHistogram) -> ScoreHistogram:
+def mask_by_truth(histogram: ScoreHistogram) -> ScoreHistogram:
     """The counts after what the truth forbids: a pixel whose best class is nowhere in its image's truth becomes background.
 
     Args:
         histogram: Counts of one image.
 
     >>> one = count_scores(np.array([[1, 0]]), np.array([[[0.2, 0.2]], [[0.9, 0.9]]]), [1, 2], 3)
-    >>> confusions_at([within_truth(one)], 0.5, 3)[0].tolist()
+    >>> confusions_at([mask_by_truth(one)], 0.5, 3)[0].tolist()
     [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
     """
     true, best, height, pixels = histogram.counts.T

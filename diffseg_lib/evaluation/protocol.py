@@ -7,7 +7,7 @@ that every figure is scored against is not meant.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -21,6 +21,7 @@ WORDS: Mapping[str, str] = {
     "all": "all classes of the data set",
     "list": "a list that was written before",
     "altered": "the classes in each image, some added or left out",
+    "row": "as each row says",
     "none": "none, the network knows its classes",
 }
 THRESHOLDS: Mapping[str, str] = {
@@ -30,7 +31,7 @@ THRESHOLDS: Mapping[str, str] = {
     "swept": "the best on these very images (oracle)",
     "none": "none",
 }
-_OF_LABELS = {"image": "true", "filter": "filter", "all": "all"}  # what ``--labels`` calls them
+SWEPT = "the measured images themselves (oracle)"  # in place of a phrase on where a threshold was fixed
 
 
 @settings
@@ -49,7 +50,7 @@ class Protocol:
         background: Whether the background is one of the classes of the mean.
         per_image: Whether the mean is over each image's own mean; else all pixels are counted together.
         void_below: Share of the picture, 0 to 1, below which a true object is void; 0 keeps all.
-        trained_on: Whether the model was trained on the images that it was measured on, with their masks.
+        trained_on: Whether a network was trained on some of the images that it was measured on.
 
     Raises:
         ValueError: On an unknown name or a number out of range.
@@ -78,9 +79,9 @@ class Protocol:
         """What a figure takes from the truth of the images that it is measured on, beside being scored against it: phrases."""
         used = {
             "the words": self.words in ("true", "altered"),
+            "the words, where a row says so": self.words == "row",
             "predictions outside the true classes dropped": self.masked,
             "the threshold": self.threshold == "swept",
-            "images it was trained on": self.trained_on,
         }
         return tuple(name for name, uses in used.items() if uses)
 
@@ -104,6 +105,7 @@ pixels of the split; background counted; uses the truth: nothing"
             f"mean IoU {'of each image, averaged' if self.per_image else 'over all pixels of the split'}",
             f"background {'counted' if self.background else 'left out'}",
             *([f"objects below {100 * self.void_below:g} % of the picture void"] if self.void_below else []),
+            *(["uses images it was trained on"] if self.trained_on else []),
             f"uses the truth: {', '.join(self.uses_truth) or 'nothing'}",
         ]
         return "; ".join(parts)
@@ -111,6 +113,9 @@ pixels of the split; background counted; uses the truth: nothing"
     def facts(self) -> dict[str, Any]:
         """The fields, :attr:`uses_truth` and :attr:`line`, as a result file keeps them."""
         return asdict(self) | {"uses_truth": list(self.uses_truth), "line": self.line}
+
+
+USUAL = Protocol()  # a filter's words, a threshold from train, VOC's mean
 
 
 def protocol(run: Any, figure: str = "") -> Protocol:
@@ -136,22 +141,26 @@ def protocol(run: Any, figure: str = "") -> Protocol:
     if lacking or figure not in ("", "miou", "miou_oracle"):
         raise ValueError(f"no protocol of {figure or 'miou'!r}: expected miou or miou_oracle of a summary with labels, threshold and images")
     swept = figure == "miou_oracle"
-    return Protocol(
+    if "protocol" in run:
+        return Protocol(**{one.name: run["protocol"][figure or "miou"][one.name] for one in fields(Protocol)})
+    return Protocol(  # of a summary from before protocols were written, when there was one way to read the counts
         dataset=str(run.get("dataset", "")),
         split=str(run.get("split", "")),
         images=run["images"],
         listed=run.get("split_images", 0) or 0,
-        words=_OF_LABELS.get(str(run["labels"]), "list"),
-        masked=bool(run.get("masked", False)),
+        words=words_of(str(run["labels"])),
         threshold="swept" if swept else threshold_source(str(run.get("threshold_chosen_on", ""))),
         value=run.get("threshold_oracle") if swept else run["threshold"],
-        background=bool(run.get("background", True)),
-        per_image=run.get("mean", "split") == "image",
-        void_below=float(run.get("void_below", 0.0)),
     )
 
 
-SWEPT = "the measured images themselves (oracle)"  # in place of a phrase on where a threshold was fixed
+def words_of(labels: str) -> str:
+    """The kind of the words that a choice of labels gives, a key of :data:`WORDS`.
+
+    >>> [words_of(one) for one in ("image", "filter", "all", "frozen.json")]
+    ['true', 'filter', 'all', 'list']
+    """
+    return {"image": "true", "filter": "filter", "all": "all"}.get(labels, "list")
 
 
 def threshold_source(chosen_on: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from ..baselines.attention import Attention
 from ..category_filter import CategoryFilter
 from ..data import Dataset
+from ..data.samples import VOID
 from ..evaluation.metrics import (
     ScoreHistogram,
     best_threshold,
@@ -21,9 +22,9 @@ from ..evaluation.metrics import (
     confusions_at,
     count_scores,
     interval_text,
+    mask_by_truth,
     mean_iou,
     void_small,
-    within_truth,
 )
 from ..evaluation.protocol import Protocol
 from ..evaluation.sources import open_splits
@@ -119,35 +120,41 @@ def count_words(segmenter: DiffSegmenter, category_filter: CategoryFilter, datas
 
     A class's map does not depend on the other classes asked for, so an image is scored once, for all classes, and read once for each choice of words.
     """
-    method, found, classes = Attention(segmenter), {}, len(dataset.names)
+    found: Counts = {}
+    method = Attention(segmenter)
     for sample in dataset:
         asked = choices(dataset, sample, category_filter, wrong=())
-        scores, without_small = method(sample.image, dataset.prompts).scores, void_small(sample.truth, SMALL)
-        for words, choice in WORDS.items():
-            rows = [label - 1 for label in asked[choice]]
-            for key, truth in ((words, sample.truth), (f"{words}/void", without_small)):
-                found.setdefault(key, []).append(count_scores(truth, scores[rows], asked[choice], classes))
+        scores = method(sample.image, dataset.prompts).scores
+        _add(found, sample.truth, scores, {words: asked[choice] for words, choice in WORDS.items()})
     return found
+
+
+def _add(found: Counts, truth: np.ndarray, scores: np.ndarray, asked: Mapping[str, Sequence[int]]) -> None:
+    """Add one image's counts: its truth H W, the scores of all classes, C-1 H W, and the labels of each choice of words."""
+    for words, labels in asked.items():
+        for key, counted in ((words, truth), (f"{words}/void", void_small(truth, SMALL))):
+            found.setdefault(key, []).append(count_scores(counted, scores[[label - 1 for label in labels]], labels, len(scores) + 1))
 
 
 def histograms_of(counts: Counts, protocol: Protocol) -> list[ScoreHistogram]:
     """The images' counts under a protocol, every threshold still to be read."""
     found = counts[f"{protocol.words}/void" if protocol.void_below else protocol.words]
-    return [within_truth(one) for one in found] if protocol.masked else found
+    return [mask_by_truth(one) for one in found] if protocol.masked else found
 
 
 def apply(protocol: Protocol, tuning: Counts, measured: Counts, classes: int) -> tuple[np.ndarray, Protocol]:
     """The confusion matrix of each measured image under a protocol, images C C, and the protocol with the threshold that it comes to.
 
     Args:
-        protocol: The protocol; its threshold is "swept" on what is measured, or fixed on what is tuned on, both by the protocol's own mean.
+        protocol: The protocol; its threshold is "given", "swept" on what is measured, or else fixed on what is tuned on, both by the protocol's own mean.
         tuning: Counts of the images to fix a threshold on.
         measured: Counts of the images that are measured.
         classes: Number of classes C, background included.
     """
     histograms = histograms_of(measured, protocol)
-    chosen_on = histograms if protocol.threshold == "swept" else histograms_of(tuning, protocol)
-    value, _ = best_threshold(chosen_on, classes, mean=protocol.mean)
+    value = protocol.value
+    if protocol.threshold != "given" or value is None:
+        value, _ = best_threshold(histograms if protocol.threshold == "swept" else histograms_of(tuning, protocol), classes, mean=protocol.mean)
     return confusions_at(histograms, value, classes), replace(protocol, value=value, images=len(histograms))
 
 
@@ -233,6 +240,100 @@ def protocol_study(
     compared = compare(Protocol(dataset=test.name, split=split, listed=listed), counts, len(test.names), seeds)
     objects = [sum(int(one.counts[one.counts[:, 0] > 0, 3].sum()) for one in counts["test"][words]) for words in ("true", "true/void")]
     return ProtocolResult(**compared, small=1 - objects[1] / max(objects[0], 1), train_images=len(tuning), seeds=seeds, images=len(test), dataset=test.name)
+
+
+# -- two scenes made by hand, on which every choice can be seen
+
+
+TOY_NAMES = ("background", "house", "fish", "boat", "star", "cat")
+TOY_THRESHOLD = 0.4
+Box = tuple[int, int, int, int]  # top, bottom, left and right, pixels
+
+
+@dataclass(frozen=True)
+class ToyScene:
+    """A scene whose scores were made by hand.
+
+    Args:
+        truth: Labels, H W.
+        scores: Scores of the classes of :data:`TOY_NAMES` after the background, 5 H W in [0, 1].
+        kept: Labels that a filter is taken to have kept.
+    """
+
+    truth: np.ndarray
+    scores: np.ndarray
+    kept: tuple[int, ...]
+
+    def asked(self, words: str) -> tuple[int, ...]:
+        """The labels asked for by a choice of words, a key of :data:`WORDS`."""
+        return {"filter": self.kept, "all": tuple(range(1, len(TOY_NAMES)))}.get(words) or tuple(int(one) for one in np.unique(self.truth) if one)
+
+
+@dataclass(frozen=True)
+class ToyPanel:
+    """The scenes under one protocol.
+
+    Args:
+        title: What is turned, and the mean IoU that comes of it.
+        labels: What is looked at, the scenes side by side, H W: labels given, the truth where that is what changes; 255 is void.
+        value: The mean IoU, percent.
+    """
+
+    title: str
+    labels: np.ndarray
+    value: float
+
+
+def toy_scenes() -> tuple[ToyScene, ToyScene]:
+    """Two scenes: a house, a fish and a small star, of which the filter misses the star and sees a boat that is not there; and a large house."""
+
+    def scene(
+        boxes: Mapping[int, tuple[int, int, int, int]], scored: Sequence[tuple[int, float, tuple[int, int, int, int]]], kept: tuple[int, ...]
+    ) -> ToyScene:
+        truth, scores = np.zeros((24, 36), np.uint8), np.zeros((len(TOY_NAMES) - 1, 24, 36), np.float32)
+        for label, (top, bottom, left, right) in boxes.items():
+            truth[top:bottom, left:right] = label
+        for label, score, (top, bottom, left, right) in scored:
+            scores[label - 1, top:bottom, left:right] = score
+        return ToyScene(truth, scores, kept)
+
+    rim, house, fish, star, boat, cat = (6, 22, 1, 15), (8, 20, 3, 13), (9, 16, 19, 31), (2, 5, 22, 25), (18, 23, 20, 35), (15, 20, 3, 13)
+    first = [(1, 0.45, rim), (1, 0.9, house), (2, 0.8, (9, 16, 22, 31)), (3, 0.7, boat), (4, 0.85, star), (5, 0.95, cat)]
+    large = (7, 22, 5, 33)
+    return scene({1: house, 2: fish, 4: star}, first, (1, 2, 3)), scene({1: large}, [(1, 0.45, (5, 24, 3, 35)), (1, 0.9, large)], (1,))
+
+
+def toy_panels() -> list[ToyPanel]:
+    """The truth, and the scenes under the base protocol, under each choice that they can show, and under all that raise it."""
+    counts: Counts = {}
+    scenes = toy_scenes()
+    for one in scenes:
+        _add(counts, one.truth, one.scores, {words: one.asked(words) for words in WORDS})
+    base = Protocol(dataset="toy", words="filter", threshold="given", value=TOY_THRESHOLD)
+    found = compare(base, {"tuning": counts, "test": counts}, len(TOY_NAMES))
+    panels = [ToyPanel("the truth", side_by_side([one.truth for one in scenes]), 100.0)]
+    for name, row in found["rows"].items():
+        shown = [void_small(one.truth, SMALL) if name == "void_small" else toy_labels(one, row.protocol) for one in scenes]
+        what = "the truth, small objects void" if name == "void_small" else LABELS[name].partition(" of the picture")[0]
+        panels.append(ToyPanel(f"{what}\n{row.value:.1f}", side_by_side(shown), row.value))
+    return panels
+
+
+def toy_labels(scene: ToyScene, protocol: Protocol) -> np.ndarray:
+    """The labels that a scene gets under a protocol whose threshold is known, H W."""
+    asked = scene.asked(protocol.words)
+    scores = scene.scores[[label - 1 for label in asked]]
+    labels = np.where(scores.max(0) > protocol.value, np.array(asked)[scores.argmax(0)], 0)
+    return np.where(np.isin(labels, scene.truth), labels, 0) if protocol.masked else labels
+
+
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Label pictures beside each other, H W each, with two void columns between them."""
+    gap = np.full((len(pictures[0]), 2), VOID)
+    return np.hstack([part for one in pictures for part in (gap, one)][1:])
+
+
+# -- for the chapter
 
 
 def ranked(result: ProtocolResult) -> list[str]:

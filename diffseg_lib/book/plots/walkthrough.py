@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from . import axes as draw
 from .axes import Size, grid
+
+GROUND = (0.9, 0.9, 0.9)  # the background's colour where labels are drawn flat
 
 
 def found_in(pixels: np.ndarray, scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Figure:
@@ -56,6 +59,27 @@ def titled_pictures(pictures: Mapping[str, np.ndarray], size: Size) -> Figure:
     figure, [axes] = grid(1, len(pictures), size, layout=None)
     for ax, (title, pixels) in zip(axes, pictures.items(), strict=True):
         draw.picture(ax, pixels, title)
+    return figure
+
+
+def flat_labels(panels: Mapping[str, np.ndarray], names: Sequence[str], columns: int, size: Size) -> Figure:
+    """Label pictures in flat colours under their titles, and below them what the colours mean; void is white.
+
+    Args:
+        panels: Labels by title, H W, 255 void.
+        names: Names of the labels, background first.
+        columns: The number of pictures in a line.
+        size: Size of the figure, inches.
+    """
+    figure, axes = grid(-(-len(panels) // columns), columns, size, layout="constrained")
+    colours = np.ones((256, 3))
+    colours[: len(names)] = [GROUND, *(draw.class_colour(label) for label in range(1, len(names)))]
+    for ax in axes.flat:
+        draw.bare(ax)
+    for ax, (title, labels) in zip(axes.flat, panels.items(), strict=False):
+        draw.bare(ax, title).imshow(colours[labels], interpolation="nearest")
+    handles = [Patch(color=colours[label], label=name) for label, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncol=len(names), frameon=False)
     return figure
 
 
