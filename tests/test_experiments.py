@@ -37,6 +37,7 @@ from diffseg_lib.experiments.measure import (
 )
 from diffseg_lib.experiments.network import NetworkResult
 from diffseg_lib.experiments.prompting import PromptResult
+from diffseg_lib.experiments.protocols import ProtocolResult
 from diffseg_lib.experiments.pseudo import PseudoResult
 from diffseg_lib.experiments.qualitative import QualitativeResult
 from diffseg_lib.experiments.recipes import RecipeResult
@@ -305,6 +306,7 @@ KINDS = {
     "edits": EditResult,
     "elbo": ElboResult,
     "qualitative": QualitativeResult,
+    "protocols": ProtocolResult,
 } | {f"benchmark_{name}": BenchmarkResult for name in READERS}
 
 
@@ -380,12 +382,13 @@ def test_every_number_that_prose_cites_is_given():
     import nbformat
 
     from diffseg_lib.book.run import notebooks_dir
-    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, pseudo, qualitative, recipes
+    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, protocols, pseudo, qualitative, recipes
 
     given = {
         "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
         "12_qualitative": qualitative.numbers(committed_result("qualitative", "pocket", QualitativeResult).result),
         "21_claims": claims.numbers(claims.ledger()),
+        "19_protocols": protocols.numbers(committed_result("protocols", "pocket", ProtocolResult).result),
         "17_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
         "13_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),
         "14_network": network.numbers(committed_result("network", "pocket", NetworkResult).result),

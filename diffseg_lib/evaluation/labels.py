@@ -121,7 +121,7 @@ def read_labels(path: str, labels_from: tuple[str, ...] = ()) -> Mapping[str, tu
 
 @lru_cache(maxsize=4)
 def class_places(names: tuple[str, ...], prompts: tuple[str, ...]) -> Mapping[str, int]:
-    """The labels 1..C-1 by the words and numbers that may stand for their classes, in the form of :func:`word_key`.
+    """The labels 1..C-1 by the words that may stand for their classes, in the form of :func:`word_key`.
 
     Args:
         names: Names of the labels 0..C-1, background first.
@@ -134,12 +134,19 @@ def class_places(names: tuple[str, ...], prompts: tuple[str, ...]) -> Mapping[st
         own = {places[key] for key in map(word_key, spellings) if key in places}
         for spelling in spellings if len(own) == 1 else ():
             places.setdefault(word_key(spelling), min(own))
-    return {str(place): place for place in range(1, len(names))} | places
+    return places
+
+
+def _place(word: str, dataset: Dataset) -> int | None:
+    """The label of a word, or of a number as text; None if it is no class of the data set."""
+    if re.fullmatch(r"-?\d+", word):
+        return int(word) if 0 < int(word) < len(dataset.names) else None
+    return class_places(dataset.names, dataset.prompts).get(word_key(word))
 
 
 def _meant(word: str, dataset: Dataset) -> str:
     """What was expected in place of a word that is no class of a data set."""
-    if word.lstrip("-").isdecimal():
+    if re.fullmatch(r"-?\d+", word):
         return f"expected a name, or a number from 1 to {len(dataset.names) - 1}, since 0 is the background: raise numbers that count classes from 0 by one"
     return nearest(word, dataset.names[1:])
 
@@ -166,14 +173,15 @@ def frozen_labels(dataset: Dataset, image: str, labels: str, labels_from: tuple[
     Raises:
         ValueError: On a file that lacks the image or has words that are no class of the data set.
     """
-    frozen, places = read_labels(check_labels(labels), labels_from), class_places(dataset.names, dataset.prompts)
+    frozen = read_labels(check_labels(labels), labels_from)
     if image_key(image) not in frozen:
         raise ValueError(f"{labels} has no entry for image {image}: expected one for each of {len(dataset)} images, it has {len(frozen)}")
     words = frozen[image_key(image)]
-    for word in words:
-        if word_key(word) not in places:
+    found = {word: _place(word, dataset) for word in words}
+    for word, place in found.items():
+        if place is None:
             raise ValueError(f"{labels} gives image {image} the class {word!r}, which is none of {dataset.name}'s: {_meant(word, dataset)}")
-    return tuple(sorted({places[word_key(word)] for word in words}))
+    return tuple(sorted({place for place in found.values() if place}))
 
 
 def check_coverage(dataset: Dataset, labels: str, labels_from: Sequence[str] = ()) -> int:
@@ -192,7 +200,7 @@ def check_coverage(dataset: Dataset, labels: str, labels_from: Sequence[str] = (
     """
     if check_labels(labels, labels_from) in LABELS:
         return 0
-    frozen, places = read_labels(labels, tuple(labels_from)), class_places(dataset.names, dataset.prompts)
+    frozen = read_labels(labels, tuple(labels_from))
     missing = [image for image in dataset.ids if image_key(image) not in frozen]
     if missing:
         some = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
@@ -200,7 +208,7 @@ def check_coverage(dataset: Dataset, labels: str, labels_from: Sequence[str] = (
             f"{labels} has no entry for {len(missing)} of the {len(dataset)} images of {dataset.name} {dataset.split} ({some}), it has {len(frozen)}: "
             "give a file of this split"
         )
-    unknown = {word: image for image in reversed(dataset.ids) for word in frozen[image_key(image)] if word_key(word) not in places}
+    unknown = {word: image for image in reversed(dataset.ids) for word in frozen[image_key(image)] if _place(word, dataset) is None}
     if unknown:
         some = "; ".join(f"{word!r} of image {image}, {_meant(word, dataset)}" for word, image in list(unknown.items())[::-1][:SHOWN])
         raise ValueError(f"{labels} has {len(unknown)} words that are no class of {dataset.name}: {some}")
