@@ -19,7 +19,7 @@ WORDS: Mapping[str, str] = {
     "true": "the classes in each image",
     "filter": "a filter's choice for each image",
     "all": "all classes of the data set",
-    "list": "a list that was written before",
+    "list": "a list from a file, whoever made it",
     "altered": "the classes in each image, some added or left out",
     "row": "as each row says",
     "none": "none, the network knows its classes",
