@@ -9,7 +9,20 @@ import pytest
 from diffseg_lib.book.ledger import ledger_cards
 from diffseg_lib.book.plots import claim_forest
 from diffseg_lib.cli.study import STUDIES
-from diffseg_lib.experiments.claims import CLAIMS, PAPER, SUCCESSORS, Claim, counts, effect_verdict, ledger, measured_text, numbers, verdict, write_ledger
+from diffseg_lib.experiments.claims import (
+    CLAIMS,
+    PAPER,
+    SUCCESSORS,
+    UNTESTABLE,
+    Claim,
+    counts,
+    effect_verdict,
+    ledger,
+    measured_text,
+    numbers,
+    verdict,
+    write_ledger,
+)
 from diffseg_lib.experiments.measure import CommittedRun, Effect, StudyResult, committed_result
 from diffseg_lib.experiments.successor_claims import ALL_CLAIMS, SUCCESSOR_CLAIMS
 from diffseg_lib.profiles import load_profile

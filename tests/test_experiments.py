@@ -39,6 +39,7 @@ from diffseg_lib.experiments.measure import (
 from diffseg_lib.experiments.network import NetworkResult
 from diffseg_lib.experiments.prompting import SHARED, PromptResult, settled
 from diffseg_lib.experiments.prompting import numbers as prompt_numbers
+from diffseg_lib.experiments.protocols import ProtocolResult
 from diffseg_lib.experiments.pseudo import PseudoResult
 from diffseg_lib.experiments.qualitative import QualitativeResult
 from diffseg_lib.experiments.recipes import RecipeResult
@@ -309,6 +310,7 @@ KINDS = {
     "elbo": ElboResult,
     "qualitative": QualitativeResult,
     "successors": SuccessorResult,
+    "protocols": ProtocolResult,
 } | {f"benchmark_{name}": BenchmarkResult for name in READERS}
 
 
@@ -400,12 +402,13 @@ def test_every_number_that_prose_cites_is_given():
     import nbformat
 
     from diffseg_lib.book.run import notebooks_dir
-    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, pseudo, qualitative, recipes, successors
+    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, protocols, pseudo, qualitative, recipes, successors
 
     given = {
         "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
         "12_qualitative": qualitative.numbers(committed_result("qualitative", "pocket", QualitativeResult).result),
         "21_claims": claims.numbers(claims.ledger()),
+        "19_protocols": protocols.numbers(committed_result("protocols", "pocket", ProtocolResult).result),
         "17_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
         "18_after_the_paper": successors.numbers(committed_result("successors", "pocket", SuccessorResult).result),
         "13_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),

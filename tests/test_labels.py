@@ -135,6 +135,30 @@ def test_a_file_that_does_not_fit_is_refused_with_what_was_found(data, tmp_path,
         check_coverage(data, path, labels_from)
 
 
+def test_numbers_are_labels_of_classes(data, tmp_path):
+    places = {name: [data.names.index(one) for one in data.load(name).classes] for name in data.ids}
+    path = written(tmp_path / "numbers.json", {name: [numbers[0], *map(str, numbers[1:])] if numbers else [] for name, numbers in places.items()})
+    assert check_coverage(data, path) == len(data)
+    assert all(frozen_labels(data, name, path) == tuple(sorted(numbers)) for name, numbers in places.items())
+
+
+@pytest.mark.parametrize("number", [0, 17, -1])
+def test_a_number_that_is_no_class_is_told_with_its_likely_cause(data, tmp_path, number):
+    path = written(tmp_path / "numbers.json", {name: [number] for name in data.ids})
+    said = f"'{number}'.*expected a name, or a number from 1 to 16, since 0 is the background: raise numbers that count classes from 0 by one"
+    with pytest.raises(ValueError, match=said):
+        check_coverage(data, path)
+    with pytest.raises(ValueError, match=said):
+        frozen_labels(data, data.ids[0], path)
+
+
+@pytest.mark.parametrize("wrong", [1.5, True, None, ["house"]])
+def test_what_is_neither_a_name_nor_a_number_is_refused(data, tmp_path, wrong):
+    path = written(tmp_path / "wrong.json", {name: [wrong] for name in data.ids})
+    with pytest.raises(ValueError, match="lists of class names or numbers"):
+        check_coverage(data, path)
+
+
 def test_only_a_file_has_dictionaries(data):
     assert check_coverage(data, "filter") == 0
     with pytest.raises(ValueError, match="labels 'filter' are from no file.*leave --labels-from out"):

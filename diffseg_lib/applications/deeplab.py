@@ -214,6 +214,7 @@ def train(
         raise ValueError(f"device {device!r}: accelerate gives each of the {accelerator.num_processes} processes a card of its own; leave the device out")
     place = torch.device(device) if device else accelerator.device
     facts = {"recipe": asdict(recipe), "data": dataset.fingerprint(), "images": len(dataset), "names": list(dataset.names)}
+    facts |= {"dataset": dataset.name, "split": dataset.split, "ids": list(dataset.ids)}
     trained = _initial(initial, NETS[recipe.net]) if initial else None
     facts |= {"initial": model_key(initial) if initial else "", "code": describe_code("applications.deeplab")}
     facts["notes"] = [*dataset.notes, *(trained.notes if trained else ())]  # say whose masks they are

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..support.files import RunError
 from .exits import Exit
-from .options import MODELS, PLACES, check_device, page, profile_of, reads_captioner, recipe_notes, share, source_of
+from .options import MODELS, PLACES, check_device, page, profile_of, reads_captioner, recipe_notes, share, source_of, told
 from .results import versions
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 ABOUT = """
 Measure a method: mean IoU at a threshold that was fixed on train images, none of which is measured, the oracle's beside it, 95 %
-intervals, confusion and costs. DIR gets summary.json, images.csv with a row an image, classes.csv and sweep.csv.
+intervals, confusion and costs. DIR gets summary.json, images.csv with a row an image, classes.csv and sweep.csv. Under each figure
+stands its protocol in a line, with what it takes from the truth.
 
 Rows are kept in DIR/runs, part by part: after an interruption, a kill or a full disk the same command goes on, and ends with the
 same counts. An image that cannot be read becomes an error row, and there is no headline figure then.
@@ -33,6 +34,7 @@ METHOD_NAMES = (
     "diffsegmenter, cross, daam, elbo, denseclip, groupvit, or of what came after the paper: iseg, cliper, faseg, chains, nerve, goca, heads, elbo-t2i, "
     "diffcut, text-to-seed and diffseg"
 )
+MEANS = ("split", "image")
 EXAMPLE = "diffseg evaluate --dataset voc --labels filter --method diffsegmenter --limit 100 --out found"
 
 
@@ -56,9 +58,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=str,
         default="",
-        help="A number from 0 to 1, or 'train' to choose it there. Without it, the one chosen before for this very setting.",
+        help="A number from 0 to 1, 'train' to choose it there, or 'oracle' for the best on the measured images themselves. Without it, the one chosen before "
+        "for this very setting.",
     )
     parser.add_argument("--train-limit", type=int, default=100, metavar="N", help="Train images that the threshold is chosen on; they are not measured.")
+    parser.add_argument("--mask-by-truth", action="store_true", help="Make background of predictions whose class is not in the image: uses the truth.")
+    parser.add_argument("--mean", choices=MEANS, default="split", help="Count the pixels of the split together, or average each image's own mean IoU.")
+    parser.add_argument("--no-background", action="store_true", help="Leave the background out of the mean over classes.")
+    parser.add_argument("--void-below", type=float, default=0.0, metavar="SHARE", help=told("evaluation.jobs", "Job", "void_below"))
     share(parser, "--order", "--seed", "--workers", "--scheduler")
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="Threads of each process. Without it, its machine's cores, shared among local workers."
@@ -75,6 +82,7 @@ def run(o: argparse.Namespace) -> int:
     from ..evaluation.labels import LABELS, check_coverage, check_labels, dictionaries_of
     from ..evaluation.methods import check_method, reads_clip
     from ..evaluation.preflight import require
+    from ..evaluation.protocol import SWEPT, Protocol, threshold_source, words_of
     from ..evaluation.thresholds import fixed_threshold
     from ..support.executors import cores, open_executor
     from ..support.identity import describe_code, describe_models
@@ -93,15 +101,38 @@ def run(o: argparse.Namespace) -> int:
     threads = o.threads or (0 if o.scheduler else max(1, cores() // max(1, o.workers)))  # 0: as many as the worker's machine has
     given |= {"labels_from": tuple(o.labels_from)}
     job = Job(
-        **given, recipe=o.recipe or "", one_pass=o.one_pass, device=o.device, dtype=o.dtype, offloaded=o.offload, seed=o.seed, threads=threads, strict=o.strict
+        **given,
+        recipe=o.recipe or "",
+        one_pass=o.one_pass,
+        device=o.device,
+        dtype=o.dtype,
+        offloaded=o.offload,
+        seed=o.seed,
+        threads=threads,
+        void_below=o.void_below,
+        strict=o.strict,
     )
     dataset, beside = job.open(), 0
+    protocol = Protocol(
+        dataset=dataset.name,
+        split=o.split,
+        listed=dataset.expected,
+        words=words_of(o.labels),
+        masked=o.mask_by_truth,
+        background=not o.no_background,
+        per_image=o.mean == "image",
+        void_below=o.void_below,
+    )
     if o.threshold == "train":
         before = replace(job, split="train", limit=o.train_limit)
         job, dataset = _apart(job, before.open())
         beside = len(job.open()) - len(dataset)
         check_coverage(before.open(), o.labels, o.labels_from)
-    else:
+    elif o.threshold != "oracle":
+        turned = {"--mask-by-truth": protocol.masked, "--mean": protocol.per_image, "--no-background": o.no_background, "--void-below": o.void_below}
+        if not o.threshold and any(turned.values()):
+            given_here = ", ".join(name for name, on in turned.items() if on)
+            raise ValueError(f"no threshold is known under {given_here}: give --threshold train, or a number")
         threshold, chosen_on = fixed_threshold(o.threshold, job)
     check_coverage(dataset, o.labels, o.labels_from)
     profile = make_segmenter(job).backbone.profile
@@ -109,10 +140,14 @@ def run(o: argparse.Namespace) -> int:
         place = (executor, at_once, o.chunk or (8 if o.workers or o.scheduler else 1))
         if o.threshold == "train":
             candidates, train = _kept_rows(before, o.out, *place)[0], before.open()
-            threshold, chosen_on = choose_threshold(candidates, len(train.names)), f"{len(train)} train images" + (", none of them measured" if beside else "")
+            threshold = choose_threshold(candidates, len(train.names), protocol)
+            chosen_on = f"{len(train)} train images" + (", none of them measured" if beside else "")
         rows, kept = _kept_rows(job, o.out, *place)
     measured, whole = set(dataset.ids), dataset.expected - beside
     rows = [row for row in rows if row.id in measured]
+    if o.threshold == "oracle":
+        chosen_on = SWEPT
+        threshold = choose_threshold(rows, len(dataset.names), protocol) if any(row.counted for row in rows) else 0.0
     asked = {key: getattr(o, key) for key in ("split", "labels", "method", "seed", "limit", "recipe", "one_pass")} | {
         "dataset": dataset.name,
         "threads": threads,
@@ -128,7 +163,9 @@ def run(o: argparse.Namespace) -> int:
         "split_images": dataset.expected,
         "listed": len(dataset),
     }
-    summary |= summarise(rows, dataset.names, threshold, min(o.limit or whole, whole)) | {"run": kept.folder.name}
+    summary |= summarise(rows, dataset.names, threshold, min(o.limit or whole, whole), protocol) | {"run": kept.folder.name}
+    protocol = replace(protocol, images=summary["images"], threshold=threshold_source(chosen_on), value=threshold)
+    summary["protocol"] = {"miou": protocol.facts(), "miou_oracle": replace(protocol, threshold="swept", value=summary["threshold_oracle"]).facts()}
     summary |= {
         "seconds_in_all": round(time.perf_counter() - started, 1),
         "notes": [*dataset.notes, *make_segmenter(job).backbone.notes, *recipe_notes(o.recipe, profile)],
@@ -136,7 +173,7 @@ def run(o: argparse.Namespace) -> int:
         "versions": versions(),
     }
     try:
-        save(rows, summary, dataset.names, o.out)
+        save(rows, summary, dataset.names, o.out, protocol)
     except OSError as error:
         raise RunError(f"{o.out} cannot be written ({error}); the rows are kept in {kept.folder}") from error
     return _report(summary)
@@ -193,7 +230,12 @@ def _report(summary: dict[str, Any]) -> int:
         return Exit.SOME_FAILED
     for name, value in summary["iou"].items():
         print(f"{name:>16}  {'-' if value is None else format(value, '.1f'):>5}")
-    for what, key in ((f"threshold {summary['threshold']:.3f} ({summary['threshold_chosen_on']})", "miou"), ("oracle threshold", "miou_oracle")):
+    at = f"threshold {summary['threshold']:.3f} ({summary['threshold_chosen_on']})"
+    figures = {"miou": at, "miou_oracle": f"oracle threshold {summary['threshold_oracle']:.3f}"}
+    if summary["protocol"]["miou"] == summary["protocol"]["miou_oracle"]:
+        del figures["miou"]
+    for key, what in figures.items():
         interval = interval_text(summary[f"{key}_ci95"], summary["images"])
         print(f"mIoU {summary[key]:.1f} (95 % interval over {summary['images']} images: {interval}), {what}")
+        print(f"  protocol: {summary['protocol'][key]['line']}")
     return Exit.OK

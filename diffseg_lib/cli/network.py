@@ -141,6 +141,7 @@ def run_test(o: argparse.Namespace) -> int:
     from ..applications.crf import preset
     from ..applications.deeplab import SCALES, confusions, load
     from ..evaluation.metrics import bootstrap_miou, interval_text, iou, miou
+    from ..evaluation.protocol import Protocol
     from ..support.files import write_json
     from ..support.provenance import run_metadata
 
@@ -154,8 +155,18 @@ def run_test(o: argparse.Namespace) -> int:
     interval = bootstrap_miou(found)
     by_class = {name: None if np.isnan(value) else 100 * float(value) for name, value in zip(dataset.names, iou(found.sum(0)), strict=True)}
     summary = {"miou": float(miou(found.sum(0))), "ci95": interval, "iou": by_class, "images": len(found), "multiscale": o.multiscale, "crf": o.crf}
+    seen = facts["dataset"] == dataset.name and len(set(facts["ids"]) & set(dataset.ids)) if "ids" in facts else None
+    protocol = Protocol(
+        dataset=dataset.name, split=dataset.split, images=len(found), listed=dataset.expected, words="none", threshold="none", trained_on=bool(seen)
+    )
+    summary |= {"images_trained_on": seen, "protocol": protocol.facts()}
     if o.out:
         Path(o.out).parent.mkdir(parents=True, exist_ok=True)
         write_json(o.out, summary | {"model": facts} | run_metadata(started))
     print(f"mIoU {summary['miou']:.1f} (95 % interval over {len(found)} images: {interval_text(interval, len(found))})")
+    print(f"  protocol: {protocol.line}")
+    if seen:
+        print(f"uses images it was trained on: {seen} of {len(found)}")
+    elif seen is None:
+        print(f"{o.model} does not say which images it was trained on: it is of an older version, so that measured ones may be among them")
     return Exit.OK

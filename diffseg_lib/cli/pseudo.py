@@ -39,6 +39,7 @@ def run(o: argparse.Namespace) -> int:
     from ..applications.pseudo_labels import TIMESTEPS, Pseudo, write_masks
     from ..baselines.attention import Attention
     from ..evaluation.preflight import require
+    from ..evaluation.protocol import Protocol, threshold_source
     from ..evaluation.sources import open_dataset
     from ..support.identity import describe_code, model_keys
 
@@ -54,6 +55,11 @@ def run(o: argparse.Namespace) -> int:
     with tqdm(total=len(dataset), desc=o.split, unit="image", disable=None) as bar:
         errors = write_masks(dataset, Attention(segmenter), pseudo, o.out, about, lambda name, error: bar.update())
     print(f"{len(dataset) - len(errors)} masks of {len(dataset)} images in {o.out}, {len(errors)} failed")
+    source = "given" if o.threshold is not None else threshold_source(profile.chosen_on)
+    told_of = Protocol(
+        dataset=dataset.name, split=o.split, images=len(dataset) - len(errors), listed=dataset.expected, words="true", threshold=source, value=pseudo.threshold
+    )
+    print(f"  protocol of any figure on them: {told_of.line}")
     for name, text in list(errors.items())[:5]:
         print(f"  {name}: {text}", file=sys.stderr)
     return Exit.SOME_FAILED if errors else Exit.OK

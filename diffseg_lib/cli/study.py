@@ -24,6 +24,7 @@ from .exits import Exit
 from .options import MODELS, PLACES, page, profile_of, segmenter_of, share
 
 if TYPE_CHECKING:
+    from ..category_filter import CategoryFilter
     from ..experiments.measure import Store, StudyResult
     from ..segmenter import DiffSegmenter
 
@@ -77,6 +78,13 @@ def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> Stu
     return edit_study(segmenter, clip, "voc", o.voc, o.split, EDITS_TUNED, min(o.images, EDITS), seed=o.seeds[0], progress=store.progress)
 
 
+def _protocols(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.protocols import protocol_study
+
+    one = segmenter.with_config(seed=o.seeds[0])
+    return protocol_study(one, _filter_of(one, "voc", o), "voc", o.voc, o.split, o.train_images, o.images, store)
+
+
 def _elbo(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.elbo import elbo_study
 
@@ -96,15 +104,20 @@ def _successors(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -
     return successor_study(segmenter, roots, o.split, o.train_images, o.images, o.seeds[0], store=store)
 
 
+def _filter_of(segmenter: DiffSegmenter, name: str, o: argparse.Namespace) -> CategoryFilter:
+    """The filter over a data set's words, with the profile's captioner and CLIP."""
+    from ..category_filter import CategoryFilter
+    from ..evaluation.sources import open_dataset
+
+    prompts = open_dataset(name, getattr(o, name), o.split, 1, _order(o, name)).prompts
+    return CategoryFilter.of_profile(prompts, segmenter.backbone.profile, str(segmenter.backbone.device))
+
+
 def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]:
     def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
-        from ..category_filter import CategoryFilter
-        from ..evaluation.sources import open_dataset
         from ..experiments.benchmark import make_rivals, words_study
 
-        profile, root, order = segmenter.backbone.profile, getattr(o, name), _order(o, name)
-        prompts = open_dataset(name, root, o.split, 1, order).prompts
-        category_filter = CategoryFilter.of_profile(prompts, profile, str(segmenter.backbone.device))
+        root, order, category_filter = getattr(o, name), _order(o, name), _filter_of(segmenter, name, o)
         methods = make_rivals(segmenter, [rival for rival in ("denseclip", "elbo", "groupvit") if rival in o.rivals], ("image", "filter"))
         wanted = () if name == "voc" else ("image", "filter")  # every choice of words on one data set, Table 1's on the others
         return words_study(segmenter, category_filter, name, root, o.split, o.train_images, o.images, wanted, methods, store, order)
@@ -131,6 +144,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
     "timesteps": _timesteps,
     "prompts": _prompts,
     "recipes": _recipes,
+    "protocols": _protocols,
     "pseudo": _pseudo,
     "network": _network,
     "edits": _edits,
@@ -163,14 +177,14 @@ def datasets_of(study: str) -> tuple[str, ...]:
 
 
 def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, command: str) -> Path:
-    """Run one study at the sizes asked for and write its JSON; returns the path."""
+    """Run one study at the sizes asked for, print what its figures are of, and write its JSON; returns the path."""
     from ..evaluation.sources import open_dataset
-    from ..experiments.measure import CommittedRun, Store
+    from ..experiments.measure import CommittedRun, Store, about
 
     started, backbone = time.perf_counter(), segmenter.backbone
     profile = backbone.profile
     models, code, device = describe_models(profile), describe_code(module_of(study)), backbone.device.type
-    about = {
+    facts = {
         "models": model_keys(profile),
         "code": code,
         "config": asdict(segmenter.resolved),
@@ -180,7 +194,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
         "relative": profile.relative_clip_threshold,
         "similarity": profile.text_similarity_threshold,
     }
-    store = Store(build_dir() / "studies" / profile_folder(profile), about, lambda text: print(f"  {text}", flush=True))
+    store = Store(build_dir() / "studies" / profile_folder(profile), facts, lambda text: print(f"  {text}", flush=True))
     result = STUDIES[study](segmenter, o, store)
     out = (o.out or (data_dir() if in_repository() else build_dir()) / "results") / profile_folder(profile)
     out.mkdir(parents=True, exist_ok=True)
@@ -190,7 +204,9 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     names = getattr(result, "datasets", (result.dataset.removeprefix(f"{POCKET}-"),))
     data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for name in names for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": device}
-    return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, **how))
+    run = CommittedRun(study=study, profile=profile.name, result=result, command=command, **how)
+    print(about(run), flush=True)
+    return write_json(out / f"{study}.json", run)
 
 
 def profile_folder(profile: Profile) -> str:

@@ -23,7 +23,19 @@ from ..data.samples import VOID
 from ..support.errors import ran_out_of_memory
 from ..support.files import write_json
 from .labels import frozen_labels
-from .metrics import best_threshold, bootstrap_miou, confusions_at, count_scores, iou, miou, threshold_curve
+from .metrics import (
+    ScoreHistogram,
+    best_threshold,
+    bootstrap_miou,
+    confusions_at,
+    count_scores,
+    iou,
+    mask_by_truth,
+    mean_iou,
+    threshold_curve,
+    void_small,
+)
+from .protocol import USUAL, Protocol
 from .run_store import Row
 
 
@@ -56,7 +68,15 @@ def requested_labels(
     return frozen_labels(dataset, sample.id, labels, labels_from), {}
 
 
-def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filter: CategoryFilter | None, name: str, labels_from: tuple[str, ...] = ()) -> Row:
+def evaluate_image(
+    dataset: Dataset,
+    method: Method,
+    labels: str,
+    category_filter: CategoryFilter | None,
+    name: str,
+    labels_from: tuple[str, ...] = (),
+    void_below: float = 0.0,
+) -> Row:
     """Score and count one image; the row is an error row if it cannot be read or scored. Where no label is asked for, all is background.
 
     Args:
@@ -66,6 +86,7 @@ def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filte
         category_filter: Filter over the data set's prompt words, for "filter".
         name: Id of the image.
         labels_from: Dictionaries of a file, as :func:`requested_labels` takes them.
+        void_below: Share of the picture, 0 to 1, below which a true object is void when pixels are counted; the words asked for know it.
 
     Raises:
         LabelError: On a mask whose labels are no classes of the data set: that is not one broken file, but a wrong set or order of labels.
@@ -77,7 +98,8 @@ def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filte
         scored = Prediction(np.zeros((0, *sample.truth.shape), np.float32))
         if asked:
             scored = method(sample.image, [dataset.prompts[i - 1] for i in asked])
-        counted = count_scores(sample.truth, scored.scores, asked, len(dataset.names))
+        truth = void_small(sample.truth, void_below) if void_below else sample.truth
+        counted = count_scores(truth, scored.scores, asked, len(dataset.names))
     except LabelError:
         raise
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
@@ -85,7 +107,7 @@ def evaluate_image(dataset: Dataset, method: Method, labels: str, category_filte
             raise
         return Row(name, "error", type(error).__name__, " ".join(str(error).split()), seconds=time.perf_counter() - started)
     h, w = sample.truth.shape
-    names, valid = tuple(dataset.names[i] for i in asked), int((sample.truth != VOID).sum())
+    names, valid = tuple(dataset.names[i] for i in asked), int((truth != VOID).sum())
     facts = {"height": h, "width": w, "valid_pixels": valid, "present": tuple(sample.classes), "asked": names, "why": why}
     notes = (*sample.notes, *scored.notes)
     return Row(name, "ok", **facts, notes=notes, unet_calls=scored.calls, seconds=time.perf_counter() - started, counted=counted)
@@ -96,7 +118,13 @@ def evaluate_images(dataset: Dataset, method: Method, labels: str, category_filt
     return (evaluate_image(dataset, method, labels, category_filter, name) for name in dataset.ids)
 
 
-def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int) -> dict[str, Any]:
+def histograms_of(rows: Iterable[Row], masked: bool) -> list[ScoreHistogram]:
+    """The counts of rows that have them, predictions outside the true classes dropped where they are to be."""
+    found = [row.counted for row in rows if row.counted is not None]
+    return [mask_by_truth(one) for one in found] if masked else found
+
+
+def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expected: int, protocol: Protocol = USUAL) -> dict[str, Any]:
     """The figures of a run; ``miou`` and what goes with it are None unless it has as many images as it should.
 
     Args:
@@ -104,6 +132,7 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
         names: Names of the classes, background first.
         threshold: Background threshold, in [0, 1], fixed elsewhere.
         expected: Number of images that the run should have.
+        protocol: How counts become a figure: its mean, and whether predictions are masked by the truth.
 
     Returns:
         A mapping with ``miou`` at the threshold and ``miou_oracle`` at the best one of this very split, percent, each with its 95 % bootstrap interval over
@@ -111,7 +140,7 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
             ``label_recall``, in [0, 1]); and costs (``unet_calls``, ``seconds``).
     """
     done = [row for row in rows if row.counted is not None]
-    histograms, classes = [row.counted for row in done if row.counted is not None], len(names)
+    histograms, classes, mean = histograms_of(done, protocol.masked), len(names), protocol.mean
     precision, recall = precision_recall([row.asked for row in done], [row.present for row in done])
     facts: dict[str, Any] = {
         "images": len(done),
@@ -136,41 +165,51 @@ def summarise(rows: Sequence[Row], names: Sequence[str], threshold: float, expec
     if len(done) != expected or not done:
         return facts
     confusions = confusions_at(histograms, threshold, classes)
-    oracle, _ = best_threshold(histograms, classes)
+    oracle, _ = best_threshold(histograms, classes, mean=mean)
     at_best = confusions_at(histograms, oracle, classes)
     total = confusions.sum(0)
     per_class = {name: None if np.isnan(value) else round(100 * float(value), 2) for name, value in zip(names, iou(total), strict=True)}
     return facts | {
-        "miou": float(miou(total)),
-        "miou_ci95": bootstrap_miou(confusions),
-        "miou_oracle": float(miou(at_best.sum(0))),
-        "miou_oracle_ci95": bootstrap_miou(at_best),
+        "miou": mean_iou(confusions, mean),
+        "miou_ci95": bootstrap_miou(confusions, mean=mean),
+        "miou_oracle": mean_iou(at_best, mean),
+        "miou_oracle_ci95": bootstrap_miou(at_best, mean=mean),
         "threshold_oracle": oracle,
         "iou": per_class,
         "confusion": total.tolist(),
     }
 
 
-def choose_threshold(rows: Iterable[Row], classes: int) -> float:
+def choose_threshold(rows: Iterable[Row], classes: int, protocol: Protocol = USUAL) -> float:
     """The threshold of the highest mean IoU on these rows; choose on the train split.
 
     Args:
         rows: Rows of the train split; error rows are left out.
         classes: Number of classes, background included.
+        protocol: How counts become the figure that is to be high, as :func:`summarise` takes it.
 
     Raises:
         ValueError: If no image could be counted.
     """
-    return best_threshold([row.counted for row in rows if row.counted is not None], classes)[0]
+    return best_threshold(histograms_of(rows, protocol.masked), classes, mean=protocol.mean)[0]
 
 
-def image_miou(row: Row, threshold: float, classes: int) -> float:
+def image_miou(row: Row, threshold: float, classes: int, protocol: Protocol = USUAL) -> float:
     """One image's own mean IoU, percent, over the classes in it; NaN for an error row."""
-    return float("nan") if row.counted is None else float(miou(confusions_at([row.counted], threshold, classes)[0]))
+    found = confusions_at(histograms_of([row], protocol.masked), threshold, classes)
+    return mean_iou(found, protocol.mean) if len(found) else float("nan")
 
 
-def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], out: Path) -> None:
-    """Write ``summary.json``, ``images.csv`` (a row an image), ``classes.csv`` (IoU by class) and ``sweep.csv``."""
+def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], out: Path, protocol: Protocol = USUAL) -> None:
+    """Write ``summary.json``, ``images.csv`` (a row an image), ``classes.csv`` (IoU by class) and ``sweep.csv``.
+
+    Args:
+        rows: Rows of :func:`evaluate_images`.
+        summary: What :func:`summarise` gave, and what is known beside it.
+        names: Names of the classes, background first.
+        out: Folder to write into.
+        protocol: How counts become a figure, as :func:`summarise` takes it.
+    """
     out.mkdir(parents=True, exist_ok=True)
     with (out / "images.csv").open("w", newline="") as file:
         sheet = csv.writer(file)
@@ -178,14 +217,14 @@ def save(rows: Sequence[Row], summary: Mapping[str, Any], names: Sequence[str], 
         for row in rows:
             facts = asdict(row) | {key: "|".join(getattr(row, key)) for key in ("present", "asked", "notes")} | {"why": json.dumps(row.why, ensure_ascii=False)}
             facts["seconds"] = round(row.seconds, 4)
-            value = image_miou(row, summary["threshold"], len(names))
+            value = image_miou(row, summary["threshold"], len(names), protocol)
             sheet.writerow([*(value for key, value in facts.items() if key != "counted"), "" if np.isnan(value) else round(value, 2)])
     if summary["iou"]:
         with (out / "classes.csv").open("w", newline="") as file:
             sheet = csv.writer(file)
             sheet.writerows([["class", "iou"], *summary["iou"].items()])
-    counted = [row.counted for row in rows if row.counted is not None]
+    counted = histograms_of(rows, protocol.masked)
     with (out / "sweep.csv").open("w", newline="") as file:
         sheet = csv.writer(file)
-        sheet.writerows([["threshold", "miou"], *zip(*(values.tolist() for values in threshold_curve(counted, len(names))), strict=True)])
+        sheet.writerows([["threshold", "miou"], *zip(*(values.tolist() for values in threshold_curve(counted, len(names), protocol.mean)), strict=True)])
     write_json(out / "summary.json", summary)

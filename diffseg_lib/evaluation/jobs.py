@@ -22,7 +22,7 @@ from ..profiles import DTYPES, Profile, load_profile
 from ..segmenter import DiffSegmenter
 from ..support.executors import InProcess, cores, finished
 from ..support.identity import describe_additions, describe_code, digest_files, model_key
-from ..support.settings import NotNegativeInteger, Seed, Texts, one_of, settings
+from ..support.settings import NotNegativeInteger, Seed, Share, Texts, one_of, settings
 from .evaluator import evaluate_image
 from .labels import check_coverage, dictionaries_of
 from .methods import METHODS, make_method
@@ -56,6 +56,7 @@ class Job:
         offloaded: Whether models wait in main memory, as :func:`~diffseg_lib.loading.load_backbone` takes it.
         seed: Seed of the noise that is added to the latents.
         threads: Number of torch's threads, on which the last bits of a score depend; 0 is the cores of the machine that does the work.
+        void_below: Share of the picture, 0 to 1, below which a true object is void when pixels are counted; 0 counts all.
         strict: Whether pictures and masks count by their content in the run's key, rather than by size and time of change.
 
     Raises:
@@ -81,6 +82,7 @@ class Job:
     offloaded: bool = False
     seed: Seed = 0
     threads: NotNegativeInteger = 1
+    void_below: Share = 0.0
     strict: bool = False
 
     def open(self) -> Dataset:
@@ -165,7 +167,7 @@ def evaluate_ids(job: Job, ids: Sequence[str]) -> list[Row]:
     try:
         dataset = job.open()
         method, category_filter = _tools(replace(job, split="", limit=0), dataset.prompts)
-        return [evaluate_image(dataset, method, job.labels, category_filter, name, job.labels_from) for name in ids]
+        return [evaluate_image(dataset, method, job.labels, category_filter, name, job.labels_from, job.void_below) for name in ids]
     finally:
         torch.set_num_threads(before)
 

@@ -2,7 +2,8 @@
 
 Two forms are read: an object from image ids to lists of names, and the released code's, an object of dictionaries from paths of images to lists of names, one
 for each way in which the names were found (:data:`AS_RELEASED` are the two whose union it runs on). Images are known by the stem of their path, names by the
-class's own, the word it is prompted with, their plurals, and the other spellings of ``data.names.SPELLINGS``.
+class's own, the word it is prompted with, their plurals, and the other spellings of ``data.names.SPELLINGS``; the number of
+its label, 1..C-1, stands for it too.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ def _content(path: str) -> tuple[dict[str, dict[str, list[str]]], bool]:
     dictionaries: dict[str, Any] = found if several else {"": found}
     for one in dictionaries.values():
         for image, names in one.items():
-            if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            if not (isinstance(names, list) and all(type(name) in (str, int) for name in names)):
                 raise _form_error(path, f"{image!r} has {str(names)[:40]!r}")
+            one[image] = [str(name) for name in names]
     return dictionaries, several
 
 
 def _form_error(path: str, found: str) -> ValueError:
-    return ValueError(f"{path} ({found}): expected a JSON object from image ids to lists of class names, or one of several such dictionaries")
+    return ValueError(f"{path} ({found}): expected a JSON object from image ids to lists of class names or numbers, or one of several such dictionaries")
 
 
 def dictionaries_of(path: str, labels_from: Sequence[str] = ()) -> tuple[str, ...]:
@@ -135,6 +137,20 @@ def class_places(names: tuple[str, ...], prompts: tuple[str, ...]) -> Mapping[st
     return places
 
 
+def _place(word: str, dataset: Dataset) -> int | None:
+    """The label of a word, or of a number as text; None if it is no class of the data set."""
+    if re.fullmatch(r"-?\d+", word):
+        return int(word) if 0 < int(word) < len(dataset.names) else None
+    return class_places(dataset.names, dataset.prompts).get(word_key(word))
+
+
+def _meant(word: str, dataset: Dataset) -> str:
+    """What was expected in place of a word that is no class of a data set."""
+    if re.fullmatch(r"-?\d+", word):
+        return f"expected a name, or a number from 1 to {len(dataset.names) - 1}, since 0 is the background: raise numbers that count classes from 0 by one"
+    return nearest(word, dataset.names[1:])
+
+
 def word_key(word: str) -> str:
     """What a name is known by: lower case, in the singular, in one word.
 
@@ -157,14 +173,15 @@ def frozen_labels(dataset: Dataset, image: str, labels: str, labels_from: tuple[
     Raises:
         ValueError: On a file that lacks the image or has words that are no class of the data set.
     """
-    frozen, places = read_labels(check_labels(labels), labels_from), class_places(dataset.names, dataset.prompts)
+    frozen = read_labels(check_labels(labels), labels_from)
     if image_key(image) not in frozen:
         raise ValueError(f"{labels} has no entry for image {image}: expected one for each of {len(dataset)} images, it has {len(frozen)}")
     words = frozen[image_key(image)]
-    for word in words:
-        if word_key(word) not in places:
-            raise ValueError(f"{labels} gives image {image} the class {word!r}, which is none of {dataset.name}'s: {nearest(word, dataset.names[1:])}")
-    return tuple(sorted({places[word_key(word)] for word in words}))
+    found = {word: _place(word, dataset) for word in words}
+    for word, place in found.items():
+        if place is None:
+            raise ValueError(f"{labels} gives image {image} the class {word!r}, which is none of {dataset.name}'s: {_meant(word, dataset)}")
+    return tuple(sorted({place for place in found.values() if place}))
 
 
 def check_coverage(dataset: Dataset, labels: str, labels_from: Sequence[str] = ()) -> int:
@@ -183,7 +200,7 @@ def check_coverage(dataset: Dataset, labels: str, labels_from: Sequence[str] = (
     """
     if check_labels(labels, labels_from) in LABELS:
         return 0
-    frozen, places = read_labels(labels, tuple(labels_from)), class_places(dataset.names, dataset.prompts)
+    frozen = read_labels(labels, tuple(labels_from))
     missing = [image for image in dataset.ids if image_key(image) not in frozen]
     if missing:
         some = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
@@ -191,8 +208,8 @@ def check_coverage(dataset: Dataset, labels: str, labels_from: Sequence[str] = (
             f"{labels} has no entry for {len(missing)} of the {len(dataset)} images of {dataset.name} {dataset.split} ({some}), it has {len(frozen)}: "
             "give a file of this split"
         )
-    unknown = {word: image for image in reversed(dataset.ids) for word in frozen[image_key(image)] if word_key(word) not in places}
+    unknown = {word: image for image in reversed(dataset.ids) for word in frozen[image_key(image)] if _place(word, dataset) is None}
     if unknown:
-        some = "; ".join(f"{word!r} of image {image}, {nearest(word, dataset.names[1:])}" for word, image in list(unknown.items())[::-1][:SHOWN])
+        some = "; ".join(f"{word!r} of image {image}, {_meant(word, dataset)}" for word, image in list(unknown.items())[::-1][:SHOWN])
         raise ValueError(f"{labels} has {len(unknown)} words that are no class of {dataset.name}: {some}")
     return len(dataset)

@@ -35,7 +35,7 @@ def fixed_threshold(given: str, job: Job) -> tuple[float, str]:
         except ValueError:
             value = -1.0
         if not 0 <= value <= 1:
-            raise ValueError(f"threshold {given!r}: expected a number from 0 to 1, or 'train' to choose it on the train split")
+            raise ValueError(f"threshold {given!r}: expected a number from 0 to 1, or 'train' to choose it on the train split, or 'oracle'")
         return value, "given"
     advice = "give --threshold train, or a number"
     if job.split.startswith("train"):
@@ -49,7 +49,7 @@ def fixed_threshold(given: str, job: Job) -> tuple[float, str]:
             return row["threshold"], f"the train split, in the committed run of {known['command']}"
         lacking = [] if row else [f"none was chosen for {job.method} with labels {job.labels}"]
         raise ValueError(f"no threshold is known for this setting ({'; '.join(lacking + differs)}): {advice}")
-    if job.method == "diffsegmenter" and not job.recipe and job.one_pass == "none":
+    if job.method == "diffsegmenter" and not job.recipe and job.one_pass == "none" and not job.void_below:
         return profile.threshold, profile.chosen_on
     raise ValueError(f"no threshold is known for {job.method}{f', recipe {job.recipe}' if job.recipe else ''} under the profile {profile.name}: {advice}")
 
@@ -61,6 +61,7 @@ def setting_of(job: Job) -> dict[str, Any]:
     """
     profile, dataset = job.resolved_profile(), job.open()
     found: dict[str, Any] = {"profile": profile.name, "data set": dataset.name, "words to prompt with": dataset.prompts, "model": job.model}
+    found |= {"objects void below": job.void_below}
     if job.method in DIFFUSION:
         config = recipe(job.recipe, job.dataset, one_pass=job.one_pass) if job.recipe else Config(one_pass=job.one_pass)
         found |= asdict(replace(config, template=config.template or profile.template, threshold=None, seed=0))
@@ -75,7 +76,7 @@ def _committed_job(job: Job, known: dict[str, Any]) -> Job:
     """The evaluation that a committed run amounts to: its profile's switches, with the models that its command names."""
     words = shlex.split(known["command"])
     captioner, clip = (words[words.index(option) + 1] if option in words else "" for option in ("--captioner", "--clip"))
-    return replace(job, recipe="", one_pass="none", model="", captioner=captioner, clip=clip)
+    return replace(job, recipe="", one_pass="none", model="", void_below=0.0, captioner=captioner, clip=clip)
 
 
 def _differences(asked: dict[str, Any], chosen: dict[str, Any]) -> list[str]:

@@ -114,6 +114,11 @@ class BenchmarkResult(StudyResult):
     best: tuple[str, ...]
     worst: tuple[str, ...]
 
+    def words_of(self, row: str) -> str:
+        """Where the words of a row came from, as a protocol has it."""
+        choice = row.partition("/")[2]
+        return "altered" if choice.startswith(("wrong", "missing")) else {"": "row", "image": "true", "all": "all"}.get(choice, "filter")
+
     def row(self, method: str, choice: str) -> Row | None:
         """A method's mean IoU with a choice of words; None if it was not measured."""
         return self.rows.get(f"{method}/{choice}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -110,6 +110,7 @@ class EditResult(StudyResult):
     steps: int
     tuning_images: int
     split: str
+    words: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)

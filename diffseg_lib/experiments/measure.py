@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -35,6 +35,7 @@ from ..evaluation.metrics import (
     mean_interval,
     miou,
 )
+from ..evaluation.protocol import Protocol
 from ..evaluation.sources import open_splits
 from ..profiles import known_profiles, load_profile
 from ..scoremaps import upsample
@@ -117,6 +118,28 @@ class StudyResult:
     images: int
     seeds: tuple[int, ...]
     dataset: str
+    words: ClassVar[str] = "true"  # as a protocol has them; "" of a study whose rows are no mean IoU of masks
+
+    def protocol(self, row: str = "", split: str = "") -> Protocol:
+        """The protocol of a row, whose threshold is fixed on train under the same words; "" is what all rows share.
+
+        Args:
+            row: Key of a row.
+            split: The split that was measured, where the result does not hold it itself.
+
+        Raises:
+            ValueError: If there is no such row, or rows are no mean IoU of masks.
+        """
+        if not self.words or (row and row not in self.rows):
+            raise ValueError(f"{type(self).__name__} has no protocol of {row or 'its rows'!r}: expected a mean IoU, one of {', '.join(self.rows)}")
+        value = getattr(self.rows[row], "threshold", None) if row else None
+        threshold = "none" if self.words == "none" else "train"
+        split = getattr(self, "split", split)
+        return Protocol(dataset=self.dataset, split=split, images=self.images, words=self.words_of(row), threshold=threshold, value=value)
+
+    def words_of(self, row: str) -> str:
+        """Where the words of a row came from, as a protocol has it."""
+        return self.words
 
 
 Result = TypeVar("Result", bound=StudyResult)
@@ -153,6 +176,10 @@ class CommittedRun(Generic[Result]):
     commit: str | None
     dirty: bool | None
     versions: Mapping[str, str]
+
+    def protocol(self, row: str = "") -> Protocol:
+        """The protocol of a row, "" what all rows share, on the split that was measured; raises as :meth:`StudyResult.protocol` does."""
+        return self.result.protocol(row, self.data[-1].get("split", "") if self.data else "")
 
 
 def read_run(path: Path, kind: type[Result]) -> CommittedRun[Result] | None:
@@ -216,12 +243,13 @@ def check_models(run: CommittedRun[Any], path: Path) -> None:
 
 
 def about(run: CommittedRun[Any] | None) -> str:
-    """A line on a kept run: how many images of which data set, which seeds, by which command; or that there is none."""
+    """A line on a kept run: how many images of which data set, which seeds, by which command; below it the protocol. Or that there is none."""
     if run is None:
         return "larger run: not run on this profile; what follows was measured on this page"
     seeds = " ".join(str(seed) for seed in run.result.seeds)
     measured = f"measured on {run.result.images} images of {run.result.dataset}, seed {seeds}"
-    return f"{measured}: `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
+    told = f"{measured}: `{run.command}`, {run.seconds / 60:.0f} min, commit {str(run.commit)[:8]}"
+    return f"{told}\nprotocol: {run.protocol().line}" if run.result.words else told
 
 
 def titled(live: Result, run: CommittedRun[Result] | None) -> dict[str, Result]:

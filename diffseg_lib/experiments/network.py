@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,7 @@ class NetworkResult(StudyResult):
     reached: float
     recipe: Recipe
     train_images: int
+    words: ClassVar[str] = "none"
 
 
 def make_masks(

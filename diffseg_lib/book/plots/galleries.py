@@ -15,6 +15,11 @@ def titled_pictures(pictures: Mapping[str, np.ndarray], columns: int = 0) -> Pan
     return Panels([[picture(pixels, title) for title, pixels in pictures.items()]], columns=columns)
 
 
+def titled_labels(found: Mapping[str, np.ndarray], names: Sequence[str], columns: int) -> Panels:
+    """Labels H W by title, so many beside each other; the names are those of the labels from 1, and what lies above them is void."""
+    return Panels([[labels(one, names, title) for title, one in found.items()]], columns=columns)
+
+
 def tiles(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] = (), row_titles: Sequence[str] = (), way: str = "grid") -> Panels:
     """Pictures (H W 3, uint8) or maps (H W) close together, a row after the other.
 

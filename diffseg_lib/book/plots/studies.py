@@ -90,33 +90,32 @@ def claim_forest(rows: Sequence[Any]) -> Figure:
     return figure
 
 
-def accuracy_against_cost(panels: Mapping[str, Mapping[str, Any]], strong: Sequence[str] = (), size: Size = (9.5, 4.4)) -> Figure:
+def accuracy_against_cost(panels: Mapping[str, Mapping[str, Any]], strong: Sequence[str] = ()) -> Figure:
     """Methods by what they cost and how well they segment, with 95 % intervals, a panel a data set; the number beside a mark is that of the list below.
 
     Args:
         panels: Rows by title and key; each has ``label``, ``seconds`` (an image), ``value`` and ``ci95`` as attributes.
         strong: Keys of rows to stand out.
-        size: Size of the figure, inches.
     """
-    figure, [axes] = grid(1, len(panels), size)
     names = list(dict.fromkeys(key for rows in panels.values() for key in rows))
     numbers, labels = {key: i for i, key in enumerate(names, start=1)}, {key: row.label for rows in panels.values() for key, row in rows.items()}
+    figure, axes = stack([7] * len(panels))
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         for key, row in rows.items():
             colour = "#cc3311" if key in strong else "#0077bb"
             ax.plot([row.seconds] * 2, row.ci95 or [row.value] * 2, color=colour, linewidth=1.2)
             ax.plot(row.seconds, row.value, "o", color=colour, markersize=5)
-            ax.annotate(str(numbers[key]), (row.seconds, row.value), (4, 3), textcoords="offset points")
+            ax.annotate(str(numbers[key]), (row.seconds, row.value), (5, 4), textcoords="offset points")
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_formatter("{x:g}")
         ax.set_title(title)
-        ax.set_xlabel("seconds an image, one core")
-    axes[0].set_ylabel("mean IoU, %")
+        ax.set_xlabel("seconds per image, one core")
+        ax.set_ylabel("mean IoU, %")
     told = [f"{numbers[key]} {labels[key]}" for key in names]
-    per = -(-len(told) // 3)
-    for i in range(3):
-        figure.text(0.06 + 0.33 * i, -0.02, "\n".join(told[i * per : (i + 1) * per]), va="top", fontsize=8)
+    half = -(-len(told) // 2)
+    for i in range(2):
+        figure.text(0.02 + 0.5 * i, -0.02, "\n".join(told[i * half : (i + 1) * half]), va="top")
     return figure
 
 
