@@ -5,7 +5,7 @@ Search.query = (query) => {
   const found = Search._performSearch(asked, terms, excluded, marked, objects).reverse();
   const results = [...found.filter((one) => !library(one[0])), ...found.filter((one) => library(one[0]))];
   const words = [...new Set([...marked, ...terms])].filter((word) => word.length > 1);
-  const pattern = words.length ? new RegExp(words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"), "gi") : null;
+  const pattern = words.length ? new RegExp(`(?<![A-Za-z])(?:${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi") : null;
   const length = 180;
 
   // The piece of a page around the place where most of the words are near each other: [its anchor, its text].

@@ -16,6 +16,7 @@ from .status import Status, summary
 DESCRIBED = 200  # characters of a page's description at most
 LIBRARY = ("api", "genindex", "py-modindex")  # pages that a search shows last
 SEARCHED = "searchtexts.js"
+OF_CELLS = re.compile(r"togglebutton|copybutton|clipboard|design|mystnb|thebe|citations|math\.css")
 
 # -- light pages ---------------------------------------------------------------------------------
 
@@ -98,7 +99,8 @@ def status_markup(rows: list[Status], titles: dict[str, str]) -> str:
     """
     lines = [summary(rows), "", "```{table}", ":class: status", "", "| chapter | state | run | seconds | code | models |", "|---|---|---|---|---|---|"]
     for one in rows:
-        state = "{status-current}`current`" if one.current else f"{{status-stale}}`stale` {'; '.join(one.faults).replace('|', ' ')}"
+        why = "; ".join(fault.removeprefix("its outputs are stale: ") for fault in one.faults).replace("|", " ")
+        state = "{status-current}`current`" if one.current else f"{{status-stale}}`stale` {why}"
         models = ", ".join(f"{kind} `{key[:8]}`" for kind, key in one.models.items()) or "not recorded"
         seconds = "not recorded" if one.seconds is None else f"{one.seconds:.0f}"
         lines.append(f"| [{titles[one.name]}](notebooks/{one.name}) | {state} | {one.ran} | {seconds} | `{one.code[:8]}` | {models} |")
@@ -136,7 +138,9 @@ def _configure(app: Any, config: Any) -> None:
 
 def _tidy(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     context["script_files"] = keep_once(context.get("script_files", []))
-    if doctree is None:
+    if doctree is None:  # the search and the index have no cells, tabs or buttons
+        context["script_files"] = [one for one in context["script_files"] if not OF_CELLS.search(str(getattr(one, "filename", "")))]
+        context["css_files"] = [one for one in context["css_files"] if not OF_CELLS.search(str(getattr(one, "filename", "")))]
         return
     body = context.get("body", "")
     book, title = read_citation(), plain(context.get("title", ""))
@@ -168,9 +172,9 @@ def _searched(page: str, title: str, doctree: Any) -> dict[str, Any]:
             anchor = next((name for sign in entry.findall(addnodes.desc_signature) for name in sign.get("ids", [])), "")
             first = next((p for c in entry.children if isinstance(c, addnodes.desc_content) for p in c.children if isinstance(p, nodes.paragraph)), None)
             if anchor and first is not None:
-                parts[anchor] = [" ".join(first.astext().split())]
+                parts[anchor] = [re.split(r"(?<=[.:;]) ", " ".join(first.astext().split()))[0]]
         return {"title": title, "parts": parts}
-    for one in doctree.findall(lambda n: isinstance(n, nodes.paragraph | nodes.caption)):
+    for one in doctree.findall(lambda n: isinstance(n, nodes.paragraph | nodes.caption) and not isinstance(n.parent, nodes.entry)):
         place = one.parent
         while place is not None and not isinstance(place, nodes.section):
             place = place.parent
@@ -181,8 +185,9 @@ def _searched(page: str, title: str, doctree: Any) -> dict[str, Any]:
 def _write_texts(app: Any, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
         texts = {page: {anchor: " ".join(said) for anchor, said in one["parts"].items()} for page, one in sorted(app.env.diffseg_texts.items())}
-        target = Path(app.outdir, SEARCHED)
-        target.write_text(f"Search.texts = {json.dumps(texts, ensure_ascii=False)};\n", encoding="utf-8")
+        Path(app.outdir, SEARCHED).write_text(f"Search.texts = {json.dumps(texts, ensure_ascii=False, separators=(',', ':'))};\n", encoding="utf-8")
+        index = Path(app.outdir, "searchindex.js")  # entries of the general index are its objects again
+        index.write_text(re.sub(r'"indexentries":\s*\{.*?\},\s*(?="objects")', '"indexentries":{},', index.read_text(encoding="utf-8"), flags=re.DOTALL), encoding="utf-8")
 
 
 def _begin(app: Any) -> None:
