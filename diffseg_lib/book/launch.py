@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BRANCH = "main"
-FORM = re.compile(r"https://(?P<host>[\w.-]+)/(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?(?:@(?P<branch>[\w./-]+))?")
+FORM = re.compile(r"https://(?P<host>github\.com|gitlab\.com)/(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?/?(?:@(?P<branch>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Repository:
 
     Args:
         url: Its address, as in "https://github.com/OWNER/NAME".
-        host: The server, as in "github.com".
+        host: The server, "github.com" or "gitlab.com".
         path: Owner and name, as in "OWNER/NAME".
         branch: The branch whose files are opened.
     """
@@ -49,7 +49,7 @@ def repository(address: str | None = None) -> Repository | None:
     """The book's repository; None where none is named, and no page then has a button.
 
     Args:
-        address: ``https://HOST/OWNER/NAME``, with ``@BRANCH`` behind it or not (main); None reads ``$REPOSITORY``.
+        address: ``https://github.com/OWNER/NAME``, or one of gitlab.com, with ``@BRANCH`` behind it or not (main); None reads ``$REPOSITORY``.
 
     Raises:
         ValueError: On an address of another form.
@@ -62,6 +62,6 @@ def repository(address: str | None = None) -> Repository | None:
         return None
     found = FORM.fullmatch(given.strip())
     if not found:
-        raise ValueError(f"REPOSITORY is {given!r}: expected https://HOST/OWNER/NAME, with @BRANCH behind it or not, as in https://github.com/someone/book")
+        raise ValueError(f"REPOSITORY is {given!r}: expected https://github.com/OWNER/NAME or one of gitlab.com, with @BRANCH behind it or not")
     path = f"{found['owner']}/{found['name']}"
     return Repository(f"https://{found['host']}/{path}", found["host"], path, found["branch"] or BRANCH)

@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 SPACES = {"negativethinmathspace": "-0.167em", "thinmathspace": "0.167em", "mediummathspace": "0.222em", "thickmathspace": "0.278em"}
+PARTS = {"mfrac": 2, "msub": 2, "msup": 2, "mover": 2, "munder": 2, "mroot": 2, "msubsup": 3, "munderover": 3}
 BRACKETS = ("(", "[", "{", ")", "]", "}", ",", ".")
 TAG = re.compile(r",?\s*\\tag\*?\{([^{}]*)\}")
 
@@ -48,6 +49,8 @@ def to_mathml(latex: str, *, display: bool = False) -> str:
         raise ValueError(f"no MathML of {latex!r}: {type(error).__name__} {error}; write it in simpler commands") from error
     for one in list(root.iter()):
         _simplify(one)
+        if len(one) != PARTS.get(one.tag, len(one)):
+            raise ValueError(f"no MathML of {latex!r}: something is missing from a fraction, an index or an accent in it")
         if one.tag != "mtext" and re.search(r"&|\\[A-Za-z]", one.text or ""):
             raise ValueError(f"no MathML of {latex!r}: {one.text} is not known here; write it in other commands")
     root.set("alttext", " ".join(latex.split()))

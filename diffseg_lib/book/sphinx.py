@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .citation import read_citation
+from .costs import costs_markup
 from .launch import repository
 from .mathml import visit_displaymath, visit_math
 from .status import Status, summary
@@ -87,7 +88,7 @@ def _entries(env: Any) -> dict[str, str]:
     return {one.citation_id: one.formatted_entry.text.render_as("html") for one in env.get_domain("cite").citations}
 
 
-# -- the page of the chapters' status ------------------------------------------------------------
+# -- tables that the build fills ------------------------------------------------------------------
 
 
 def status_markup(rows: list[Status], titles: dict[str, str]) -> str:
@@ -107,9 +108,11 @@ def status_markup(rows: list[Status], titles: dict[str, str]) -> str:
     return "\n".join([*lines, "```"])
 
 
-def _status_directive() -> Any:
+def _directives() -> dict[str, Any]:
     from docutils.parsers.rst import roles
     from sphinx.util.docutils import SphinxDirective
+
+    from ..support.paths import data_dir
 
     for state in ("current", "stale"):
         roles.register_local_role(f"status-{state}", roles.CustomRole(f"status-{state}", roles.generic_custom_role, {"class": [f"status-{state}"]}))
@@ -122,7 +125,13 @@ def _status_directive() -> Any:
             rows = [Status(**{**row, "faults": tuple(row["faults"])}) for row in told["rows"]]
             return list(self.parse_text_to_nodes(status_markup(rows, told["titles"])))
 
-    return ChapterStatus
+    class CommandCosts(SphinxDirective):
+        """Shows what the paper's tables would cost, by the kept timings."""
+
+        def run(self) -> list[Any]:
+            return list(self.parse_text_to_nodes(costs_markup(json.loads((data_dir() / "results" / "speed.json").read_text(encoding="utf-8")))))
+
+    return {"chapter-status": ChapterStatus, "command-costs": CommandCosts}
 
 
 # -- what Sphinx calls ---------------------------------------------------------------------------
@@ -187,7 +196,9 @@ def _write_texts(app: Any, error: Exception | None) -> None:
         texts = {page: {anchor: " ".join(said) for anchor, said in one["parts"].items()} for page, one in sorted(app.env.diffseg_texts.items())}
         Path(app.outdir, SEARCHED).write_text(f"Search.texts = {json.dumps(texts, ensure_ascii=False, separators=(',', ':'))};\n", encoding="utf-8")
         index = Path(app.outdir, "searchindex.js")  # entries of the general index are its objects again
-        index.write_text(re.sub(r'"indexentries":\s*\{.*?\},\s*(?="objects")', '"indexentries":{},', index.read_text(encoding="utf-8"), flags=re.DOTALL), encoding="utf-8")
+        index.write_text(
+            re.sub(r'"indexentries":\s*\{.*?\},\s*(?="objects")', '"indexentries":{},', index.read_text(encoding="utf-8"), flags=re.DOTALL), encoding="utf-8"
+        )
 
 
 def _begin(app: Any) -> None:
@@ -197,7 +208,8 @@ def _begin(app: Any) -> None:
 def setup(app: Any) -> dict[str, Any]:
     """Ask Sphinx to be called after all others have added their scripts."""
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
-    app.add_directive("chapter-status", _status_directive())
+    for name, directive in _directives().items():
+        app.add_directive(name, directive)
     app.connect("config-inited", _configure, priority=900)
     app.connect("builder-inited", _begin)
     app.connect("html-page-context", _tidy, priority=990)
