@@ -49,7 +49,7 @@ def repository(address: str | None = None) -> Repository | None:
     """The book's repository; None where none is named, and no page then has a button.
 
     Args:
-        address: ``https://github.com/OWNER/NAME``, or one of gitlab.com, with ``@BRANCH`` behind it or not (main); None reads ``$REPOSITORY``.
+        address: Address as in ``https://github.com/OWNER/NAME``, of github.com or gitlab.com, ``@BRANCH`` behind it or not (main); None reads ``$REPOSITORY``.
 
     Raises:
         ValueError: On an address of another form.
