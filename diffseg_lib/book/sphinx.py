@@ -150,6 +150,11 @@ def _tidy(app: Any, page: str, template: str, context: dict[str, Any], doctree: 
     if doctree is None:  # the search and the index have no cells, tabs or buttons
         context["script_files"] = [one for one in context["script_files"] if not OF_CELLS.search(str(getattr(one, "filename", "")))]
         context["css_files"] = [one for one in context["css_files"] if not OF_CELLS.search(str(getattr(one, "filename", "")))]
+
+
+def _tell(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Say on a page who wrote it and how it is cited: before the theme looks which of its templates would be empty."""
+    if doctree is None:
         return
     body = context.get("body", "")
     book, title = read_citation(), plain(context.get("title", ""))
@@ -212,6 +217,7 @@ def setup(app: Any) -> dict[str, Any]:
         app.add_directive(name, directive)
     app.connect("config-inited", _configure, priority=900)
     app.connect("builder-inited", _begin)
+    app.connect("html-page-context", _tell, priority=100)
     app.connect("html-page-context", _tidy, priority=990)
     app.connect("build-finished", _write_texts)
     return {"parallel_read_safe": True, "parallel_write_safe": False}
