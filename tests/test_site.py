@@ -247,8 +247,8 @@ def test_no_page_has_a_button_to_an_address_that_is_not_known():
 def test_the_status_page_has_every_chapter_in_its_colour(chromium):
     chromium.open(address("status"))
     rows = chromium.script(
-        "[...document.querySelectorAll('table.status tbody tr')].map(r => [r.querySelector('a').getAttribute('href'), r.querySelector('.status-current, .status-stale').textContent,"
-        " getComputedStyle(r.querySelector('.status-current, .status-stale')).backgroundColor, r.cells[4].textContent])"
+        "[...document.querySelectorAll('table.status tbody tr')].map(r => [r.querySelector('a').getAttribute('href'), r.querySelector(STATE).textContent,"
+        " getComputedStyle(r.querySelector(STATE)).backgroundColor, r.cells[4].textContent])".replace("STATE", "'.status-current, .status-stale'")
     )
     assert [row[0] for row in rows] == [f"{page}.html" for page in CHAPTERS if page.startswith("notebooks")]
     colours = {"current": "rgb(26, 127, 55)", "stale": "rgb(179, 38, 30)"}
@@ -299,6 +299,17 @@ def test_a_citation_shows_its_entry_by_mouse_and_keyboard(chromium):
     chromium.call("Input.dispatchKeyEvent", type="keyDown", key="Escape")
     assert chromium.script(CITED) == ""
     assert [url for url in chromium.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_a_footnote_stands_in_the_margin_and_opens_on_a_phone(chromium):
+    chromium.open(address("real"), width=1400)
+    place = "(e => { const b = e.getBoundingClientRect(), p = e.closest('p').getBoundingClientRect(); return [b.left - p.left, b.width]; })"
+    left, width = chromium.script(f"{place}(document.querySelector('article span.sidenote'))")
+    assert width > 100 and left > chromium.script("document.querySelector('article p').getBoundingClientRect().width") * 0.9
+    chromium.open(address("real"), width=390, height=844)
+    assert chromium.script("document.querySelector('article span.sidenote').offsetWidth") == 0
+    chromium.script("document.querySelector('article input.margin-toggle').click()")
+    assert chromium.script("document.querySelector('article span.sidenote').offsetWidth") > 100
 
 
 def test_the_book_becomes_latex_without_a_warning(tmp_path):
