@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,3 +253,50 @@ def test_the_pages_of_the_library_are_listed_and_hold_each_module_once():
     modules = re.findall(r"automodule:: (\S+)", "\n".join(texts))
     assert len(modules) == len(set(modules)) > 50
     assert all(f"{{ref}}`{page.replace('/', '-')}`" in texts[0] for page in pages)
+
+
+# -- all of it on a small site
+
+
+@pytest.mark.parametrize("source", ["", "https://github.com/some/book"])
+def test_a_small_site_says_how_it_is_cited_and_opens_elsewhere_only_where_that_is_known(tmp_path, source):
+    for name in ("_static", "_templates"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "references.bib", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    prose = "(a)=\n# Fusion & `code`\n\nAs {cite:t}`wang2023diffusion` say, this is a first paragraph of some length.\n\n$$ a = b \\tag{Eq. 4} $$"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose)], metadata=kernel), tmp_path / "notebooks" / "01_a.ipynb")
+    (tmp_path / "intro.md").write_text("# Welcome\n\n```{toctree}\nnotebooks/01_a\nbibliography\n```\n")
+    (tmp_path / "bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n:all:\n```\n")
+    place = repository(source)
+    told = place.settings() if place else {}
+    options = {"launch_buttons": told["launch_buttons"], "repository_url": told["repository"]["url"], "repository_branch": "main"} if told else {}
+    settings = {
+        "extensions": ["myst_nb", "sphinxcontrib.bibtex", "diffseg_lib.book.sphinx"],
+        "bibtex_bibfiles": ["references.bib"],
+        "html_theme": "sphinx_book_theme",
+        "html_theme_options": options,
+        "html_static_path": ["_static"],
+        "html_context": {"default_mode": "auto"},
+        "html_math_renderer": "mathml",
+        "templates_path": ["_templates"],
+        "root_doc": "intro",
+        "nb_execution_mode": "off",
+        "myst_enable_extensions": ["dollarmath"],
+    }
+    (tmp_path / "conf.py").write_text("\n".join(f"{name} = {value!r}" for name, value in settings.items()))
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, env=os.environ | {"REPOSITORY": source}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "out" / "notebooks" / "01_a.html").read_text()
+    assert read_citation().author in page and "@incollection{diffsegmenter-book-01_a," in page and r"{Fusion \&amp; code}" in page
+    assert "<math" in page and "(Eq. 4)" in page and 'data-entry="id' in page and "MathJax" not in page
+    elsewhere = set(re.findall(r'href="https://(mybinder|colab)[^"]*notebooks/01_a\.ipynb"', page))
+    assert elsewhere == ({"mybinder", "colab"} if source else set())
+    assert ("%pip install" in page) == bool(source)
+    assert "fontawesome.js" not in page and "searchindex.js" not in page
+    search = (tmp_path / "out" / "search.html").read_text()
+    assert "searchtexts.js" in search and "Search.query = " in search
+    texts = json.loads((tmp_path / "out" / "searchtexts.js").read_text().partition("=")[2].strip().rstrip(";"))
+    assert "first paragraph" in texts["notebooks/01_a"]["fusion-code"]
