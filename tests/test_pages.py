@@ -24,7 +24,7 @@ from diffseg_lib.book.build import site_settings
 from diffseg_lib.book.citation import Citation, read_citation
 from diffseg_lib.book.launch import repository
 from diffseg_lib.book.mathml import split_tag, to_mathml
-from diffseg_lib.book.sphinx import cited_entries, describe, first_picture, meta_tags, plain, status_markup
+from diffseg_lib.book.sphinx import cited_entries, describe, first_picture, meta_tags, plain, status_markup, tag_for_latex
 from diffseg_lib.book.status import Status, status_of, title_of
 from diffseg_lib.cli.main import main
 
@@ -228,6 +228,15 @@ def test_make_lab_opens_the_chapters():
 
 
 # -- PDF
+
+
+def test_a_tag_is_outside_of_the_split_that_latex_forbids_it_in():
+    from docutils import nodes
+
+    tree = nodes.section("", nodes.math_block("", "a = b \\\\ c, \\tag{Eq. 4}", nowrap=False), nodes.math_block("", "x", nowrap=False))
+    tag_for_latex(tree)
+    assert tree[0]["nowrap"] and tree[0].astext().endswith("\\tag{Eq. 4}\n\\end{equation*}")
+    assert tree[0].astext().count("tag") == 1 and not tree[1]["nowrap"]
 
 
 def test_without_latex_a_sentence_says_what_is_missing(monkeypatch, capsys, tmp_path):

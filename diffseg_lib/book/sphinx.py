@@ -11,7 +11,7 @@ from typing import Any
 from .citation import read_citation
 from .costs import costs_markup
 from .launch import repository
-from .mathml import visit_displaymath, visit_math
+from .mathml import split_tag, visit_displaymath, visit_math
 from .status import Status, summary
 
 DESCRIBED = 200  # characters of a page's description at most
@@ -206,6 +206,22 @@ def _write_texts(app: Any, error: Exception | None) -> None:
         )
 
 
+def tag_for_latex(doctree: Any) -> None:
+    """Make formulas with a ``\\tag`` equations of their own: LaTeX allows none inside the split that Sphinx writes."""
+    from docutils import nodes
+
+    for node in doctree.findall(nodes.math_block):
+        latex, tag = split_tag(node.astext())
+        if tag:
+            node.children = [nodes.Text(f"\\begin{{equation*}}\n{latex.strip()} \\tag{{{tag}}}\n\\end{{equation*}}")]
+            node["nowrap"] = True
+
+
+def _resolved(app: Any, doctree: Any, page: str) -> None:
+    if app.builder.format == "latex":
+        tag_for_latex(doctree)
+
+
 def _begin(app: Any) -> None:
     app.env.diffseg_texts = {}
 
@@ -217,6 +233,7 @@ def setup(app: Any) -> dict[str, Any]:
         app.add_directive(name, directive)
     app.connect("config-inited", _configure, priority=900)
     app.connect("builder-inited", _begin)
+    app.connect("doctree-resolved", _resolved)
     app.connect("html-page-context", _tell, priority=100)
     app.connect("html-page-context", _tidy, priority=990)
     app.connect("build-finished", _write_texts)
