@@ -1,6 +1,8 @@
 # make book      the environment, every notebook, the site
 # make test      lint, types, unit tests, notebooks, one strict build of the site and its checks
 # make refresh   run the notebooks again and keep their outputs in notebooks/
+# make pdf       the whole book as build/book.pdf, where LaTeX is installed; DIFFSEG_REQUIRE_PDF=1 fails where it is not
+# make lab       JupyterLab on the chapters
 # make clean     remove all that was made here, the environment included
 # make distclean remove the cache of rendered pictures too
 PYTHON ?= python3
@@ -15,7 +17,7 @@ CACHE := $(or $(DIFFSEG_CACHE),$(HOME)/.cache/diffseg)
 # Chapters that are also run with other parameters than their defaults.
 OTHERS := 00_what_you_need 03_cross_attention 04_fusion 05_completion 06_words 07_prompts 08_timesteps 09_elbo 10_ablation 11_benchmark 12_qualitative 13_pseudo_labels 14_network 15_editing 16_folder 17_recipes 18_after_the_paper 19_protocols 20_gallery 22_speed 23_scale
 
-.PHONY: book test check lint unit notebooks site refresh clean distclean
+.PHONY: book test check lint unit notebooks site refresh pdf lab clean distclean
 
 book: $(READY)
 	@$(PY) -m diffseg_lib.book run
@@ -46,6 +48,12 @@ site: $(READY)
 
 refresh: $(READY)
 	$(PY) -m diffseg_lib.book refresh
+
+pdf: $(READY)
+	@$(PY) -m diffseg_lib.book pdf --committed $(if $(DIFFSEG_REQUIRE_PDF),--require)
+
+lab: $(READY)
+	$(PY) -m jupyter lab notebooks
 
 clean:
 	rm -rf build .venv

@@ -62,14 +62,14 @@ class Browser:
             self.events.append(message)
 
     def open(self, address: str, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-        """Load a page and wait until its formulas are set."""
+        """Load a page and wait until its fonts are there."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.events.clear()
         self.call("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(json.loads(self.socket.recv()))
-        self.script("window.MathJax && MathJax.startup ? MathJax.startup.promise.then(() => true) : true")
+        self.script("document.fonts.ready.then(() => true)")
         self.script("new Promise(done => setTimeout(() => done(true), 100))")
 
     def script(self, source: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,7 +18,9 @@ from diffseg_lib.experiments.claims import CLAIMS
 pytestmark = pytest.mark.site
 ROOT = Path(__file__).parent.parent
 SITE = Path(os.environ.get("DIFFSEG_SITE", ROOT / "build" / "site")).resolve()
-CHAPTERS = [chapter["file"] for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"] for chapter in part["chapters"]]
+LISTED = [chapter for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"] for chapter in part["chapters"]]
+CHAPTERS = [one["file"] for chapter in LISTED for one in [chapter, *chapter.get("sections", [])]]
+LIGHT = 1_000_000  # bytes of a page's HTML, scripts and style sheets
 PAGES = ["intro", *CHAPTERS]
 # How much lighter text and ground are than each other, by the web's accessibility rules; 4.5 is what they ask of text.
 CONTRAST = """
@@ -150,10 +153,26 @@ def test_the_browser_hears_an_error_and_a_request(chromium, tmp_path):
 @pytest.mark.parametrize("page", PAGES)
 def test_formulas_are_set(chromium, page):
     chromium.open(address(page))
-    written = chromium.script("document.querySelectorAll('.math').length")
-    drawn = chromium.script("[...document.querySelectorAll('.math mjx-container svg')].filter(e => e.clientWidth > 0).length")
-    assert drawn >= written
-    assert chromium.script("document.querySelectorAll('mjx-merror, [data-mjx-error]').length") == 0
+    assert (
+        chromium.script("[...document.querySelectorAll('.math')].filter(e => !e.querySelector('math') || e.querySelector('math').clientWidth < 1).length") == 0
+    )
+    assert chromium.script("[...document.querySelectorAll('merror')].length") == 0
+    if chromium.script("document.querySelectorAll('math').length"):
+        assert chromium.script("document.fonts.load('16px \"STIX Two Math\"').then(found => found.length)") == 1
+        root = "[...document.querySelectorAll('math')][0]"
+        assert chromium.script(f"getComputedStyle({root}).fontFamily").startswith('"STIX Two Math"')
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.startswith("notebooks")])
+def test_equations_start_at_their_beginning_on_a_phone(chromium, page):
+    chromium.open(address(page), width=390, height=844)
+    places = chromium.script(
+        "[...document.querySelectorAll('div.math')].map(e => { const f = e.querySelector('.formula'), m = f.querySelector('math');"
+        " return [m.getBoundingClientRect().left - f.getBoundingClientRect().left, f.scrollLeft, f.getBoundingClientRect().width,"
+        " e.querySelector('.eqno') ? e.querySelector('.eqno').getBoundingClientRect().left - f.getBoundingClientRect().right : 0]; })"
+    )
+    for left, scrolled, width, number in places:
+        assert left >= -1 and scrolled == 0 and width > 150 and number >= 0
 
 
 def test_some_page_has_formulas():
@@ -258,3 +277,151 @@ def test_the_ledger_is_filtered_by_verdict(chromium):
         chromium.script(f"document.querySelector('.ledger input[value=\"{kind}\"]').click()")
         shown = chromium.script(SHOWN)
         assert shown == [one for one in every if kind == "all" or one.split(":")[0].replace(" ", "-") == kind] and shown
+
+
+def weight(page: Path) -> int:
+    """Bytes of a page's HTML and of all scripts and style sheets that it asks for, each counted once."""
+    text = page.read_text()
+    asked = [link for tag, link in _ASKED.findall(text) if tag == "script" or link.partition("?")[0].endswith((".css", ".js"))]
+    files = {(page.parent / unquote(urlsplit(link).path)).resolve() for link in asked if not urlsplit(link).scheme}
+    return len(text.encode()) + sum(file.stat().st_size for file in files)
+
+
+_ASKED = re.compile(r'<(script|link)\b[^>]*?\b(?:src|href)="([^"]+)"')
+
+
+def test_scripts_and_styles_are_weighed(tmp_path):
+    (tmp_path / "a.css").write_text("x" * 100)
+    (tmp_path / "b.js").write_text("x" * 1000)
+    page = tmp_path / "p.html"
+    page.write_text('<link rel="stylesheet" href="a.css?v=1"><script src="b.js"></script><script src="b.js"></script><link rel="next" href="q.html">')
+    assert weight(page) == 1100 + page.stat().st_size
+
+
+@pytest.mark.parametrize("page", [*PAGES, "search", "genindex", "py-modindex"])
+def test_a_page_is_light(page):
+    assert weight(SITE / f"{page}.html") < LIGHT
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_says_who_wrote_it_and_how_it_is_cited(chromium, page):
+    from pybtex.database import parse_string
+
+    from diffseg_lib.book.citation import read_citation
+
+    book = read_citation()
+    chromium.open(address(page))
+    told = chromium.script("[document.querySelector('section.cite p').textContent, document.querySelector('section.cite pre').textContent]")
+    assert book.author in told[0] and f"Version {book.version}, {book.released.isoformat()}" in told[0]
+    [entry] = parse_string(told[1], "bibtex").entries.values()
+    assert book.title in (entry.fields.get("booktitle"), entry.fields["title"])
+    assert page == "intro" or entry.fields["title"].replace("\\", "") == chromium.script("document.querySelector('meta[property=\"og:title\"]').content")
+    footer = chromium.script("document.querySelector('footer.bd-footer-content').textContent")
+    assert f"Copyright {book.released.year}" in footer and "2023" not in footer
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_head_of_a_page_says_what_others_show(page):
+    head = (SITE / f"{page}.html").read_text().partition("</head>")[0]
+    facts = dict(re.findall(r'<meta (?:name|property)="([\w:]+)" content="([^"]*)"', head))
+    assert len(facts.get("description", "")) > 40 or page.startswith("api")
+    assert facts.get("description", "") == facts.get("og:description", "") and len(facts.get("description", "")) <= 400
+    assert facts["og:title"] and facts["og:type"] == "article"
+    assert (SITE / f"{page}.html").parent.joinpath(facts["og:image"]).is_file()
+    icons = re.findall(r'<link rel="icon" href="([^"]+)"', head)
+    assert icons and (SITE / f"{page}.html").parent.joinpath(icons[0].partition("?")[0]).is_file()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_logo_shows_in_light_and_dark(chromium, dark):
+    chromium.open(address("intro"), dark=dark)
+    shown = chromium.script("[...document.querySelectorAll('.navbar-brand img')].filter(e => e.clientWidth && e.naturalWidth).map(e => e.src.split('/').pop())")
+    assert shown == ["logo-dark.svg" if dark else "logo.svg"]
+
+
+def test_no_page_has_a_button_to_an_address_that_is_not_known():
+    if "REPOSITORY" not in os.environ:
+        assert [
+            page
+            for page in PAGES
+            if re.search(r"mybinder|colab\.research|launch-buttons|github\.com/[^\"]*/(issues|blob)", (SITE / f"{page}.html").read_text())
+        ] == []
+
+
+def test_the_status_page_has_every_chapter_in_its_colour(chromium):
+    chromium.open(address("status"))
+    rows = chromium.script(
+        "[...document.querySelectorAll('table.status tbody tr')].map(r => [r.querySelector('a').getAttribute('href'), r.querySelector(STATE).textContent,"
+        " getComputedStyle(r.querySelector(STATE)).backgroundColor, r.cells[4].textContent])".replace("STATE", "'.status-current, .status-stale'")
+    )
+    assert [row[0] for row in rows] == [f"{page}.html" for page in CHAPTERS if page.startswith("notebooks")]
+    colours = {"current": "rgb(26, 127, 55)", "stale": "rgb(179, 38, 30)"}
+    assert all(colours[state] == colour and code for _, state, colour, code in rows)
+    current = sum(state == "current" for _, state, _, _ in rows)
+    assert f"{current} of {len(rows)} chapters are current." in chromium.script("document.querySelector('article').textContent")
+
+
+RESULTS = """[...document.querySelectorAll('ul.search.results > li')].map(e =>
+  [e.querySelector('a').getAttribute('href'), e.querySelector('p') ? e.querySelector('p').textContent : '', e.querySelectorAll('mark').length])"""
+
+
+@pytest.mark.parametrize("words", ["self-attention", "fuse", "threshold"])
+def test_a_search_shows_chapters_first_and_what_they_say(chromium, words):
+    chromium.open(f"{address('search')}?q={words}")
+    chromium.script("new Promise(done => setTimeout(() => done(true), 400))")
+    found = chromium.script(RESULTS)
+    library = [href.startswith(("api", "genindex", "py-modindex")) for href, _, _ in found]
+    assert library == sorted(library) and False in library and True in library
+    chapters = [one for one in found if one[0].startswith("notebooks/")]
+    assert chapters and sum(bool(text) and marks > 0 for _, text, marks in chapters) > len(chapters) / 2
+    assert chromium.complaints() == []
+    assert [url for url in chromium.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
+    for href, _, _ in found[:20]:
+        path, _, anchor = href.partition("#")
+        assert unquote(anchor) in read_links(SITE / path).anchors
+
+
+CITED = "(e => e ? e.textContent : '')(document.getElementById('cited-entry'))"
+
+
+def test_a_citation_shows_its_entry_by_mouse_and_keyboard(chromium):
+    page = next(p for p in PAGES if 'id="cited"' in (SITE / f"{p}.html").read_text() and p.startswith("notebooks"))
+    chromium.open(address(page))
+    link = "document.querySelector('article a[href*=\"bibliography.html#\"]')"
+    x, y = chromium.script(
+        f"(({link}).scrollIntoView({{block: 'center'}}), (b => [b.left + b.width / 2, b.top + b.height / 2])({link}.getBoundingClientRect()))"
+    )
+    assert chromium.script(CITED) == ""
+    chromium.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert "Diffusion" in chromium.script(CITED)
+    chromium.call("Input.dispatchMouseEvent", type="mouseMoved", x=5, y=5)
+    chromium.script("new Promise(done => setTimeout(() => done(true), 400))")
+    assert chromium.script(CITED) == ""
+    chromium.script(f"{link}.focus()")
+    assert "Diffusion" in chromium.script(CITED)
+    assert chromium.script(f"{link}.getAttribute('aria-describedby')") == "cited-entry"
+    chromium.call("Input.dispatchKeyEvent", type="keyDown", key="Escape")
+    assert chromium.script(CITED) == ""
+    assert [url for url in chromium.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_a_footnote_stands_in_the_margin_and_opens_on_a_phone(chromium):
+    chromium.open(address("real"), width=1400)
+    place = "(e => { const b = e.getBoundingClientRect(), p = e.closest('p').getBoundingClientRect(); return [b.left - p.left, b.width]; })"
+    left, width = chromium.script(f"{place}(document.querySelector('article span.sidenote'))")
+    assert width > 100 and left > chromium.script("document.querySelector('article p').getBoundingClientRect().width") * 0.9
+    chromium.open(address("real"), width=390, height=844)
+    assert chromium.script("document.querySelector('article span.sidenote').offsetWidth") == 0
+    chromium.script("document.querySelector('article input.margin-toggle').click()")
+    assert chromium.script("document.querySelector('article span.sidenote').offsetWidth") > 100
+
+
+def test_the_book_becomes_latex_without_a_warning(tmp_path):
+    from diffseg_lib.book.pdf import latex_sources
+
+    source = latex_sources(ROOT / "notebooks", tmp_path / "latex")  # Sphinx's warnings are errors there
+    text = source.read_text()
+    pictures = re.findall(r"\\includegraphics(?:\[[^\]]*\])?\{\{?([^{}]+)\}?(\.\w+)?\}", text)
+    assert len(pictures) > 20
+    assert [name for name, ending in pictures if not list(source.parent.glob(f"{Path(name).name}{ending or '*'}"))] == []
+    assert all(f"/notebooks/{Path(page).stem}" in text or Path(page).stem in text for page in CHAPTERS if page.startswith("notebooks"))

@@ -7,20 +7,25 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import yaml
 
-from ..support.files import write_text
+from ..support.files import write_json, write_text
 from ..support.identity import describe_code, fingerprint, weights_hash
 from ..support.paths import cache_dir, models_dir, repository_root
+from .citation import read_citation
+from .launch import repository
 from .run import all_notebooks
+from .status import as_json, status_of, title_of
 
 NOT_PAGES = ("README.md", "CHANGELOG.md")  # of the pages at the top: not of the site
 EXPLORED = (22, 7)  # test scenes of the attention explorer; the first is the quickstart's
 
 
 def stage(notebooks: Path, target: Path) -> None:
-    """Lay out what the site is built from: pages, pictures, executed notebooks, MathJax, the attention explorer.
+    """Lay out what the site is built from: pages, pictures, executed notebooks and their status, the attention explorer.
 
     Args:
         notebooks: The folder of executed notebooks.
@@ -28,14 +33,16 @@ def stage(notebooks: Path, target: Path) -> None:
 
     Raises:
         FileNotFoundError: If a notebook of the table of contents has not been run.
+        ValueError: If ``$REPOSITORY`` is no address of one.
     """
     root = repository_root()
     shutil.rmtree(target, ignore_errors=True)
     (target / "notebooks").mkdir(parents=True)
-    for path in [*root.glob("*.md"), *root.glob("*.bib"), root / "_config.yml", root / "_toc.yml"]:
+    write_text(target / "_config.yml", yaml.safe_dump(site_settings(root / "_config.yml"), sort_keys=False, allow_unicode=True))
+    for path in [*root.glob("*.md"), *root.glob("*.bib"), root / "_toc.yml"]:
         if path.name not in NOT_PAGES:
             shutil.copy2(path, target / path.name)
-    for folder in ("images", "_static"):
+    for folder in ("api", "images", "_static", "_templates"):
         if (root / folder).is_dir():
             shutil.copytree(root / folder, target / folder)
     for path in all_notebooks():
@@ -45,8 +52,25 @@ def stage(notebooks: Path, target: Path) -> None:
         book = nbformat.read(done, 4)
         book.metadata.pop("papermill", None)
         nbformat.write(book, target / "notebooks" / path.name)
-    _stage_mathjax(target / "_static" / "mathjax")
+    statuses, titles = [status_of(path, notebooks / path.name) for path in all_notebooks()], {path.stem: title_of(path) for path in all_notebooks()}
+    write_json(target / "status.json", {"rows": as_json(statuses), "titles": titles})
     shutil.copytree(_explorer(), target / "extra" / "explorer")  # scripts of _static would be loaded by every page
+
+
+def site_settings(path: Path) -> dict[str, Any]:
+    """The site's configuration: a file's, with title, author and year of the citation, and the repository where ``$REPOSITORY`` names one.
+
+    Args:
+        path: A file of Jupyter Book's configuration.
+
+    Raises:
+        ValueError: If ``$REPOSITORY`` is no address of one.
+    """
+    book, source = read_citation(), repository()
+    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings |= {"title": book.title, "author": book.author, "copyright": str(book.released.year)} | (source.settings() if source else {})
+    settings["html"] |= {"use_repository_button": source is not None, "use_issues_button": source is not None}
+    return settings
 
 
 def _explorer() -> Path:
@@ -66,17 +90,6 @@ def _explorer() -> Path:
         scenes = [record_scene(segmenter, one.image, one.classes, title=", ".join(one.classes)) for one in samples]
         write_explorer(folder, [explorer_data(scene) for scene in scenes])
     return folder
-
-
-def _stage_mathjax(target: Path) -> None:
-    """Copy MathJax out of the installed package, so that no page asks a network for it: one file, which needs no fonts."""
-    from importlib.metadata import files
-
-    found = [file for file in files("sphinx-mathjax-offline") or [] if file.name == "tex-svg.js"]
-    if not found:
-        raise FileNotFoundError("tex-svg.js of the package sphinx-mathjax-offline is missing: install requirements.lock")
-    target.mkdir(parents=True)
-    shutil.copy2(str(found[0].locate()), target / "tex-svg.js")
 
 
 def _tree_hash(staged: Path) -> str:

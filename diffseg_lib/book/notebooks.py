@@ -23,6 +23,7 @@ LONGEST_OPENING = 6  # lines of the cell that opens the chapter
 LONGEST_SHOWN = 10  # lines of code that stand open on the page
 WIDEST = 100  # columns of a line of code
 READERS = {"committed_result", "committed_speed", "ledger"}  # what reads kept results
+RAN = ("ran", "seconds", "models")  # what git keeps of an execution: its time, how long it took, its models
 CELL_METADATA = {"tags", "mystnb", "jupyter"}
 PARAMETER = re.compile(r"^\w+\s*:\s*[\w\[\], ]+=\s*(?P<value>.+?)\s+#\s*\S")
 OPENING = re.compile(r"^chapter = (?:open_chapter|Chapter)\(", re.MULTILINE)
@@ -220,7 +221,7 @@ def _figures(notebook: NotebookNode) -> Iterator[str]:
 
 
 def normalise(notebook: NotebookNode, inputs: str | None = None) -> NotebookNode:
-    """An executed notebook as git keeps it: counts and outputs; no timings, widgets or papermill's notes; pictures small.
+    """An executed notebook as git keeps it: counts, outputs, and when it ran on what; no widgets or papermill's notes; pictures small.
 
     Normalising twice changes nothing.
     """
@@ -238,6 +239,7 @@ def normalise(notebook: NotebookNode, inputs: str | None = None) -> NotebookNode
         "language_info": {"name": "python"},
     }
     ours = ({"inputs": kept} if kept else {}) | ({"reads": reads_of(notebook)} if reads_of(notebook) else {})
+    ours |= {name: notebook.metadata[PACKAGE][name] for name in RAN if name in notebook.metadata.get(PACKAGE, {})}
     metadata |= {PACKAGE: ours} if ours else {}
     return NotebookNode({**notebook, "cells": cells, "metadata": NotebookNode(metadata)})
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ from ..support.identity import digest_files, digest_tree, fingerprint, model_key
 from ..support.paths import models_dir, repository_root
 from ..support.source_code import PACKAGE
 from ..support.words import class_names
-from .notebooks import inputs_hash, with_prose
+from .notebooks import RAN, inputs_hash, with_prose
+
+STAMP = ("run", "inputs", *RAN)  # what an execution notes in the metadata of its notebook
 
 
 def notebooks_dir() -> Path:
@@ -261,21 +264,24 @@ def run_notebook(
     if not force and target.exists():
         done = nbformat.read(target, 4)
         if done.metadata.get(PACKAGE, {}).get("run") == key:
-            write_notebook(_stamped(with_prose(done, nbformat.read(path, 4)), key), target)
+            kept = {name: value for name, value in done.metadata[PACKAGE].items() if name in STAMP}
+            write_notebook(_stamped(with_prose(done, nbformat.read(path, 4)), kept), target)
             return Outcome(path.stem, "skipped")
     log.parent.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
+    start, began = time.perf_counter(), f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    inputs = inputs_of(path)
     message = _execute(path, partial, parameters, log, timeout, threads, tick)
     seconds = time.perf_counter() - start
     if message:
         return Outcome(path.stem, "failed", seconds, f"{message} (log: {log})")
-    write_notebook(_stamped(nbformat.read(partial, 4), key), partial)
+    stamp = {"run": key, "inputs": inputs, "ran": began, "seconds": round(seconds, 1), "models": model_keys(load_profile(parameters.get("profile", "pocket")))}
+    write_notebook(_stamped(nbformat.read(partial, 4), stamp), partial)
     partial.replace(target)
     return Outcome(path.stem, "passed", seconds)
 
 
-def _stamped(notebook: nbformat.NotebookNode, key: str) -> nbformat.NotebookNode:
-    notebook.metadata[PACKAGE] = notebook.metadata.get(PACKAGE, {}) | {"run": key}
+def _stamped(notebook: nbformat.NotebookNode, stamp: Mapping[str, Any]) -> nbformat.NotebookNode:
+    notebook.metadata[PACKAGE] = notebook.metadata.get(PACKAGE, {}) | dict(stamp)
     return notebook
 
 

@@ -1,4 +1,4 @@
-"""``diffseg book run | check | build | refresh | sweep | figures``: the chapters and the site."""
+"""``diffseg book run | check | build | pdf | refresh | sweep | figures``: the chapters, the site and the PDF."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ RUN_EXAMPLE = 'diffseg book run 01_quickstart -p image photo.jpg -y "classes: [h
 CHECK = "Tell which chapters break their contract or hold outputs that are no longer current."
 COMPARE = "Tell where executed chapters say something else than their kept outputs, in the cells that are tagged nbval-check-output."
 BUILD = "Make the site from executed chapters, every warning an error; nothing is executed a second time."
+PDF = "Make one PDF of the executed chapters, by LaTeX. Where LaTeX is not installed, say what is missing and how to get it."
 REFRESH = "Run chapters with their defaults and keep the normalised outputs in notebooks/."
 SWEEP = """
 Run one chapter with many parameter sets, each in a folder of its own, and write a table, sweep.csv. What is current is not done
@@ -39,6 +40,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "check": ("Look whether the kept outputs are current.", declare_check),
         "compare": ("Look whether executed chapters say what their kept outputs say.", declare_compare),
         "build": ("Make the site.", declare_build),
+        "pdf": ("Make the PDF.", declare_pdf),
         "refresh": ("Run chapters and keep their outputs.", declare_refresh),
         "sweep": ("Run one chapter with many parameter sets.", declare_sweep),
         "figures": ("Draw the studies' pictures.", declare_figures),
@@ -83,6 +85,15 @@ def declare_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--committed", action="store_true", help="Show the outputs that are kept in git.")
     share(parser, "--force")
     share(parser, "--out", default=build_dir() / "site", help="The folder of the site.")
+
+
+def declare_pdf(parser: argparse.ArgumentParser) -> None:
+    """Give ``pdf`` its options."""
+    page(parser, PDF, "diffseg book pdf --committed --out build/book.pdf", run=offline(pdf), kept="the PDF that was there stays")
+    parser.add_argument("--notebooks", type=Path, default=build_dir() / "notebooks", metavar="DIR", help="The folder of the executed chapters.")
+    parser.add_argument("--committed", action="store_true", help="Show the outputs that are kept in git.")
+    parser.add_argument("--require", action="store_true", help="Fail where LaTeX is missing, rather than pass over it.")
+    share(parser, "--out", metavar="FILE", default=build_dir() / "book.pdf", help="The PDF. Its LaTeX sources go to a folder beside it.")
 
 
 def declare_refresh(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +213,22 @@ def build(o: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return Exit.SOME_FAILED
     print(f"open {first}")
+    return Exit.OK
+
+
+def pdf(o: argparse.Namespace) -> int:
+    """Make the PDF; 1 if a page has a fault, or if LaTeX is missing and required."""
+    from ..book.pdf import build_pdf, missing_programs
+    from ..book.run import notebooks_dir
+
+    if missing := missing_programs():
+        print(missing, file=sys.stderr if o.require else sys.stdout)
+        return Exit.SOME_FAILED if o.require else Exit.OK
+    try:
+        print(f"open {build_pdf(notebooks_dir() if o.committed else o.notebooks, o.out)}")
+    except RuntimeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return Exit.SOME_FAILED
     return Exit.OK
 
 
