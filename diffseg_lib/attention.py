@@ -7,7 +7,7 @@ words, and stops after the last layer that is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from threading import Lock, RLock, get_ident
 from typing import Any
@@ -23,6 +23,7 @@ from .optimizations import OPTIMIZATIONS, chunk_feed_forward, last_read_layer, s
 from .recording import Projections, Recording, RecordingOptions, resolution_pyramid, words_of
 
 SELF_ATTENTION = ("finest", "all", "none")
+KEYS_AT_ONCE = 8  # prompts whose keys are made in one product: memory does not grow with their number
 STAGES = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order in which they run
 
 _locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
@@ -77,13 +78,13 @@ class _Recorder:
     def _record_only(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
         query = _heads(attn.to_q(hidden), attn.heads)
         if context is not None:
-            self._attend(query, self._read_keys(attn, context), None, attn.scale)
+            self._attend(attn, query, self._read_prompts(context))
         else:
             self._keep(query, _heads(attn.to_k(hidden), attn.heads))
 
-    def _read_keys(self, attn: Any, context: Tensor) -> Tensor:
-        """Keys of the prompts whose maps are wanted: the side prompts, or else those that drive the UNet."""
-        return _heads(attn.to_k(context if self.options.side_prompts is None else self.options.side_prompts.to(context)), attn.heads)
+    def _read_prompts(self, context: Tensor) -> Tensor:
+        """The prompts whose maps are wanted: the side prompts, or else those that drive the UNet."""
+        return context if self.options.side_prompts is None else self.options.side_prompts.to(context)
 
     @torch.no_grad()
     def _project(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
@@ -95,15 +96,16 @@ class _Recorder:
     def _record_and_compute(self, attn: Any, hidden: Tensor, context: Tensor | None, wanted: bool, same: bool) -> Tensor:
         rows = hidden[:1] if same else hidden
         source, last = rows if context is None else context, self.name == self.options.last
-        query, key = _heads(attn.to_q(rows), attn.heads), _heads(attn.to_k(source), attn.heads)
+        query = _heads(attn.to_q(rows), attn.heads)
         value = None if last else _heads(attn.to_v(source), attn.heads)
         if context is not None and wanted and self.options.side_prompts is None:
-            output = self._attend(query, key, value, attn.scale)
+            output = self._attend(attn, query, source, value)
         else:
+            key = _heads(attn.to_k(source), attn.heads)
             if wanted and context is None:
                 self._keep(query, key)
             elif wanted:
-                self._attend(query, self._read_keys(attn, source), None, attn.scale)
+                self._attend(attn, query, self._read_prompts(source))
             output = None if value is None else scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
         if output is None:
             raise _Finished
@@ -114,24 +116,28 @@ class _Recorder:
         kept = slice(0, 1) if self.options.first_only else slice(None)
         self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
+    def _attend(self, attn: Any, query: Tensor, prompts: Tensor, value: Tensor | None = None) -> Tensor | None:
         """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output; probabilities in float32 at least."""
-        size = self._size(query.shape[2])
-        scores = query.new_empty(query.shape[1], query.shape[2], key.shape[2], dtype=promote_types(query.dtype, torch.float32))
-        token_weights = self.options.token_weights.to(scores) if self.options.token_weights is not None else scores.new_empty(0)
-        if (len(token_weights), token_weights.shape[-1]) != (len(key), key.shape[2]):
-            raise ValueError(f"token weights of shape {tuple(token_weights.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
-        token_weights = token_weights.reshape(len(key), -1, key.shape[2])  # prompts, classes of a prompt, tokens
+        size, tokens = self._size(query.shape[2]), prompts.shape[1]
+        scores = query.new_empty(query.shape[1], query.shape[2], tokens, dtype=promote_types(query.dtype, torch.float32))
+        token_weights = [one.reshape(-1, one.shape[-1]).to(scores) for one in self.options.token_weights or ()]  # of a prompt: classes tokens
+        if [one.shape[-1] for one in token_weights] != [tokens] * len(prompts):
+            given = f"{len(token_weights)} prompts, of shapes {sorted({tuple(one.shape) for one in token_weights})}"
+            raise ValueError(f"token weights of {given}: expected one weight a prompt and token, {(len(prompts), tokens)}")
         maps, outputs = [], []
-        for row in range(len(key)):
+        keys = (key for some in prompts.split(KEYS_AT_ONCE) for key in _heads(attn.to_k(some), attn.heads))
+        for row, key in enumerate(keys):
             one = query[row if len(query) > 1 else 0].to(scores)
-            torch.baddbmm(scores, one, key[row].to(scores).mT, beta=0, alpha=scale, out=scores)
+            torch.baddbmm(scores, one, key.to(scores).mT, beta=0, alpha=attn.scale, out=scores)
             torch.softmax(scores, -1, out=scores)  # heads n l
             of_heads = (scores @ token_weights[row].mT).movedim(2, 0)  # classes heads n
             maps.append(of_heads if self.options.heads else of_heads.mean(1))
             if value is not None:
                 outputs.append(scores.to(value) @ value[row])
-        self.recording.cross[self.name] = torch.cat(maps).unflatten(-1, size)
+        name, found = self.name if self.options.layers else f"{size[0]} x {size[1]}", torch.cat(maps).unflatten(-1, size)
+        self.recording.added[name] += 1
+        mean = self.recording.cross.setdefault(name, found)
+        self.recording.cross[name] = mean + (found - mean) / self.recording.added[name]
         return torch.stack(outputs) if outputs else None
 
 
@@ -226,7 +232,7 @@ def replaced_processors(unet: nn.Module, make: Callable[[str, Any, Any], Any]) -
 @contextmanager
 def record_attention(
     unet: nn.Module,
-    token_weights: Float[Tensor, "b *c l"] | None,
+    token_weights: Float[Tensor, "b *c l"] | Sequence[Float[Tensor, "*c l"]] | None,
     *,
     self_attention: str = "finest",
     heads: bool = False,
@@ -235,6 +241,7 @@ def record_attention(
     first_only: bool = False,
     side_prompts: Float[Tensor, "s l d"] | None = None,
     projections: Collection[str] = (),
+    layers: bool = True,
 ) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block, by the thread that entered it; other threads wait for the end of the block.
 
@@ -242,7 +249,7 @@ def record_attention(
         unet: A ``UNet2DConditionModel``, or a module around one (a compiled one runs as if it were not); its processors are put back on leaving, whatever
             happens. Of an IP-Adapter's attention the words' is recorded.
         token_weights: Weight of each token in a recorded map, b l, a row a prompt (1/m at each of a class's m sub-tokens gives their mean), or b c l for c maps
-            of each prompt; None records no cross-attention.
+            of each prompt, or a tensor c l a prompt where c differs; None records no cross-attention.
         self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none".
         heads: Whether every head's cross map is kept rather than their mean.
         optimizations: Savings, any of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": Probabilities are computed once, for
@@ -254,6 +261,7 @@ def record_attention(
         side_prompts: Embeddings of other prompts, s l d, whose keys the queries are held against, without any effect on the UNet's output (OVAM, Marcos-Manchon
             et al. 2024); the recorded cross maps and `token_weights` are theirs then. The queries are those of the prompt that drives the UNet, which is one.
         projections: Kinds of attention, "self" or "cross", of which every layer's :class:`~diffseg_lib.recording.Projections` are kept.
+        layers: Whether every layer's cross maps are kept, rather than their mean over the layers of a resolution (under its height and width, "16 x 16").
 
     Raises:
         ValueError: On an unknown choice, if the model has no attention layers, or if `token_weights` does not fit the prompts.
@@ -264,13 +272,14 @@ def record_attention(
             f"self_attention {self_attention!r}, optimizations {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, "
             f"and any of {', '.join(OPTIMIZATIONS)}"
         )
-    options = RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations, side_prompts, projections)
+    weights = None if token_weights is None else list(token_weights)
+    options = RecordingOptions(weights, heads, self_attention, resolutions, first_only, optimizations, side_prompts, projections, layers)
     recording = Recording()
     with ExitStack() as stack:
-        layers = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))
+        found = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))
         unet = unwrapped(unet)
         _note_call(unet, recording, options, stack)
-        names = _running_order(layers)
+        names = _running_order(found)
         if "early_stop" in optimizations:
             options.last = last_read_layer(names, len(list(unet.get_submodule("down_blocks").children())), options)
             stack.enter_context(suppress(_Finished))

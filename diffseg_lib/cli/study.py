@@ -89,6 +89,12 @@ def _qualitative(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) 
     return qualitative_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images)
 
 
+def _one_pass(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.one_pass import DATASETS, one_pass_study
+
+    return one_pass_study(segmenter, {name: getattr(o, name) for name in DATASETS}, o.split, o.train_images, o.images, o.seeds[0], store)
+
+
 def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]:
     def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
         from ..category_filter import CategoryFilter
@@ -129,6 +135,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
     "edits": _edits,
     "elbo": _elbo,
     "qualitative": _qualitative,
+    "one_pass": _one_pass,
     **{f"benchmark_{name}": _benchmark(name) for name in READERS},
 }
 
@@ -139,8 +146,16 @@ def module_of(study: str) -> str:
     >>> module_of("benchmark_voc"), module_of("prompts"), module_of("elbo")
     ('experiments.benchmark', 'experiments.prompting', 'experiments.elbo')
     """
-    name = study.partition("_")[0]
-    return f"experiments.{'prompting' if name == 'prompts' else name}"
+    return f"experiments.{ {'prompts': 'prompting', 'one_pass': 'one_pass'}.get(study) or study.partition('_')[0] }"
+
+
+def datasets_of(study: str) -> tuple[str, ...]:
+    """The data sets that a study reads.
+
+    >>> datasets_of("benchmark_object"), datasets_of("one_pass"), datasets_of("elbo")
+    (('object',), ('voc', 'context'), ('voc',))
+    """
+    return ("voc", "context") if study == "one_pass" else (study.removeprefix("benchmark_") if study.startswith("benchmark_") else "voc",)
 
 
 def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, command: str) -> Path:
@@ -168,8 +183,8 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     how = run_metadata(started)
     how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
     splits = dict.fromkeys(("train", getattr(result, "split", o.split)))  # of pseudo-labels, train alone
-    name = result.dataset.removeprefix(f"{POCKET}-")
-    data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for one in splits)
+    names = [name.removeprefix(f"{POCKET}-") for name in result.dataset.split(", ")]
+    data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for name in names for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": device}
     return write_json(out / f"{study}.json", CommittedRun(study=study, profile=profile.name, result=result, command=command, **how))
 
@@ -217,7 +232,7 @@ def run(o: argparse.Namespace) -> int:
     profile = profile_of(o)
     if o.fresh:
         shutil.rmtree(build_dir() / "studies" / profile_folder(profile), ignore_errors=True)
-    for name in {study.removeprefix("benchmark_") if study.startswith("benchmark_") else "voc" for study in o.studies or STUDIES}:
+    for name in {name for study in o.studies or STUDIES for name in datasets_of(study)}:
         setattr(o, name, profile.data_root(name, getattr(o, name)))
         _look_at_data(o, name)
     segmenter = segmenter_of(o, profile)

@@ -1,0 +1,189 @@
+"""One row of the UNet for all classes: what it costs in accuracy, with the true words asked, and with every word of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data import Dataset
+from ..evaluation.metrics import ScoreHistogram, count_scores, interval_text
+from ..optimizations import OPTIMIZATIONS
+from ..prompts import Prompt, joint_prompts
+from ..scoremaps import upsample
+from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
+from .measure import Counts, Row, Store, StudyResult, count_splits, format_effect
+
+DATASETS = ("voc", "context")
+OWN = "own"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the maps of several classes are come by.
+
+    Args:
+        label: Its name for people.
+        drives: What the rows of the UNet are driven by: "own" is a row a class, by its prompt; "sentence" a row a sentence that names as many classes as it
+            holds; the others are one row: "sentences", the mean of such sentences, or "empty", the empty prompt.
+        words: Number of classes that a prompt which is read names at most; 0 is as many as a sentence holds.
+    """
+
+    label: str
+    drives: str
+    words: int
+
+
+WAYS: Mapping[str, Way] = {
+    OWN: Way("a row a class", "own", 1),
+    "joint": Way("a row a sentence of all classes", "sentence", 0),
+    "side": Way("side prompts, the sentence drives", "sentences", 1),
+    "empty": Way("side prompts, the empty prompt drives", "empty", 1),
+    "threes": Way("side sentences of three, the empty prompt drives", "empty", 3),
+}
+EMPHASES: Mapping[str, float] = {"": 2.0, "_plain": 0.0}  # "++", and nothing
+# What is asked and what is judged: the true words; all words of the data set, of whose maps the true words' are judged; all of them.
+ASKED: Mapping[str, str] = {"true": "true words", "among": "all words, the true ones judged", "all": "all words"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnePassResult(StudyResult):
+    """Mean IoU of every way, by what is asked.
+
+    Keys of ``rows`` are a data set of :data:`DATASETS`, a key of :data:`ASKED` and one of :data:`WAYS`, with "_plain" behind it where no "++" is given:
+    "voc_true_side_plain". ``effects`` have the same keys: the way minus a row a class with "++" on the same images.
+
+    Args:
+        rows: Mean IoU by data set, question and way.
+        on_train: The same on the images of train that thresholds were fixed on.
+        classes: Number of words that a data set has.
+        chosen: The way of one row, and the emphasis, that is best on train: of the least mean loss over both data sets, true words alone and among all.
+        timestep: The timestep of the noise, 0 to 999.
+    """
+
+    rows: Mapping[str, Row]
+    on_train: Mapping[str, float]
+    classes: Mapping[str, int]
+    chosen: str
+    timestep: int
+
+
+def sentences_of(prompts: Sequence[Prompt], segmenter: DiffSegmenter, words: int) -> list[Prompt]:
+    """The same classes, each found in a prompt that names so many of them at most, in their order; 0 is as many as fit."""
+    tokenizer, size = segmenter.backbone.tokenizer, words or len(prompts)
+    if words == 1:
+        return list(prompts)
+    return [one for i in range(0, len(prompts), size) for one in joint_prompts(prompts[i : i + size], tokenizer, segmenter.template)]
+
+
+def maps_of(segmenter: DiffSegmenter, image: Any, words: Sequence[str], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Completed maps of all words, k h w, by the ways wanted; with and without "++" share the one row that side prompts take."""
+    backbone, latents = segmenter.backbone, segmenter.encode(image)
+    noise, [timestep, *_] = segmenter.noise(image, latents), segmenter.timesteps
+    options = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
+    own = segmenter.prompts(words)
+    found: dict[str, Tensor] = {}
+    for name, way in WAYS.items():
+        prompts = sentences_of(own, segmenter, way.words)
+        read = {ending: segmenter.with_config(emphasis=plus).embed(prompts) for ending, plus in EMPHASES.items() if name + ending in wanted}
+        if way.drives in ("own", "sentence"):
+            parts = [list(rows) for _, rows in groupby(range(len(prompts)), lambda i, prompts=prompts: prompts[i].text)]
+            for ending, (embeddings, weights) in read.items():
+                calls = [(embeddings[part[:1]], weights[part][None]) for part in parts] if way.drives == "sentence" else [(embeddings, weights)]
+                done = [segmenter.score(segmenter.attend(latents, noise, timestep, *call, **options))[1] for call in calls]
+                found[name + ending] = torch.cat(done)
+            continue
+        drivers = [""] if way.drives == "empty" else [one.text for one in sentences_of(own, segmenter, 0)]
+        drive = torch.cat([backbone.cached_embedding(text) for text in dict.fromkeys(drivers)]).mean(0, keepdim=True)
+        side, weights = (torch.cat(parts) for parts in zip(*read.values(), strict=True))
+        recording = segmenter.attend(latents, noise, timestep, drive, weights, side_prompts=side, **options)
+        for ending, one in zip(read, segmenter.score(recording)[1].split(len(words)), strict=True):
+            found[name + ending] = one
+    return found
+
+
+def _count(dataset: Dataset, seed: int, segmenter: DiffSegmenter, every: bool) -> Counts:
+    """Histograms by question and way: of the true words asked alone, or of every word of the data set asked."""
+    segmenter, words, found = segmenter.with_config(seed=seed), dataset.words(dataset.names[1:]), {}
+    wanted = [name + ending for name in WAYS for ending in EMPHASES if not (every and name == OWN and ending)]  # which costs a row a word
+
+    def add(key: str, truth: Any, maps: Tensor, labels: Sequence[int]) -> None:
+        scores = to_numpy(upsample(maps, truth.shape, segmenter.config.final_norm))
+        histograms: list[ScoreHistogram] = found.setdefault(key, [])
+        histograms.append(count_scores(truth, scores, labels, len(dataset.names)))
+
+    for sample in dataset:
+        labels = [dataset.names.index(name) for name in sample.classes]
+        for name, maps in maps_of(segmenter, sample.image, words if every else dataset.words(sample.classes), wanted).items():
+            add(f"among_{name}" if every else f"true_{name}", sample.truth, maps[[label - 1 for label in labels]] if every else maps, labels)
+            if every and name in WAYS:
+                add(f"all_{name}", sample.truth, maps, range(1, len(dataset.names)))
+    return found
+
+
+def one_pass_study(
+    segmenter: DiffSegmenter,
+    roots: Mapping[str, str],
+    split: str = "val",
+    train_images: int = 20,
+    images: int = 20,
+    seed: int = 0,
+    store: Store | None = None,
+) -> OnePassResult:
+    """Mean IoU of every way to the maps of several classes, and what each loses against a row a class.
+
+    Args:
+        segmenter: The model; its profile gives timestep and weights.
+        roots: Folder of each data set of :data:`DATASETS`; "" is the pocket world's.
+        split: The split that is measured; each way's threshold is fixed on train.
+        train_images: The number of images of train.
+        images: The number of images of `split` that the true words are asked of; every word is asked of a third of them, and of half of train's.
+        seed: Seed of the noise.
+        store: Keeps the parts; None keeps nothing.
+    """
+    rows: dict[str, Row] = {}
+    effects, on_train, classes, names = {}, {}, {}, []
+    labels = {name + ending: way.label + ("" if ending else ", ++") for name, way in WAYS.items() for ending in EMPHASES}
+    key = {"study": "one_pass", "ways": {name: [way.drives, way.words] for name, way in WAYS.items()}, "emphases": dict(EMPHASES)}
+    for dataset in DATASETS:
+        for every in (False, True):
+            sizes = (-(-train_images // 2), -(-images // 3)) if every else (train_images, images)
+            source = (dataset, roots.get(dataset, ""), split)
+            splits = count_splits(source, sizes, [seed], partial(_count, segmenter=segmenter, every=every), store, key | {"every": every})
+            told = {f"{asked}_{name}": f"{label}; {ASKED[asked]}" for asked in ASKED for name, label in labels.items()}
+            measured, tuned = splits.measured(told), splits.measured(told, on="train")
+            rows |= {f"{dataset}_{name}": row for name, row in measured.rows.items()}
+            on_train |= {f"{dataset}_{name}": row.value for name, row in tuned.rows.items()}
+            for name in measured.rows:
+                asked, _, way = name.partition("_")
+                if way != OWN:
+                    effects[f"{dataset}_{name}"] = measured.effect(name, f"{asked}_{OWN}", f"{labels[way]} minus {labels[OWN]}; {ASKED[asked]}")
+            classes[dataset] = len(splits.test.names) - 1
+        names.append(splits.test.name)
+    single = [name + ending for name, way in WAYS.items() if way.drives not in ("own", "sentence") for ending in EMPHASES]
+    chosen = max(single, key=lambda way: sum(on_train[f"{dataset}_{asked}_{way}"] for dataset in DATASETS for asked in ("true", "among")))
+    counted = {"images": images, "seeds": (seed,), "dataset": ", ".join(names), "timestep": segmenter.timesteps[0]}
+    return OnePassResult(rows=rows, effects=effects, on_train=on_train, classes=classes, chosen=chosen, **counted)
+
+
+def one_pass_table(result: OnePassResult, asked: str = "true") -> Any:
+    """A line a way: mean IoU of every data set with its 95 % interval, and the paired difference from a row a class, as a table (pandas)."""
+    import pandas as pd
+
+    lines = {}
+    for name in (way + ending for way in WAYS for ending in EMPHASES):
+        line = {}
+        for dataset in DATASETS:
+            key = f"{dataset}_{asked}_{name}"
+            if row := result.rows.get(key):
+                line[f"{dataset}, mIoU"] = f"{row.value:.1f} ({interval_text(row.ci95, row.images)})"
+                line[f"{dataset}, minus own"] = format_effect(result.effects[key], 1) if key in result.effects else ""
+        if line:
+            lines[next(iter(row.label for key, row in result.rows.items() if key.endswith(f"_{asked}_{name}"))).partition(";")[0]] = line
+    return pd.DataFrame(lines).T
