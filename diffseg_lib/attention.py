@@ -23,7 +23,6 @@ from .optimizations import OPTIMIZATIONS, chunk_feed_forward, last_read_layer, s
 from .recording import Projections, Recording, RecordingOptions, resolution_pyramid, words_of
 
 SELF_ATTENTION = ("finest", "all", "none")
-KEYS_AT_ONCE = 8  # prompts whose keys are made in one product: memory does not grow with their number
 STAGES = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order in which they run
 
 _locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
@@ -117,28 +116,44 @@ class _Recorder:
         self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
 
     def _attend(self, attn: Any, query: Tensor, prompts: Tensor, value: Tensor | None = None) -> Tensor | None:
-        """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output; probabilities in float32 at least."""
-        size, tokens = self._size(query.shape[2]), prompts.shape[1]
-        scores = query.new_empty(query.shape[1], query.shape[2], tokens, dtype=promote_types(query.dtype, torch.float32))
-        token_weights = [one.reshape(-1, one.shape[-1]).to(scores) for one in self.options.token_weights or ()]  # of a prompt: classes tokens
-        if [one.shape[-1] for one in token_weights] != [tokens] * len(prompts):
-            given = f"{len(token_weights)} prompts, of shapes {sorted({tuple(one.shape) for one in token_weights})}"
-            raise ValueError(f"token weights of {given}: expected one weight a prompt and token, {(len(prompts), tokens)}")
+        """Cross-attention, as many prompts at a time as have one's tokens: the maps of their spans and, where there are values, the layer's output;
+        probabilities in float32 at least."""
+        size, wanted, counts = self._size(query.shape[2]), self.options.token_weights, self.options.side_counts
+        counts = torch.ones(prompts.shape[:2], device=query.device) if counts is None else counts
+        for what, given in {"token weights": wanted, "side counts": counts}.items():
+            if given is None or (len(given), given.shape[-1]) != prompts.shape[:2]:
+                shape = None if given is None else tuple(given.shape)
+                raise ValueError(f"{what} of shape {shape}: expected one weight a prompt and token, {tuple(prompts.shape[:2])}")
+        whole = query.new_empty(query.shape[1] * prompts.shape[1] * query.shape[2], dtype=promote_types(query.dtype, torch.float32))
+        token_weights = wanted.to(whole).reshape(len(prompts), -1, prompts.shape[1])  # prompts, classes of a prompt, tokens
+        kept = [one.nonzero().flatten() for one in counts]
         maps, outputs = [], []
-        keys = (key for some in prompts.split(KEYS_AT_ONCE) for key in _heads(attn.to_k(some), attn.heads))
-        for row, key in enumerate(keys):
-            one = query[row if len(query) > 1 else 0].to(scores)
-            torch.baddbmm(scores, one, key.to(scores).mT, beta=0, alpha=attn.scale, out=scores)
-            torch.softmax(scores, -1, out=scores)  # heads n l
-            of_heads = (scores @ token_weights[row].mT).movedim(2, 0)  # classes heads n
-            maps.append(of_heads if self.options.heads else of_heads.mean(1))
-            if value is not None:
-                outputs.append(scores.to(value) @ value[row])
+        for rows in _sections([len(one) for one in kept], prompts.shape[1]):
+            read, often = (torch.cat([given[row, kept[row]] for row in rows]) for given in (prompts, counts))
+            one, key = query[rows[0] if len(query) > 1 else 0].to(whole), rearrange(attn.to_k(read), "l (e d) -> e l d", e=attn.heads).to(whole)
+            scores = whole[: len(one) * len(read) * one.shape[1]].view(len(one), len(read), one.shape[1])
+            torch.baddbmm(often.to(whole).log()[:, None], key, one.mT, alpha=attn.scale, out=scores)
+            for row, part in zip(rows, scores.split([len(kept[row]) for row in rows], 1), strict=True):
+                torch.softmax(part, 1, out=part)  # heads l n
+                of_heads = (token_weights[row][:, kept[row]] @ part).movedim(1, 0)  # classes heads n
+                maps.append(of_heads if self.options.heads else of_heads.mean(1))
+                if value is not None:
+                    outputs.append(part.mT.to(value) @ value[row])
         name, found = self.name if self.options.layers else f"{size[0]} x {size[1]}", torch.cat(maps).unflatten(-1, size)
         self.recording.added[name] += 1
         mean = self.recording.cross.setdefault(name, found)
         self.recording.cross[name] = mean + (found - mean) / self.recording.added[name]
         return torch.stack(outputs) if outputs else None
+
+
+def _sections(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of prompts that follow each other and have so many tokens together at most."""
+    found: list[list[int]] = [[]]
+    for row, length in enumerate(lengths):
+        if length + sum(lengths[i] for i in found[-1]) > most:
+            found.append([])
+        found[-1].append(row)
+    return found
 
 
 def _heads(projected: Tensor, heads: int) -> Tensor:
@@ -232,7 +247,7 @@ def replaced_processors(unet: nn.Module, make: Callable[[str, Any, Any], Any]) -
 @contextmanager
 def record_attention(
     unet: nn.Module,
-    token_weights: Float[Tensor, "b *c l"] | Sequence[Float[Tensor, "*c l"]] | None,
+    token_weights: Float[Tensor, "b *c l"] | None,
     *,
     self_attention: str = "finest",
     heads: bool = False,
@@ -242,6 +257,7 @@ def record_attention(
     side_prompts: Float[Tensor, "s l d"] | None = None,
     projections: Collection[str] = (),
     layers: bool = True,
+    side_counts: Float[Tensor, "s l"] | None = None,
 ) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block, by the thread that entered it; other threads wait for the end of the block.
 
@@ -249,7 +265,7 @@ def record_attention(
         unet: A ``UNet2DConditionModel``, or a module around one (a compiled one runs as if it were not); its processors are put back on leaving, whatever
             happens. Of an IP-Adapter's attention the words' is recorded.
         token_weights: Weight of each token in a recorded map, b l, a row a prompt (1/m at each of a class's m sub-tokens gives their mean), or b c l for c maps
-            of each prompt, or a tensor c l a prompt where c differs; None records no cross-attention.
+            of each prompt; None records no cross-attention.
         self_attention: What is kept of self-attention: queries and keys of the layers at the "finest" resolution, of "all" layers, or of "none".
         heads: Whether every head's cross map is kept rather than their mean.
         optimizations: Savings, any of :data:`OPTIMIZATIONS`; maps equal the plain ones to rounding. "reuse_probabilities": Probabilities are computed once, for
@@ -262,6 +278,7 @@ def record_attention(
             et al. 2024); the recorded cross maps and `token_weights` are theirs then. The queries are those of the prompt that drives the UNet, which is one.
         projections: Kinds of attention, "self" or "cross", of which every layer's :class:`~diffseg_lib.recording.Projections` are kept.
         layers: Whether every layer's cross maps are kept, rather than their mean over the layers of a resolution (under its height and width, "16 x 16").
+        side_counts: How often the softmax counts each token of the side prompts, s l, as if it stood there so many times; 0 leaves it out. None: once.
 
     Raises:
         ValueError: On an unknown choice, if the model has no attention layers, or if `token_weights` does not fit the prompts.
@@ -272,8 +289,7 @@ def record_attention(
             f"self_attention {self_attention!r}, optimizations {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, "
             f"and any of {', '.join(OPTIMIZATIONS)}"
         )
-    weights = None if token_weights is None else list(token_weights)
-    options = RecordingOptions(weights, heads, self_attention, resolutions, first_only, optimizations, side_prompts, projections, layers)
+    options = RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations, side_prompts, projections, layers, side_counts)
     recording = Recording()
     with ExitStack() as stack:
         found = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))

@@ -102,7 +102,7 @@ def words_of(context: Any) -> Any:
 class RecordingOptions:
     """What is to be recorded, and which layers see the same rows for every prompt."""
 
-    token_weights: list[Tensor] | None
+    token_weights: Tensor | None
     heads: bool
     self_attention: str
     resolutions: Collection[int] | None
@@ -111,6 +111,7 @@ class RecordingOptions:
     side_prompts: Tensor | None = None
     projections: Collection[str] = ()
     layers: bool = True
+    side_counts: Tensor | None = None
     prompts: int = 0
     last: str = ""
     same: tuple[str, ...] = ()

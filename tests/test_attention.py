@@ -401,7 +401,7 @@ def large_logits(dtype, largest, **options):
 @pytest.mark.parametrize("upcast", [{}, {"upcast_attention": True}, {"upcast_softmax": True}])
 def test_maps_in_half_precision_are_those_of_its_queries_and_keys_in_float32(dtype, largest, optimizations, upcast):
     recording = Recording(size=(8, 8), finest_size=(8, 8))
-    options = RecordingOptions(list(torch.rand(2, 24)), False, "finest", None, False, optimizations, prompts=2)
+    options = RecordingOptions(torch.rand(2, 24), False, "finest", None, False, optimizations, prompts=2)
     for name, (layer, hidden, context) in zip(("attn2", "attn1"), large_logits(dtype, largest, **upcast), strict=True):
         output = _Recorder(name, layer.processor, recording, options)(layer, hidden, context)
         plain = layer.processor(layer, hidden, context)

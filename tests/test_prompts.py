@@ -7,8 +7,9 @@ import torch
 
 from diffseg_lib.pocket.world import CLASSES, COLOURS
 from diffseg_lib.profiles import load_profile
-from diffseg_lib.prompts import adjectives, fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens, without_article
+from diffseg_lib.prompts import fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens, without_article
 from diffseg_lib.support.errors import nearest
+from diffseg_lib.support.words import adjectives
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,10 @@ def test_articles_are_inflects_and_it_is_asked_only_where_spelling_may_not_tell(
 
     doubtful = ["hour glass", "heirloom", "honey", "unicorn", "onion", "one-way sign", "eucalyptus", "ewer", "yew", "MRI", "TV", "x-ray", "8-ball"]
     plain = [*VOC, *CONTEXT, *CLASS_NAMES, "umbrella", "untidy desk", "igloo", "egg", "owl"]
-    engine = prompts._inflector()
+    engine = prompts.inflector()
     for name in doubtful + plain:
         assert prompts._article(name) == engine.a(name).split()[0], name
-    monkeypatch.setattr(prompts, "_inflector", lambda: pytest.fail("inflect was asked"))
+    monkeypatch.setattr(prompts, "inflector", lambda: pytest.fail("inflect was asked"))
     for name in CLASS_NAMES:
         prompts.fill_template(name)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import Dataset
 from ..evaluation.metrics import ScoreHistogram, count_scores, interval_text
 from ..optimizations import OPTIMIZATIONS
-from ..prompts import Prompt, joint_prompts
+from ..prompts import PADDING_RUNS, thin_padding
 from ..scoremaps import upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
@@ -31,21 +31,22 @@ class Way:
     Args:
         label: Its name for people.
         drives: What the rows of the UNet are driven by: "own" is a row a class, by its prompt; "sentence" a row a sentence that names as many classes as it
-            holds; the others are one row: "sentences", the mean of such sentences, or "empty", the empty prompt.
-        words: Number of classes that a prompt which is read names at most; 0 is as many as a sentence holds.
+            holds; the others are one row, which side prompts are held against: "sentences", the mean of such sentences, or "empty", the empty prompt.
+        padding: Number of tokens that stand for the padding of a side prompt (:func:`~diffseg_lib.prompts.thin_padding`); None takes all of it.
     """
 
     label: str
     drives: str
-    words: int
+    padding: int | None = None
 
 
 WAYS: Mapping[str, Way] = {
-    OWN: Way("a row a class", "own", 1),
-    "joint": Way("a row a sentence of all classes", "sentence", 0),
-    "side": Way("side prompts, the sentence drives", "sentences", 1),
-    "empty": Way("side prompts, the empty prompt drives", "empty", 1),
-    "threes": Way("side sentences of three, the empty prompt drives", "empty", 3),
+    OWN: Way("a row a class", "own"),
+    "joint": Way("a row a sentence of all classes", "sentence"),
+    "side": Way("side prompts, the sentence drives", "sentences", PADDING_RUNS),
+    "empty": Way("side prompts, the empty prompt drives", "empty", PADDING_RUNS),
+    "cut": Way("side prompts without padding, the sentence drives", "sentences", 0),
+    "padded": Way("side prompts with all padding, the sentence drives", "sentences"),
 }
 EMPHASES: Mapping[str, float] = {"": 2.0, "_plain": 0.0}  # "++", and nothing
 # What is asked and what is judged: the true words; all words of the data set, of whose maps the true words' are judged; all of them.
@@ -74,23 +75,15 @@ class OnePassResult(StudyResult):
     timestep: int
 
 
-def sentences_of(prompts: Sequence[Prompt], segmenter: DiffSegmenter, words: int) -> list[Prompt]:
-    """The same classes, each found in a prompt that names so many of them at most, in their order; 0 is as many as fit."""
-    tokenizer, size = segmenter.backbone.tokenizer, words or len(prompts)
-    if words == 1:
-        return list(prompts)
-    return [one for i in range(0, len(prompts), size) for one in joint_prompts(prompts[i : i + size], tokenizer, segmenter.template)]
-
-
 def maps_of(segmenter: DiffSegmenter, image: Any, words: Sequence[str], wanted: Collection[str]) -> dict[str, Tensor]:
     """Completed maps of all words, k h w, by the ways wanted; with and without "++" share the one row that side prompts take."""
     backbone, latents = segmenter.backbone, segmenter.encode(image)
     noise, [timestep, *_] = segmenter.noise(image, latents), segmenter.timesteps
     options = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
-    own = segmenter.prompts(words)
+    own, sentences = segmenter.prompts(words), segmenter.with_config(one_pass="joint").prompts(words)
     found: dict[str, Tensor] = {}
     for name, way in WAYS.items():
-        prompts = sentences_of(own, segmenter, way.words)
+        prompts = sentences if way.drives == "sentence" else own
         read = {ending: segmenter.with_config(emphasis=plus).embed(prompts) for ending, plus in EMPHASES.items() if name + ending in wanted}
         if way.drives in ("own", "sentence"):
             parts = [list(rows) for _, rows in groupby(range(len(prompts)), lambda i, prompts=prompts: prompts[i].text)]
@@ -99,10 +92,14 @@ def maps_of(segmenter: DiffSegmenter, image: Any, words: Sequence[str], wanted: 
                 done = [segmenter.score(segmenter.attend(latents, noise, timestep, *call, **options))[1] for call in calls]
                 found[name + ending] = torch.cat(done)
             continue
-        drivers = [""] if way.drives == "empty" else [one.text for one in sentences_of(own, segmenter, 0)]
+        drivers = [""] if way.drives == "empty" else [one.text for one in sentences]
         drive = torch.cat([backbone.cached_embedding(text) for text in dict.fromkeys(drivers)]).mean(0, keepdim=True)
         side, weights = (torch.cat(parts) for parts in zip(*read.values(), strict=True))
-        recording = segmenter.attend(latents, noise, timestep, drive, weights, side_prompts=side, **options)
+        more = {"side_prompts": side[:, : weights.shape[-1]]}
+        if way.padding is not None:
+            more["side_prompts"], more["side_counts"] = thin_padding(more["side_prompts"], segmenter.lengths(own) * len(read), way.padding)
+        weights = weights[:, : more["side_prompts"].shape[1]]
+        recording = segmenter.attend(latents, noise, timestep, drive, weights, **more, **options)
         for ending, one in zip(read, segmenter.score(recording)[1].split(len(words)), strict=True):
             found[name + ending] = one
     return found
@@ -150,7 +147,7 @@ def one_pass_study(
     rows: dict[str, Row] = {}
     effects, on_train, classes, names = {}, {}, {}, []
     labels = {name + ending: way.label + ("" if ending else ", ++") for name, way in WAYS.items() for ending in EMPHASES}
-    key = {"study": "one_pass", "ways": {name: [way.drives, way.words] for name, way in WAYS.items()}, "emphases": dict(EMPHASES)}
+    key = {"study": "one_pass", "ways": {name: [way.drives, way.padding] for name, way in WAYS.items()}, "emphases": dict(EMPHASES)}
     for dataset in DATASETS:
         for every in (False, True):
             sizes = (-(-train_images // 2), -(-images // 3)) if every else (train_images, images)
