@@ -134,7 +134,7 @@ def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, An
     if wanted("memory"):
         found["memory"] = full_memory(few)
     if wanted("classes"):
-        found["classes"] = _said("classes", full_classes, size, few)
+        found["classes"] = _said("classes", full_classes, size, max(1, repeats // 3))
     found["gigaflops"] = {"forward": parts.gigaflops(), "completion from queries and keys": parts.completion_gigaflops()}
 
 
@@ -194,7 +194,7 @@ def run(quick: bool, repeats: int, accuracy_images: int, only: Sequence[str] = (
     facts["gpu"] = dict.fromkeys(gpu.TABLES, NOT_RUN)
     if torch.cuda.is_available():
         facts["gpu"] = _said("GPU", gpu.tables, full_size("cuda", torch.float16), (64, 64), repeats)
-    return headline(full, full["memory"], repeats) | facts
+    return headline(full, full["memory"], before["repeats"] if only else repeats) | facts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,6 @@ from .models import inputs
 CLASSES = (1, 4, 20, 60, 171)
 WAYS = ("a row a class", "a row a sentence", "side prompts")
 TEXT_TOKENS = 8  # start, "a photograph of a", a class of two tokens, end
-CHUNK = 4  # rows of the UNet of the largest case of a row a class that is measured whole; more are so many such chunks
 
 
 def classes_of_a_sentence(tokens: int = 77, each: int = 2) -> int:
@@ -58,13 +57,11 @@ def case(backbone: Backbone, way: str, classes: int, size: tuple[int, int]) -> C
     return run
 
 
-def calls_of(way: str, classes: int, sentence: int) -> tuple[int, float]:
+def calls_of(way: str, classes: int, sentence: int) -> tuple[int, int]:
     """Number of classes of the case that is measured, and how many such cases the asked number of classes takes."""
-    if way == "a row a class" and classes > CHUNK:
-        return CHUNK, classes / CHUNK
-    if way == "a row a sentence" and classes > sentence:
-        return sentence, -(-classes // sentence)
-    return classes, 1
+    if way == "side prompts":
+        return classes, 1
+    return (1, classes) if way == "a row a class" else (sentence, -(-classes // sentence))
 
 
 def by_classes(backbone: Backbone, size: tuple[int, int], repeats: int, classes: Sequence[int] = CLASSES) -> dict[str, Any]:
@@ -91,7 +88,7 @@ def by_classes(backbone: Backbone, size: tuple[int, int], repeats: int, classes:
         for way in WAYS:
             measured, times = calls_of(way, number, sentence)
             ratios = [times * a / b for a, b in zip(seconds[f"{way}, {measured}"], seconds["bare"], strict=True)]
-            rows[str(number)][way] = {"ratio": summary(ratios), "measured": measured, "calls": round(times, 2)}
+            rows[str(number)][way] = {"ratio": summary(ratios), "measured": measured, "calls": times}
     found = {"rows": rows, "bare_seconds": summary(seconds["bare"]), "sentence": sentence, "clock": clock.__name__, "latents": list(size)}
     return found | ({"text": text_seconds(backbone, repeats)} if backbone.text_encoder is not None else {})
 
