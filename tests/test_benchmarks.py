@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import families, gpu, parts
+from benchmarks import families, gpu, many, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, SHARED, STEPS, cases, ours_in, segment
 from benchmarks.goals import DATASETS, committed_speed, goals, hours, vae_gigaflops
@@ -128,6 +128,35 @@ def test_some_tables_of_an_earlier_run_are_kept(tmp_path, monkeypatch):
     assert main(["--only", "sharing", "--images", "3", "--json", str(tmp_path / "speed.json")]) == 0
     facts = json.loads((tmp_path / "speed.json").read_text())
     assert facts["sharing"] == {"images": 3} and all(facts[key] == kept[key] for key in ("time_ratio", "extra_mib", "memory_vs_released"))
+
+
+def test_the_number_of_classes_is_measured_on_a_tiny_model(backbone):
+    found = many.by_classes(backbone, (8, 8), 2, (1, 7))
+    assert found["sentence"] == many.classes_of_a_sentence(24) == 5 and set(found["rows"]) == {"1", "7"}
+    told = {way: (row["measured"], row["calls"], row["ratio"]["repeats"]) for way, row in found["rows"]["7"].items()}
+    assert told == {"a row a class": (1, 7, 2), "a row a sentence": (5, 2, 2), "side prompts": (7, 1, 2)}
+    assert found["rows"]["7"]["a row a class"]["ratio"]["median"] == pytest.approx(7 * found["rows"]["1"]["a row a class"]["ratio"]["median"], abs=0.02)
+    assert set(found["text"]) == {"alone", "of 8"} and found["latents"] == [8, 8]
+    assert many.extra_over_one_row({"a row a class, 1": 10.0, "side prompts, 60": 14.5, "x": None}) == {
+        "a row a class, 1": 0.0,
+        "side prompts, 60": 4.5,
+        "x": None,
+    }
+
+
+def test_the_classes_alone_leave_the_other_tables_as_they_were(tmp_path, monkeypatch):
+    import benchmarks.__main__ as module
+
+    kept = committed_speed()
+    (tmp_path / "speed.json").write_text(json.dumps(kept))
+    rows = {k: {way: {"ratio": summary([1.1])} for way in many.WAYS} for k in ("60", "171")}
+    monkeypatch.setattr(module, "full_classes", lambda size, repeats: {"rows": rows, "mib_over_one_row": {"side prompts, 60": 12.0}, "repeats": repeats})
+    assert main(["--only", "classes", "--repeats", "3", "--json", str(tmp_path / "speed.json")]) == 0
+    facts = json.loads((tmp_path / "speed.json").read_text())
+    assert facts["full"]["classes"]["repeats"] == 1 and facts["repeats"] == kept["repeats"]
+    assert {**facts["full"], "classes": 0} == {**kept["full"], "classes": 0, "gigaflops": facts["full"]["gigaflops"]} and facts["pocket"] == kept["pocket"]
+    judged = [(goal.what, goal.met) for goal in goals(facts) if "classes by side prompts" in goal.what]
+    assert len(judged) == 3 and all(met for _, met in judged)
 
 
 def test_tables_hold_what_was_measured():

@@ -83,6 +83,8 @@ def maps_of(segmenter: DiffSegmenter, image: Any, words: Sequence[str], wanted: 
     own, sentences = segmenter.prompts(words), segmenter.with_config(one_pass="joint").prompts(words)
     found: dict[str, Tensor] = {}
     for name, way in WAYS.items():
+        if not {name + ending for ending in EMPHASES} & set(wanted):
+            continue
         prompts = sentences if way.drives == "sentence" else own
         read = {ending: segmenter.with_config(emphasis=plus).embed(prompts) for ending, plus in EMPHASES.items() if name + ending in wanted}
         if way.drives in ("own", "sentence"):
