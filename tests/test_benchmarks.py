@@ -164,17 +164,23 @@ def test_tables_hold_what_was_measured():
 
     facts = committed_speed()
     judged = goals(facts)
-    assert len(tables.goals_table(judged)) == len(judged) and set(tables.goals_table(judged)[""]) <= set(tables.SAID.values())
+    shown = tables.goals_table(judged)
+    assert list(shown.index) == [f"{one.what}: {one.wanted}" for one in judged if one.met is not None] and list(shown.columns) == ["found"]
+    assert all(text.rpartition(", ")[2] in tables.SAID.values() and "nan" not in text for text in shown["found"]) and tables._short(254.3) == "254.3"
     assert not any(table.isna().any(axis=None) for table in (tables.goals_table(judged), tables.memory_table(facts["full"]["memory"])))
     assert tables.sources(facts).count("\n") == len({(how["command"], how["commit"]) for how in facts["measured"].values()})
     full = facts["full"]
     assert "optimized, queries and keys kept" in tables.memory_table(full["memory"]).index and "ours" in tables.memory_table({"1": {OURS: {"median": 1}}}).index
-    assert list(tables.sizes_table(full["sizes"])["ratio"]) == [row["ratio"]["median"] for row in full["sizes"].values()]
+    assert list(tables.sizes_table(full["sizes"])["ratio"]) == [f"{row['ratio']['median']:.2f}" for row in full["sizes"].values()]
     assert list(tables.images_table(facts["pocket"]["images"]).index)[0] == "1 images"
-    assert list(tables.released_table(full["released"])["times faster"]) == [row["speedup"]["median"] for row in full["released"].values()]
+    assert list(tables.released_table(full["released"])["times faster"]) == [f"{row['speedup']['median']:.1f}" for row in full["released"].values()]
+    assert not tables.released_table(full["released"] | {"9": full["released"]["1"]}).isna().any(axis=None)
     assert tables.families_table({"gone": "not run: no memory"} | full["families"]).loc["parameters", "gone"] == "not run: no memory"
     assert list(tables.sharing_table(facts["sharing"]["rows"]).index) == ["own", "shared"]
-    assert len(tables.precision_table(full["precision"], facts["gpu"])) == len(full["precision"]) + len(facts["gpu"])
+    told = [*full["precision"].values(), *facts["gpu"].values()]
+    assert len(tables.precision_table(full["precision"], facts["gpu"])) == sum(not str(one).startswith("not run") for one in told) > 0
+    grown = {"rows": {"60": {"side prompts": {"ratio": summary([1.1, 1.3]), "measured": 60, "calls": 1}, "x": {"ratio": summary([120.0]), "calls": 60}}}}
+    assert tables.classes_table(grown).loc["C = 60"].tolist() == ["1.20 (1.10 to 1.30)", "120.0, scaled from one of 60 calls"]
     numbers = tables.numbers(facts, judged)
     assert numbers["speed_ratios"].startswith(f"{facts['time_ratio']['1']['median']:.2f} (C = 1)") and numbers["speed_met"].endswith(f"of {len(judged)}")
     costs = tables.cost_table(1.0, 312.0, {"one": 1, "two": 2}, shares=(0.1,))

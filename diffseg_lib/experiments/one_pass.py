@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..data import Dataset
 from ..evaluation.metrics import ScoreHistogram, count_scores, interval_text
@@ -76,35 +77,44 @@ class OnePassResult(StudyResult):
 
 
 def maps_of(segmenter: DiffSegmenter, image: Any, words: Sequence[str], wanted: Collection[str]) -> dict[str, Tensor]:
-    """Completed maps of all words, k h w, by the ways wanted; with and without "++" share the one row that side prompts take."""
+    """Completed maps of all words, k h w, by the ways wanted; all side prompts that are held against one row are so in one call."""
     backbone, latents = segmenter.backbone, segmenter.encode(image)
     noise, [timestep, *_] = segmenter.noise(image, latents), segmenter.timesteps
-    options = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
     own, sentences = segmenter.prompts(words), segmenter.with_config(one_pass="joint").prompts(words)
+    of_sentences = [list(rows) for _, rows in groupby(range(len(sentences)), lambda i: sentences[i].text)]
+    drivers = {"sentences": dict.fromkeys(one.text for one in sentences), "empty": [""]}
+
+    def read(*given: Tensor, **more: Any) -> Tensor:
+        options = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
+        return segmenter.score(segmenter.attend(latents, noise, timestep, *given, **options, **more))[1]
+
     found: dict[str, Tensor] = {}
-    for name, way in WAYS.items():
-        if not {name + ending for ending in EMPHASES} & set(wanted):
-            continue
-        prompts = sentences if way.drives == "sentence" else own
-        read = {ending: segmenter.with_config(emphasis=plus).embed(prompts) for ending, plus in EMPHASES.items() if name + ending in wanted}
-        if way.drives in ("own", "sentence"):
-            parts = [list(rows) for _, rows in groupby(range(len(prompts)), lambda i, prompts=prompts: prompts[i].text)]
-            for ending, (embeddings, weights) in read.items():
-                calls = [(embeddings[part[:1]], weights[part][None]) for part in parts] if way.drives == "sentence" else [(embeddings, weights)]
-                done = [segmenter.score(segmenter.attend(latents, noise, timestep, *call, **options))[1] for call in calls]
-                found[name + ending] = torch.cat(done)
-            continue
-        drivers = [""] if way.drives == "empty" else [one.text for one in sentences]
-        drive = torch.cat([backbone.cached_embedding(text) for text in dict.fromkeys(drivers)]).mean(0, keepdim=True)
-        side, weights = (torch.cat(parts) for parts in zip(*read.values(), strict=True))
-        more = {"side_prompts": side[:, : weights.shape[-1]]}
-        if way.padding is not None:
-            more["side_prompts"], more["side_counts"] = thin_padding(more["side_prompts"], segmenter.lengths(own) * len(read), way.padding)
-        weights = weights[:, : more["side_prompts"].shape[1]]
-        recording = segmenter.attend(latents, noise, timestep, drive, weights, **more, **options)
-        for ending, one in zip(read, segmenter.score(recording)[1].split(len(words)), strict=True):
-            found[name + ending] = one
+    beside: dict[str, dict[str, tuple[Tensor, Tensor, Tensor]]] = {drive: {} for drive in drivers}  # prompts, how often tokens count, token weights
+    for name, way, ending, emphasis in [
+        (name, way, ending, plus) for name, way in WAYS.items() for ending, plus in EMPHASES.items() if name + ending in wanted
+    ]:
+        embeddings, weights = segmenter.with_config(emphasis=emphasis).embed(sentences if way.drives == "sentence" else own)
+        if way.drives == "own":
+            found[name + ending] = read(embeddings, weights)
+        elif way.drives == "sentence":
+            found[name + ending] = torch.cat([read(embeddings[rows[:1]], weights[rows][None]) for rows in of_sentences])
+        else:
+            side, counts = embeddings[:, : weights.shape[-1]], torch.ones_like(weights)
+            if way.padding is not None:
+                side, counts = thin_padding(side, segmenter.lengths(own), way.padding)
+            beside[way.drives][name + ending] = side, counts, weights[:, : side.shape[1]]
+    for drive, ways in beside.items():
+        if ways:
+            driving = torch.cat([backbone.cached_embedding(text) for text in drivers[drive]]).mean(0, keepdim=True)
+            prompts, counts, weights = (_joined(parts) for parts in zip(*ways.values(), strict=True))
+            maps = read(driving, weights, side_prompts=prompts, side_counts=counts)
+            found |= dict(zip(ways, maps.split(len(words)), strict=True))
     return found
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors b l and so on one under the other, the shorter ones filled with zeros."""
+    return pad_sequence([row for part in parts for row in part], batch_first=True)
 
 
 def _count(dataset: Dataset, seed: int, segmenter: DiffSegmenter, every: bool) -> Counts:
