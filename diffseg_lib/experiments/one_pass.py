@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data import Dataset
-from ..evaluation.metrics import ScoreHistogram, count_scores, interval_text
+from ..evaluation.metrics import ScoreHistogram, count_scores
 from ..optimizations import OPTIMIZATIONS
 from ..prompts import PADDING_RUNS, thin_padding
 from ..scoremaps import upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from .measure import Counts, Row, Store, StudyResult, count_splits, format_effect
+from .measure import CommittedRun, Counts, Row, Store, StudyResult, count_splits, format_effect, format_value
 
 DATASETS = ("voc", "context")
 OWN = "own"
@@ -181,18 +181,27 @@ def one_pass_study(
     return OnePassResult(rows=rows, effects=effects, on_train=on_train, classes=classes, chosen=chosen, **counted)
 
 
-def one_pass_table(result: OnePassResult, asked: str = "true") -> Any:
-    """A line a way: mean IoU of every data set with its 95 % interval, and the paired difference from a row a class, as a table (pandas)."""
+def one_pass_table(result: OnePassResult | None, asked: str = "true") -> Any:
+    """A line a way: mean IoU of every data set with its 95 % interval, and the paired difference from a row a class, as a table (pandas).
+
+    Args:
+        result: The study's; of None the table is empty.
+        asked: A key of :data:`ASKED`.
+    """
     import pandas as pd
 
-    lines = {}
-    for name in (way + ending for way in WAYS for ending in EMPHASES):
-        line = {}
-        for dataset in DATASETS:
-            key = f"{dataset}_{asked}_{name}"
-            if row := result.rows.get(key):
-                line[f"{dataset}, mIoU"] = f"{row.value:.1f} ({interval_text(row.ci95, row.images)})"
-                line[f"{dataset}, minus own"] = format_effect(result.effects[key], 1) if key in result.effects else ""
-        if line:
-            lines[next(iter(row.label for key, row in result.rows.items() if key.endswith(f"_{asked}_{name}"))).partition(";")[0]] = line
+    lines: dict[str, dict[str, str]] = {}
+    for dataset, name in [(dataset, way + ending) for way in WAYS for ending in EMPHASES for dataset in DATASETS if result is not None]:
+        key = f"{dataset}_{asked}_{name}"
+        if result is None or key not in result.rows:
+            continue
+        row, effect = result.rows[key], result.effects.get(key)
+        line = lines.setdefault(row.label.partition(";")[0], {})
+        line |= {f"{dataset}, mIoU, %": format_value(row), f"{dataset}, points": format_effect(effect, 1) if effect else ""}
     return pd.DataFrame(lines).T
+
+
+def numbers(run: CommittedRun[OnePassResult] | None) -> dict[str, str]:
+    """The numbers that the chapter's prose cites, by name: what side prompts with "++" lose against a row a class with it."""
+    cited = {f"one_pass_{dataset}{ending}": f"{dataset}_{asked}_side" for dataset in DATASETS for asked, ending in (("true", ""), ("among", "_among"))}
+    return {name: format_effect(run.result.effects[key], 1) if run else "(not run)" for name, key in cited.items()}
