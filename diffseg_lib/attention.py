@@ -23,6 +23,7 @@ from .optimizations import OPTIMIZATIONS, chunk_feed_forward, last_read_layer, s
 from .recording import Projections, Recording, RecordingOptions, resolution_pyramid, words_of
 
 SELF_ATTENTION = ("finest", "all", "none")
+TOKENS_AT_ONCE = 77  # of short prompts that are read together: a padded one's, so that their number costs no memory
 STAGES = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order in which they run
 
 _locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
@@ -116,19 +117,19 @@ class _Recorder:
         self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
 
     def _attend(self, attn: Any, query: Tensor, prompts: Tensor, value: Tensor | None = None) -> Tensor | None:
-        """Cross-attention, as many prompts at a time as have one's tokens: the maps of their spans and, where there are values, the layer's output;
+        """Cross-attention, as many prompts at a time as have one padded one's tokens: the maps of their spans and, where there are values, the layer's output;
         probabilities in float32 at least."""
-        size, wanted, counts = self._size(query.shape[2]), self.options.token_weights, self.options.side_counts
-        counts = torch.ones(prompts.shape[:2], device=query.device) if counts is None else counts
+        size, each = self._size(query.shape[2]), torch.ones(prompts.shape[:2], device=query.device)
+        wanted, counts = (each if given is None else given for given in (self.options.token_weights, self.options.side_counts))
         for what, given in {"token weights": wanted, "side counts": counts}.items():
-            if given is None or (len(given), given.shape[-1]) != prompts.shape[:2]:
-                shape = None if given is None else tuple(given.shape)
-                raise ValueError(f"{what} of shape {shape}: expected one weight a prompt and token, {tuple(prompts.shape[:2])}")
-        whole = query.new_empty(query.shape[1] * prompts.shape[1] * query.shape[2], dtype=promote_types(query.dtype, torch.float32))
+            if (len(given), given.shape[-1]) != each.shape:
+                raise ValueError(f"{what} of shape {tuple(given.shape)}: expected one weight a prompt and token, {tuple(each.shape)}")
+        most = max(TOKENS_AT_ONCE if len(query) == 1 else 0, prompts.shape[1])
+        whole = query.new_empty(query.shape[1] * most * query.shape[2], dtype=promote_types(query.dtype, torch.float32))
         token_weights = wanted.to(whole).reshape(len(prompts), -1, prompts.shape[1])  # prompts, classes of a prompt, tokens
         kept = [one.nonzero().flatten() for one in counts]
         maps, outputs = [], []
-        for rows in _sections([len(one) for one in kept], prompts.shape[1]):
+        for rows in _sections([len(one) for one in kept], most):
             read, often = (torch.cat([given[row, kept[row]] for row in rows]) for given in (prompts, counts))
             one, key = query[rows[0] if len(query) > 1 else 0].to(whole), rearrange(attn.to_k(read), "l (e d) -> e l d", e=attn.heads).to(whole)
             scores = whole[: len(one) * len(read) * one.shape[1]].view(len(one), len(read), one.shape[1])

@@ -36,7 +36,6 @@ from diffseg_lib.experiments.measure import (
     titled,
 )
 from diffseg_lib.experiments.network import NetworkResult
-from diffseg_lib.experiments.one_pass import OnePassResult
 from diffseg_lib.experiments.prompting import PromptResult
 from diffseg_lib.experiments.pseudo import PseudoResult
 from diffseg_lib.experiments.qualitative import QualitativeResult
@@ -306,8 +305,14 @@ KINDS = {
     "edits": EditResult,
     "elbo": ElboResult,
     "qualitative": QualitativeResult,
-    "one_pass": OnePassResult,
 } | {f"benchmark_{name}": BenchmarkResult for name in READERS}
+
+
+UNMEASURED = {"one_pass"}  # studies whose larger run is not committed yet
+
+
+def test_a_study_that_is_measured_is_read():
+    assert [study for study in UNMEASURED if (data_dir() / "results" / "pocket" / f"{study}.json").is_file()] == []
 
 
 @pytest.mark.parametrize("study", KINDS)
@@ -315,7 +320,7 @@ def test_every_committed_run_is_read_whole_into_its_class(study):
     path = data_dir() / "results" / "pocket" / f"{study}.json"
     run = committed_result(study, "pocket", KINDS[study])
     assert to_plain(run) == json.loads(path.read_text())
-    assert set(KINDS) == set(STUDIES) and all(one.label for part in (run.result.rows, run.result.effects) for one in part.values())
+    assert set(KINDS) | UNMEASURED == set(STUDIES) and all(one.label for part in (run.result.rows, run.result.effects) for one in part.values())
 
 
 def test_the_keys_of_a_result_are_identifiers():

@@ -19,7 +19,7 @@ from ..prompts import PADDING_RUNS, thin_padding
 from ..scoremaps import upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
-from .measure import CommittedRun, Counts, Row, Store, StudyResult, count_splits, format_effect, format_value
+from .measure import CommittedRun, Counts, Effect, Row, Store, StudyResult, count_splits, format_effect, format_value
 
 DATASETS = ("voc", "context")
 OWN = "own"
@@ -84,9 +84,9 @@ def maps_of(segmenter: DiffSegmenter, image: Any, words: Sequence[str], wanted: 
     of_sentences = [list(rows) for _, rows in groupby(range(len(sentences)), lambda i: sentences[i].text)]
     drivers = {"sentences": dict.fromkeys(one.text for one in sentences), "empty": [""]}
 
-    def read(*given: Tensor, **more: Any) -> Tensor:
-        options = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
-        return segmenter.score(segmenter.attend(latents, noise, timestep, *given, **options, **more))[1]
+    def read(embeddings: Tensor, weights: Tensor, **side: Tensor) -> Tensor:
+        options: dict[str, Any] = {"optimizations": OPTIMIZATIONS, "resolutions": [d for d, weight in segmenter.weights.items() if weight]}
+        return segmenter.score(segmenter.attend(latents, noise, timestep, embeddings, weights, **options, **side))[1]
 
     found: dict[str, Tensor] = {}
     beside: dict[str, dict[str, tuple[Tensor, Tensor, Tensor]]] = {drive: {} for drive in drivers}  # prompts, how often tokens count, token weights
@@ -119,7 +119,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _count(dataset: Dataset, seed: int, segmenter: DiffSegmenter, every: bool) -> Counts:
     """Histograms by question and way: of the true words asked alone, or of every word of the data set asked."""
-    segmenter, words, found = segmenter.with_config(seed=seed), dataset.words(dataset.names[1:]), {}
+    found: Counts = {}
+    segmenter, words = segmenter.with_config(seed=seed), dataset.words(dataset.names[1:])
     wanted = [name + ending for name in WAYS for ending in EMPHASES if not (every and name == OWN and ending)]  # which costs a row a word
 
     def add(key: str, truth: Any, maps: Tensor, labels: Sequence[int]) -> None:
@@ -157,7 +158,9 @@ def one_pass_study(
         store: Keeps the parts; None keeps nothing.
     """
     rows: dict[str, Row] = {}
-    effects, on_train, classes, names = {}, {}, {}, []
+    effects: dict[str, Effect] = {}
+    on_train: dict[str, float] = {}
+    classes, names = {}, []
     labels = {name + ending: way.label + ("" if ending else ", ++") for name, way in WAYS.items() for ending in EMPHASES}
     key = {"study": "one_pass", "ways": {name: [way.drives, way.padding] for name, way in WAYS.items()}, "emphases": dict(EMPHASES)}
     for dataset in DATASETS:
@@ -177,8 +180,17 @@ def one_pass_study(
         names.append(splits.test.name)
     single = [name + ending for name, way in WAYS.items() if way.drives not in ("own", "sentence") for ending in EMPHASES]
     chosen = max(single, key=lambda way: sum(on_train[f"{dataset}_{asked}_{way}"] for dataset in DATASETS for asked in ("true", "among")))
-    counted = {"images": images, "seeds": (seed,), "dataset": ", ".join(names), "timestep": segmenter.timesteps[0]}
-    return OnePassResult(rows=rows, effects=effects, on_train=on_train, classes=classes, chosen=chosen, **counted)
+    return OnePassResult(
+        rows=rows,
+        effects=effects,
+        on_train=on_train,
+        classes=classes,
+        chosen=chosen,
+        images=images,
+        seeds=(seed,),
+        dataset=", ".join(names),
+        timestep=segmenter.timesteps[0],
+    )
 
 
 def one_pass_table(result: OnePassResult | None, asked: str = "true") -> Any:
