@@ -168,14 +168,14 @@ def one_pass_study(
             sizes = (-(-train_images // 2), -(-images // 3)) if every else (train_images, images)
             source = (dataset, roots.get(dataset, ""), split)
             splits = count_splits(source, sizes, [seed], partial(_count, segmenter=segmenter, every=every), store, key | {"every": every})
-            told = {f"{asked}_{name}": f"{label}; {ASKED[asked]}" for asked in ASKED for name, label in labels.items()}
+            told = {f"{asked}_{name}": f"{label}; {dataset}, {ASKED[asked]}" for asked in ASKED for name, label in labels.items()}
             measured, tuned = splits.measured(told), splits.measured(told, on="train")
             rows |= {f"{dataset}_{name}": row for name, row in measured.rows.items()}
             on_train |= {f"{dataset}_{name}": row.value for name, row in tuned.rows.items()}
             for name in measured.rows:
                 asked, _, way = name.partition("_")
                 if way != OWN:
-                    effects[f"{dataset}_{name}"] = measured.effect(name, f"{asked}_{OWN}", f"{labels[way]} minus {labels[OWN]}; {ASKED[asked]}")
+                    effects[f"{dataset}_{name}"] = measured.effect(name, f"{asked}_{OWN}", f"{labels[way]}; {dataset}, {ASKED[asked]}")
             classes[dataset] = len(splits.test.names) - 1
         names.append(splits.test.name)
     single = [name + ending for name, way in WAYS.items() if way.drives not in ("own", "sentence") for ending in EMPHASES]
