@@ -112,7 +112,7 @@ def cost_by_classes(grown: Mapping[str, Any], result: Any = None, datasets: Sequ
     """Time against the number of classes, a line a way, on logarithmic axes; beside it what each way loses, with 95 % intervals.
 
     Args:
-        grown: ``rows``: by number of classes and way a ``ratio`` with its ``median``.
+        grown: Measured ratios: ``rows`` has by number of classes and way a ``ratio`` with its ``median``.
         result: A study of the ways, whose ``effects`` are named data set, `asked`, way; None draws the costs alone.
         datasets: Data sets whose effects are drawn.
         asked: What the study asked.
