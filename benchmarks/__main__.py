@@ -19,12 +19,12 @@ from diffseg_lib.cli.exits import guarded, spelled
 from diffseg_lib.support.files import write_json
 from diffseg_lib.support.provenance import run_metadata
 
-from . import families, gpu, parts
+from . import families, gpu, many, parts
 from .cases import OURS, SHARED, STEPS, cases, ours_in
 from .measure import interleaved_timings, peak_alone, ratios, summary
 from .models import full_size, pocket
 
-TABLES = ("time", "released", "sizes", "stages", "precision", "memory", "families", "pocket", "sharing")
+TABLES = ("time", "released", "sizes", "stages", "precision", "memory", "families", "classes", "pocket", "sharing")
 NOT_RUN = "not run: no GPU here"
 
 
@@ -133,6 +133,8 @@ def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, An
         found["families"] = {one: _said(one, families.measured_alone, one) for one in ("sd15", "sd21", "sdxl")}
     if wanted("memory"):
         found["memory"] = full_memory(few)
+    if wanted("classes"):
+        found["classes"] = _said("classes", full_classes, size, max(1, repeats // 3))
     found["gigaflops"] = {"forward": parts.gigaflops(), "completion from queries and keys": parts.completion_gigaflops()}
 
 
@@ -142,6 +144,14 @@ def full_memory(repeats: int) -> dict[str, Any]:
     found |= _said("memory, C = 4 and 20", memory, "full", [4, 20], (64, 64), ("bare", OURS, SHARED), 1)
     found["1"]["released"] = _said("memory, released", memory, "full", [1], (64, 64), ("released",), 1)["1"]["released"]
     return found
+
+
+def full_classes(size: tuple[int, int], repeats: int) -> dict[str, Any]:
+    """Time and memory as the number of classes grows, at that size."""
+    found = many.by_classes(full_size(parts=("unet", "text")), size, repeats)
+    cases = [("a row a class", 1), ("side prompts", 60), ("side prompts", 171)]
+    peaks = {f"{way}, {number}": peak_alone("full", way, number, size) for way, number in cases}
+    return found | {"mib_over_one_row": many.extra_over_one_row(peaks)}
 
 
 def headline(tables: dict[str, Any], peaks: dict[str, Any], repeats: int) -> dict[str, Any]:
@@ -184,7 +194,7 @@ def run(quick: bool, repeats: int, accuracy_images: int, only: Sequence[str] = (
     facts["gpu"] = dict.fromkeys(gpu.TABLES, NOT_RUN)
     if torch.cuda.is_available():
         facts["gpu"] = _said("GPU", gpu.tables, full_size("cuda", torch.float16), (64, 64), repeats)
-    return headline(full, full["memory"], repeats) | facts
+    return headline(full, full["memory"], before["repeats"] if only else repeats) | facts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -47,6 +47,13 @@ def goals(facts: Mapping[str, Any]) -> list[Goal]:
     found.append(judge("times faster than the released recipe, C = 1", "at least 6", speedups.get("1"), least=6))
     for classes in [name for name in speedups if name != "1"]:
         found.append(judge(f"times faster than the released recipe, C = {classes}", "more than at C = 1", speedups[classes], least=speedups["1"]))
+    if grown := facts.get("full", {}).get("classes"):
+        for classes, most in (("60", 1.2), ("171", 1.5)):
+            figure = grown["rows"][classes]["side prompts"]["ratio"]["median"]
+            found.append(judge(f"{classes} classes by side prompts, time against the bare forward of one row", f"at most {most}", figure, most=most))
+        for name, mib in grown["mib_over_one_row"].items():
+            if name.startswith("side"):
+                found.append(judge(f"{name.rpartition(' ')[2]} classes by side prompts, peak memory above one row's, MiB", "at most 64", mib, most=64))
     found.append(judge("times less extra memory than the released recipe, C = 1", "at least 50", facts["memory_vs_released"], least=50))
     return found
 

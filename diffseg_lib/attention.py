@@ -7,7 +7,7 @@ words, and stops after the last layer that is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from threading import Lock, RLock, get_ident
 from typing import Any
@@ -23,6 +23,7 @@ from .optimizations import OPTIMIZATIONS, chunk_feed_forward, last_read_layer, s
 from .recording import Projections, Recording, RecordingOptions, resolution_pyramid, words_of
 
 SELF_ATTENTION = ("finest", "all", "none")
+TOKENS_AT_ONCE = 77  # of short prompts that are read together: a padded one's, so that their number costs no memory
 STAGES = ("down_blocks", "mid_block", "up_blocks")  # of a UNet, in the order in which they run
 
 _locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
@@ -77,13 +78,13 @@ class _Recorder:
     def _record_only(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
         query = _heads(attn.to_q(hidden), attn.heads)
         if context is not None:
-            self._attend(query, self._read_keys(attn, context), None, attn.scale)
+            self._attend(attn, query, self._read_prompts(context))
         else:
             self._keep(query, _heads(attn.to_k(hidden), attn.heads))
 
-    def _read_keys(self, attn: Any, context: Tensor) -> Tensor:
-        """Keys of the prompts whose maps are wanted: the side prompts, or else those that drive the UNet."""
-        return _heads(attn.to_k(context if self.options.side_prompts is None else self.options.side_prompts.to(context)), attn.heads)
+    def _read_prompts(self, context: Tensor) -> Tensor:
+        """The prompts whose maps are wanted: the side prompts, or else those that drive the UNet."""
+        return context if self.options.side_prompts is None else self.options.side_prompts.to(context)
 
     @torch.no_grad()
     def _project(self, attn: Any, hidden: Tensor, context: Tensor | None) -> None:
@@ -95,15 +96,16 @@ class _Recorder:
     def _record_and_compute(self, attn: Any, hidden: Tensor, context: Tensor | None, wanted: bool, same: bool) -> Tensor:
         rows = hidden[:1] if same else hidden
         source, last = rows if context is None else context, self.name == self.options.last
-        query, key = _heads(attn.to_q(rows), attn.heads), _heads(attn.to_k(source), attn.heads)
+        query = _heads(attn.to_q(rows), attn.heads)
         value = None if last else _heads(attn.to_v(source), attn.heads)
         if context is not None and wanted and self.options.side_prompts is None:
-            output = self._attend(query, key, value, attn.scale)
+            output = self._attend(attn, query, source, value)
         else:
+            key = _heads(attn.to_k(source), attn.heads)
             if wanted and context is None:
                 self._keep(query, key)
             elif wanted:
-                self._attend(query, self._read_keys(attn, source), None, attn.scale)
+                self._attend(attn, query, self._read_prompts(source))
             output = None if value is None else scaled_dot_product_attention(query.expand(len(key), -1, -1, -1), key, value)
         if output is None:
             raise _Finished
@@ -114,25 +116,45 @@ class _Recorder:
         kept = slice(0, 1) if self.options.first_only else slice(None)
         self.recording.queries[self.name], self.recording.keys[self.name] = query[kept], key[kept]
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor | None, scale: float) -> Tensor | None:
-        """Cross-attention, a prompt at a time: the maps of its span and, where there are values, the layer's output; probabilities in float32 at least."""
-        size = self._size(query.shape[2])
-        scores = query.new_empty(query.shape[1], query.shape[2], key.shape[2], dtype=promote_types(query.dtype, torch.float32))
-        token_weights = self.options.token_weights.to(scores) if self.options.token_weights is not None else scores.new_empty(0)
-        if (len(token_weights), token_weights.shape[-1]) != (len(key), key.shape[2]):
-            raise ValueError(f"token weights of shape {tuple(token_weights.shape)}: expected one weight a prompt and token, {(len(key), key.shape[2])}")
-        token_weights = token_weights.reshape(len(key), -1, key.shape[2])  # prompts, classes of a prompt, tokens
+    def _attend(self, attn: Any, query: Tensor, prompts: Tensor, value: Tensor | None = None) -> Tensor | None:
+        """Cross-attention, as many prompts at a time as have one padded one's tokens: the maps of their spans and, where there are values, the layer's output;
+        probabilities in float32 at least."""
+        size, each = self._size(query.shape[2]), torch.ones(prompts.shape[:2], device=query.device)
+        wanted, counts = (each if given is None else given for given in (self.options.token_weights, self.options.side_counts))
+        for what, given in {"token weights": wanted, "side counts": counts}.items():
+            if (len(given), given.shape[-1]) != each.shape:
+                raise ValueError(f"{what} of shape {tuple(given.shape)}: expected one weight a prompt and token, {tuple(each.shape)}")
+        most = max(TOKENS_AT_ONCE if len(query) == 1 else 0, prompts.shape[1])
+        whole = query.new_empty(query.shape[1] * most * query.shape[2], dtype=promote_types(query.dtype, torch.float32))
+        token_weights = wanted.to(whole).reshape(len(prompts), -1, prompts.shape[1])  # prompts, classes of a prompt, tokens
+        kept = [one.nonzero().flatten() for one in counts]
         maps, outputs = [], []
-        for row in range(len(key)):
-            one = query[row if len(query) > 1 else 0].to(scores)
-            torch.baddbmm(scores, one, key[row].to(scores).mT, beta=0, alpha=scale, out=scores)
-            torch.softmax(scores, -1, out=scores)  # heads n l
-            of_heads = (scores @ token_weights[row].mT).movedim(2, 0)  # classes heads n
-            maps.append(of_heads if self.options.heads else of_heads.mean(1))
-            if value is not None:
-                outputs.append(scores.to(value) @ value[row])
-        self.recording.cross[self.name] = torch.cat(maps).unflatten(-1, size)
+        for rows in _sections([len(one) for one in kept], most):
+            read, often = (torch.cat([given[row, kept[row]] for row in rows]) for given in (prompts, counts))
+            one, key = query[rows[0] if len(query) > 1 else 0].to(whole), rearrange(attn.to_k(read), "l (e d) -> e l d", e=attn.heads).to(whole)
+            scores = whole[: len(one) * len(read) * one.shape[1]].view(len(one), len(read), one.shape[1])
+            torch.baddbmm(often.to(whole).log()[:, None], key, one.mT, alpha=attn.scale, out=scores)
+            for row, part in zip(rows, scores.split([len(kept[row]) for row in rows], 1), strict=True):
+                torch.softmax(part, 1, out=part)  # heads l n
+                of_heads = (token_weights[row][:, kept[row]] @ part).movedim(1, 0)  # classes heads n
+                maps.append(of_heads if self.options.heads else of_heads.mean(1))
+                if value is not None:
+                    outputs.append(part.mT.to(value) @ value[row])
+        name, found = self.name if self.options.layers else f"{size[0]} x {size[1]}", torch.cat(maps).unflatten(-1, size)
+        self.recording.added[name] += 1
+        mean = self.recording.cross.setdefault(name, found)
+        self.recording.cross[name] = mean + (found - mean) / self.recording.added[name]
         return torch.stack(outputs) if outputs else None
+
+
+def _sections(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of prompts that follow each other and have so many tokens together at most."""
+    found: list[list[int]] = [[]]
+    for row, length in enumerate(lengths):
+        if length + sum(lengths[i] for i in found[-1]) > most:
+            found.append([])
+        found[-1].append(row)
+    return found
 
 
 def _heads(projected: Tensor, heads: int) -> Tensor:
@@ -235,6 +257,8 @@ def record_attention(
     first_only: bool = False,
     side_prompts: Float[Tensor, "s l d"] | None = None,
     projections: Collection[str] = (),
+    layers: bool = True,
+    side_counts: Float[Tensor, "s l"] | None = None,
 ) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block, by the thread that entered it; other threads wait for the end of the block.
 
@@ -254,6 +278,8 @@ def record_attention(
         side_prompts: Embeddings of other prompts, s l d, whose keys the queries are held against, without any effect on the UNet's output (OVAM, Marcos-Manchon
             et al. 2024); the recorded cross maps and `token_weights` are theirs then. The queries are those of the prompt that drives the UNet, which is one.
         projections: Kinds of attention, "self" or "cross", of which every layer's :class:`~diffseg_lib.recording.Projections` are kept.
+        layers: Whether every layer's cross maps are kept, rather than their mean over the layers of a resolution (under its height and width, "16 x 16").
+        side_counts: How often the softmax counts each token of the side prompts, s l, as if it stood there so many times; 0 leaves it out. None: once.
 
     Raises:
         ValueError: On an unknown choice, if the model has no attention layers, or if `token_weights` does not fit the prompts.
@@ -264,13 +290,13 @@ def record_attention(
             f"self_attention {self_attention!r}, optimizations {tuple(optimizations)}: expected one of {', '.join(SELF_ATTENTION)}, "
             f"and any of {', '.join(OPTIMIZATIONS)}"
         )
-    options = RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations, side_prompts, projections)
+    options = RecordingOptions(token_weights, heads, self_attention, resolutions, first_only, optimizations, side_prompts, projections, layers, side_counts)
     recording = Recording()
     with ExitStack() as stack:
-        layers = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))
+        found = stack.enter_context(replaced_processors(unet, lambda name, layer, inner: _Recorder(name, inner, recording, options)))
         unet = unwrapped(unet)
         _note_call(unet, recording, options, stack)
-        names = _running_order(layers)
+        names = _running_order(found)
         if "early_stop" in optimizations:
             options.last = last_read_layer(names, len(list(unet.get_submodule("down_blocks").children())), options)
             stack.enter_context(suppress(_Finished))

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .prompts import FUNCTION_WORDS, lemma
 from .support.images import to_numpy
-from .support.words import ADJECTIVES, SYNONYMS
+from .support.words import ADJECTIVES, FUNCTION_WORDS, SYNONYMS, lemma
 
 if TYPE_CHECKING:
     from torch import Tensor

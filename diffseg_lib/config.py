@@ -32,9 +32,9 @@ class Config:
         threshold: Background threshold, in [0, 1]; None takes the profile's.
         class_batch: Number of classes in one UNet call, at least 1.
         share_self_attention: Whether every class is completed by the first class's self-attention.
-        one_pass: How one row of the UNet serves all classes: "side" holds every class's own prompt against the queries of a row that a sentence with all
-            classes drives (OVAM's way, Marcos-Manchon et al. 2024), "joint" reads all classes off such sentences themselves, as many as fit in one; "none"
-            takes a row a class (the paper).
+        one_pass: How one row of the UNet serves all classes: "side" holds every class's own prompt, its padding thinned, against the queries of a row that a
+            sentence with all classes drives (OVAM's way, Marcos-Manchon et al. 2024), however many there are; "joint" reads all classes off such sentences
+            themselves, as many as fit in one; "none" takes a row a class (the paper).
         optimized: Whether nothing is computed twice and nothing that is not read (equal to the plain path to rounding).
         seed: Seed of the noise that is added to the latents, from 0 to 2**64 - 1.
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-# Words that end the run of adjectives before a noun: determiners, numbers, prepositions, conjunctions, forms of "to be".
-FUNCTION_WORDS = frozenset(
-    "a an the this that these those some any many several each every his her its their my your our no one two three four five six "
-    "of in on at by to from with without under over above below behind beside between near against through into onto for and or but as "
-    "is are was were be been being there it he she they we you i who which while".split()
-)
+from .support.words import inflector
+
+PADDING_RUNS = 4  # tokens that stand for the padding of a side prompt
 
 # Beginnings, in lower case, that are spoken as they are spelt: a consonant and later a vowel, but "heir", "hon", "hour"; a vowel, but "eu", "ew", "on",
 # "ou", "uni" and most with "u".
@@ -72,55 +69,7 @@ def _article(name: str) -> str:
     """ "a" or "an"; inflect, which takes seconds to load, is asked only where spelling may not tell the sound ("hour", "unicorn", "MRI")."""
     if _SAYS_A.match(name):
         return "a"
-    return "an" if _SAYS_AN.match(name) else str(_inflector().a(name).split()[0])
-
-
-@cache
-def _inflector() -> Any:
-    import inflect
-
-    return inflect.engine()
-
-
-@cache
-def lemma(word: str) -> str:
-    """A noun in the singular, lower case.
-
-    >>> lemma("Butterflies"), lemma("fish"), lemma("bus")
-    ('butterfly', 'fish', 'bus')
-    """
-    word = word.lower()
-    if len(word) < 3 or not word.isascii() or not word.isalpha() or word.endswith(("ss", "us")):
-        return word
-    return _inflector().singular_noun(word) or word
-
-
-def plural(name: str, words: Collection[str] = ()) -> str:
-    """The plural of a name's last word; the name itself where a vocabulary does not have it.
-
-    >>> plural("bus"), plural("traffic light"), plural("house", {"house", "houses"}), plural("fish", {"fish"})
-    ('buses', 'traffic lights', 'houses', 'fish')
-    """
-    *before, last = name.split()
-    many = _inflector().plural_noun(last) or last
-    return " ".join([*before, many]) if not words or many in words else name
-
-
-def adjectives(caption: str, name: str) -> str:
-    """The words that describe a name in a caption: those right before it, back to an article or the like.
-
-    >>> adjectives("a photograph of a fish and two small red houses on grass", "house")
-    'small red'
-    """
-    words = re.findall(r"[\w'-]+|[^\w\s]", caption.lower())
-    wanted = [lemma(word) for word in name.split()]
-    for start in range(len(words) - len(wanted) + 1):
-        if [lemma(word) for word in words[start : start + len(wanted)]] == wanted:
-            first = start
-            while first and words[first - 1] not in FUNCTION_WORDS and words[first - 1].isalpha():
-                first -= 1
-            return " ".join(words[first:start])
-    return ""
+    return "an" if _SAYS_AN.match(name) else str(inflector().a(name).split()[0])
 
 
 def make_prompt(name: str, tokenizer: Any, template: str = "a photograph of a {class}", before: str = "", after: str = "") -> Prompt:
@@ -233,6 +182,24 @@ def reweight(embeddings: Float[Tensor, "b l d"], empty: Float[Tensor, "1 l d"], 
     """
     gain = torch.where(token_weights > 0, 1.1**emphasis, 1.0).to(embeddings)[..., None]
     return empty + gain * (embeddings - empty)
+
+
+def thin_padding(embeddings: Float[Tensor, "b l d"], lengths: Sequence[int], runs: int = PADDING_RUNS) -> tuple[Float[Tensor, "b m d"], Float[Tensor, "b m"]]:
+    """Prompts whose padding is a few tokens: of each of so many runs of it the mean, which is to be counted as often as the run has tokens.
+
+    Args:
+        embeddings: Embeddings of padded prompts.
+        lengths: Number of tokens of each text; the rest is padding.
+        runs: Number of runs, as equally long as may be; 0 leaves the padding out.
+
+    Returns:
+        Embeddings of the longest text's length and so many more, and how often each token counts, 0 behind the shorter ones.
+    """
+    texts = [one[:length] for one, length in zip(embeddings, lengths, strict=True)]
+    padding = [[run for run in one[length:].tensor_split(max(runs, 1)) if len(run) and runs] for one, length in zip(embeddings, lengths, strict=True)]
+    thin = pad_sequence([torch.stack([*text, *(run.mean(0) for run in rest)]) for text, rest in zip(texts, padding, strict=True)], batch_first=True)
+    counts = [torch.tensor([*[1.0] * len(text), *(float(len(run)) for run in rest)]) for text, rest in zip(texts, padding, strict=True)]
+    return thin, pad_sequence(counts, batch_first=True).to(thin)
 
 
 def unknown_words(name: str, words: Collection[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,13 +39,14 @@ class Recording:
 
     Args:
         cross: Layer name to A = softmax(Q K^T / sqrt d), Eq. (4), at the asked tokens, in the order in which the layers ran: the mean over heads, b h w (with
-            ``heads=True``: b heads h w).
+            ``heads=True``: b heads h w). With ``layers=False`` it is the mean over the layers of a resolution, by height and width.
         queries: Layer name to queries, b heads n d, of the self-attention layers at the finest resolution (or of all).
         keys: Layer name to keys of the same layers, b heads n d.
         size: Height and width of the latents.
         finest_size: Height and width at the finest resolution at which the model attends to itself, which is that of the latents in Stable Diffusion 1.x and
             2.x, and half of it in XL.
         projections: Layer name to all that its attention is made of, of the kinds asked for.
+        added: Number of layers that each of the cross maps is the mean of.
     """
 
     cross: dict[str, Tensor] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Recording:
     size: tuple[int, int] = (0, 0)
     finest_size: tuple[int, int] = (0, 0)
     projections: dict[str, Projections] = field(default_factory=dict)
+    added: Counter[str] = field(default_factory=Counter, repr=False)
 
     def finest(self) -> tuple[list[Tensor], list[Tensor]]:
         """Queries and keys of the self-attention layers at the finest resolution."""
@@ -107,6 +110,8 @@ class RecordingOptions:
     optimizations: Collection[str]
     side_prompts: Tensor | None = None
     projections: Collection[str] = ()
+    layers: bool = True
+    side_counts: Tensor | None = None
     prompts: int = 0
     last: str = ""
     same: tuple[str, ...] = ()

@@ -83,8 +83,8 @@ def complete(
     """Complete maps along self-attention, Eq. (6) (7), without ever building an n x n matrix.
 
     The mean over layers and heads of A_self, applied to a vector, is the mean of each one applied: mean(A) v = mean(A v). So attention is asked for A v
-    directly, with the maps as its value matrix, padded to the width of a head so that fused kernels take it. Half-precision queries and keys are multiplied
-    in float32.
+    directly, with the maps as its value matrix, padded to the width of a head so that fused kernels take it; more maps than that are multiplied by some rows
+    of the mean matrix at a time, so that no score is formed twice. Half-precision queries and keys are multiplied in float32.
 
     Args:
         maps: Fused maps, one a class, k h w.
@@ -102,6 +102,9 @@ def complete(
     _check(maps, queries, keys)
     k, h, w = maps.shape
     for _ in range(iterations):
+        if len(queries[0]) == 1 and k > queries[0].shape[-1]:
+            maps = _complete_rows(maps, queries, keys)
+            continue
         total = torch.zeros_like(maps)
         for query, key in zip(map(_precise, queries), map(_precise, keys), strict=True):
             _, heads, n, d = query.shape
@@ -117,35 +120,16 @@ def complete(
     return maps
 
 
-def complete_all_resolutions(
-    maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "_ _ _ _"]], Sequence[Float[Tensor, "_ _ _ _"]]]]
-) -> Float[Tensor, "k h w"]:
-    """Complete maps by the self-attention of every resolution (A_self_all of Table 4, Wang et al. 2023), each layer at its own.
-
-    A layer of a coarser resolution acts on the maps brought to that resolution; the result is the mean over all layers.
-
-    Args:
-        maps: Fused maps, one a class, k h w.
-        groups: Height and width to the queries and keys of the layers that attend there.
-
-    Raises:
-        ValueError: If there are no layers or the shapes do not fit.
-    """
-    if not groups:
-        raise ValueError("completion needs queries and keys of at least one layer: record with self_attention='all'")
-    size, layers = (maps.shape[1], maps.shape[2]), sum(len(queries) for queries, _ in groups.values())
-    parts = [resize(complete(resize(maps, side), queries, keys), size) * (len(queries) / layers) for side, (queries, keys) in groups.items()]
-    return torch.stack(parts).sum(0)
-
-
-def daam_maps(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
-    """The sum of every layer's probabilities, none scaled: the heat maps of DAAM (Tang et al. 2023), at one timestep.
-
-    Args:
-        layers: Layer name to maps, the mean over heads (which differs from the sum by a factor).
-        size: Height and width of the result.
-    """
-    return torch.stack([resize(maps.float(), size) for maps in layers.values()]).sum(0)
+def _complete_rows(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor], rows: int = 256) -> Tensor:
+    """:func:`complete` of more maps than a head has columns, by one self-attention: some rows of the mean matrix at a time, applied to all maps at once."""
+    vectors, applied = maps.flatten(1), []
+    for top in range(0, vectors.shape[1], rows):
+        mean = vectors.new_zeros(min(rows, vectors.shape[1] - top), vectors.shape[1])
+        for query, key in zip(queries, keys, strict=True):
+            for q, k in zip(_precise(query[0, :, top : top + rows]), _precise(key[0]), strict=True):
+                mean += (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) / (len(queries) * len(key[0]))
+        applied.append(vectors @ mean.mT)
+    return torch.cat(applied, dim=1).reshape(maps.shape)
 
 
 def self_attention(queries: Sequence[Float[Tensor, "b _ n _"]], keys: Sequence[Float[Tensor, "b _ n _"]]) -> Float[Tensor, "b n n"]:
@@ -199,7 +183,7 @@ def upsample(maps: Float[Tensor, "k h w"], size: tuple[int, int], final_norm: st
 
 
 def label_rows(
-    maps: Float[Tensor, "k h w"], size: tuple[int, int], threshold: float, final_norm: str = "after", rows: int = 256
+    maps: Float[Tensor, "k h w"], size: tuple[int, int], threshold: float, final_norm: str = "after", rows: int = 0
 ) -> tuple[Int[Tensor, "H W"], Float[Tensor, "k h w"]]:
     """The labels of :func:`label` of :func:`upsample`, of which no more than some rows are held at once.
 
@@ -208,14 +192,14 @@ def label_rows(
         size: Height H and width W of the image, px.
         threshold: Background threshold, in [0, 1].
         final_norm: Place of min-max, as :func:`upsample` takes it.
-        rows: Number of rows of the image that are made at once.
+        rows: Number of rows of the image that are made at once; 0 takes as many as have two million scores, 256 at most.
 
     Returns:
         Labels, int32, and the maps scaled so that bilinear interpolation to the image's size gives the scores.
     """
     scaled = normalise(maps)  # refuses what is not finite, too
     maps, (height, width), h = (scaled if final_norm == "before" else maps), size, maps.shape[1]
-    wide = resize(maps, (h, width))
+    wide, rows = resize(maps, (h, width)), rows or min(256, 1 + 2**21 // (len(maps) * width))
     at = ((torch.arange(height, device=maps.device, dtype=maps.dtype) + 0.5) * (h / height) - 0.5).clamp(min=0)
     above = at.long().clamp(max=h - 1)
 

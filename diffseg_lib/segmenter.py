@@ -23,7 +23,7 @@ from .config import recipe as configure
 from .loading import load_backbone
 from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
-from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens
+from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, thin_padding, unknown_words, weigh_tokens
 from .propagation.product import product_of_heads
 from .recording import Recording
 from .scoremaps import complete, constant_maps, fuse, label_rows, upsample
@@ -285,6 +285,7 @@ class DiffSegmenter:
             optimizations=OPTIMIZATIONS,
             resolutions=resolutions,
             first_only=self.config.share_self_attention,
+            layers=return_intermediates,
             **options,
         )
 
@@ -309,7 +310,7 @@ class DiffSegmenter:
         """Cross maps by side and by layer, fused and completed maps of all classes, so many of them in one UNet call."""
         first: dict[int, Recording] = {}
 
-        def one(timestep: int, given: tuple[Tensor, Tensor], more: Mapping[str, Tensor]) -> tuple[Mapping, Mapping, Tensor, Tensor]:
+        def one(timestep: int, given: tuple[Tensor, Tensor], more: Mapping[str, Any]) -> tuple[Mapping, Mapping, Tensor, Tensor]:
             to_attend = (latents, noise, timestep, *given)  # of what is recorded, all that is not returned is let go of
             if self.config.optimized:
                 recording = self._attend_optimized(*to_attend, return_intermediates, timestep not in first, **more)
@@ -325,7 +326,7 @@ class DiffSegmenter:
 
     def calls(
         self, prompts: Sequence[Prompt], embeddings: Tensor, token_weights: Tensor, class_batch: int
-    ) -> Iterator[tuple[tuple[Tensor, Tensor], dict[str, Tensor]]]:
+    ) -> Iterator[tuple[tuple[Tensor, Tensor], dict[str, Any]]]:
         """Embeddings and token weights of each UNet call, and its further options of :meth:`attend`; the classes come in their order.
 
         Args:
@@ -340,8 +341,18 @@ class DiffSegmenter:
                 yield (embeddings[rows[:1]], token_weights[rows][None]), {}
             return
         driving = self._driving_embedding(prompts) if self.config.one_pass == "side" else None
-        for some, weights in zip(embeddings.split(class_batch), token_weights.split(class_batch), strict=True):
-            yield ((some, weights), {}) if driving is None else ((driving, weights), {"side_prompts": some[:, : weights.shape[-1]]})
+        for rows in torch.arange(len(prompts)).split(class_batch):
+            some, weights = embeddings[rows], token_weights[rows]
+            if driving is None:
+                yield (some, weights), {}
+            else:
+                side, counts = thin_padding(some[:, : weights.shape[-1]], self.lengths([prompts[i] for i in rows]))
+                yield (driving, weights[:, : side.shape[1]]), {"side_prompts": side, "side_counts": counts}
+
+    def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
+        """Numbers of tokens of prompts without their padding; start and end count."""
+        with TEXT_LOCK:
+            return [len(self.backbone.tokenizer(prompt.text, verbose=False)["input_ids"]) for prompt in prompts]
 
     def _driving_embedding(self, prompts: Sequence[Prompt]) -> Tensor:
         """Embedding that drives the UNet beside side prompts, 1 l d: the mean of those of the sentences that name all classes."""

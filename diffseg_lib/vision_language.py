@@ -17,9 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .profiles import local_folder
-from .prompts import adjectives, fill_template
+from .prompts import fill_template
 from .support.images import to_numpy
 from .support.paths import models_dir
+from .support.words import adjectives
 from .weights.parts import KINDS, Part, find_part
 from .weights.processors import find_processor
 

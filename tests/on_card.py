@@ -20,10 +20,11 @@ from diffseg_lib.attention import record_attention
 from diffseg_lib.baselines.elbo import elbo_posterior, noise_sharing
 from diffseg_lib.cli.main import main
 from diffseg_lib.evaluation.sources import open_dataset
+from diffseg_lib.experiments.ablation import complete_all_resolutions
 from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.pocket.layouts import write_layout
 from diffseg_lib.pocket.training.fitting import Schedule, fit
-from diffseg_lib.scoremaps import complete_all_resolutions, complete_materialised, self_attention
+from diffseg_lib.scoremaps import complete_materialised, self_attention
 from diffseg_lib.segmenter import DiffSegmenter
 
 IMAGES = 2

@@ -9,8 +9,10 @@ import pytest
 import torch
 from conftest import Wrapper, tiny_pipeline
 from einops import rearrange
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from diffseg_lib.attention import _Recorder, record_attention
+from diffseg_lib.attention import _Recorder, attention_layers, record_attention
 from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.recording import Recording, RecordingOptions
 from diffseg_lib.scoremaps import complete, complete_materialised
@@ -434,6 +436,74 @@ def test_side_prompts_are_held_against_the_queries_of_the_row_that_drives(backbo
             torch.testing.assert_close(maps[:1], own.cross[name], atol=1e-6, rtol=1e-4)
             assert not torch.allclose(maps[1], maps[0], atol=1e-6)
         assert all(len(query) == 1 for query in recording.queries.values())
+
+
+def side_by_side(backbone, count=5):
+    """Side prompts whose tokens count unequally, drawn; their token weights, and a call of the UNet that a prompt drives."""
+    generator = torch.Generator().manual_seed(1)
+    texts = [f"a photograph of a {name}" for name in ("house", "fish", "red fish", "zebra", "owl")]
+    embeddings = backbone.encode_prompts([texts[i % len(texts)] for i in range(count)])
+    counts, weights = torch.randint(0, 4, (count, 24), generator=generator).float(), torch.rand(count, 24, generator=generator)
+    counts[:, 0] = 1
+    return {"side_prompts": embeddings, "side_counts": counts}, weights, torch.randn(1, 4, 16, 16, generator=generator), backbone.encode_prompts(["a house"])
+
+
+@pytest.mark.parametrize("optimizations", [(), OPTIMIZATIONS])
+def test_side_prompts_are_those_of_a_naive_loop(backbone, optimizations):
+    """A token that counts three times gives what three of it give, side by side; one that does not count gives nothing."""
+    side, weights, noisy, driving = side_by_side(backbone)
+    with record_attention(backbone.unet, weights, projections=("cross",), **side) as kept:
+        backbone.predict_noise(noisy, 100, driving)
+    with record_attention(backbone.unet, weights, optimizations=optimizations, **side) as recording:
+        backbone.predict_noise(noisy, 100, driving)
+    layers = attention_layers(backbone.unet)
+    for name, maps in recording.cross.items():
+        layer, query = layers[name], kept.projections[name].query[0]  # heads n d
+        for embedding, counts, weight, found in zip(side["side_prompts"], side["side_counts"].long(), weights, maps, strict=True):
+            repeated = embedding.repeat_interleave(counts, 0)
+            key = rearrange(layer.to_k(repeated), "l (e d) -> e l d", e=layer.heads)
+            naive = ((query @ key.mT * layer.scale).softmax(-1) @ weight.repeat_interleave(counts)).mean(0)
+            torch.testing.assert_close(found.flatten(), naive, atol=1e-5, rtol=0)
+
+
+def test_maps_by_resolution_are_the_means_of_the_layers(backbone):
+    side, weights, noisy, driving = side_by_side(backbone)
+    found = []
+    for layers in (True, False):
+        with record_attention(backbone.unet, weights, layers=layers, **side) as recording:
+            backbone.predict_noise(noisy, 100, driving)
+        found.append(recording)
+    assert len(found[1].cross) == len(found[0].by_resolution()) < len(found[0].cross)
+    for stride, maps in found[0].by_resolution().items():
+        torch.testing.assert_close(found[1].by_resolution()[stride], maps, atol=1e-6, rtol=1e-5)
+
+
+def test_no_tensor_grows_with_classes_times_tokens_times_pixels(backbone):
+    """Two hundred side prompts make no larger tensor than one does, but for their own embeddings and maps."""
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            self.seen = max([getattr(self, "seen", 0), *(one.numel() for one in tree_leaves(out) if isinstance(one, torch.Tensor))])
+            return out
+
+    largest = []
+    for count in (1, 200):
+        side, weights, noisy, driving = side_by_side(backbone, count)
+        with Largest() as mode, record_attention(backbone.unet, weights, layers=False, optimizations=OPTIMIZATIONS, **side) as recording:
+            backbone.predict_noise(noisy, 100, driving)
+        largest.append(mode.seen)
+    maps, embeddings = max(one.numel() for one in recording.cross.values()), side["side_prompts"].numel()
+    assert largest[1] <= max(largest[0], maps, embeddings)
+    assert largest[1] < 200 * 24 * 16 * 16  # classes tokens pixels, of one head
+
+
+def test_side_counts_that_do_not_fit_are_refused(backbone):
+    side, weights, noisy, driving = side_by_side(backbone)
+    side["side_counts"] = side["side_counts"][:2]
+    refused = pytest.raises(ValueError, match=r"side counts of shape \(2, 24\): expected one weight a prompt and token, \(5, 24\)")
+    with refused, record_attention(backbone.unet, weights, **side):
+        backbone.predict_noise(noisy, 100, driving)
 
 
 def test_one_prompt_gives_several_maps(backbone):

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import families, gpu, parts
+from benchmarks import families, gpu, many, parts
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, SHARED, STEPS, cases, ours_in, segment
 from benchmarks.goals import DATASETS, committed_speed, goals, hours, vae_gigaflops
@@ -130,22 +130,57 @@ def test_some_tables_of_an_earlier_run_are_kept(tmp_path, monkeypatch):
     assert facts["sharing"] == {"images": 3} and all(facts[key] == kept[key] for key in ("time_ratio", "extra_mib", "memory_vs_released"))
 
 
+def test_the_number_of_classes_is_measured_on_a_tiny_model(backbone):
+    found = many.by_classes(backbone, (8, 8), 2, (1, 7))
+    assert found["sentence"] == many.classes_of_a_sentence(24) == 5 and set(found["rows"]) == {"1", "7"}
+    told = {way: (row["measured"], row["calls"], row["ratio"]["repeats"]) for way, row in found["rows"]["7"].items()}
+    assert told == {"a row a class": (1, 7, 2), "a row a sentence": (5, 2, 2), "side prompts": (7, 1, 2)}
+    assert found["rows"]["7"]["a row a class"]["ratio"]["median"] == pytest.approx(7 * found["rows"]["1"]["a row a class"]["ratio"]["median"], abs=0.02)
+    assert set(found["text"]) == {"alone", "of 8"} and found["latents"] == [8, 8]
+    assert many.extra_over_one_row({"a row a class, 1": 10.0, "side prompts, 60": 14.5, "x": None}) == {
+        "a row a class, 1": 0.0,
+        "side prompts, 60": 4.5,
+        "x": None,
+    }
+
+
+def test_the_classes_alone_leave_the_other_tables_as_they_were(tmp_path, monkeypatch):
+    import benchmarks.__main__ as module
+
+    kept = committed_speed()
+    (tmp_path / "speed.json").write_text(json.dumps(kept))
+    rows = {k: {way: {"ratio": summary([1.1])} for way in many.WAYS} for k in ("60", "171")}
+    monkeypatch.setattr(module, "full_classes", lambda size, repeats: {"rows": rows, "mib_over_one_row": {"side prompts, 60": 12.0}, "repeats": repeats})
+    assert main(["--only", "classes", "--repeats", "3", "--json", str(tmp_path / "speed.json")]) == 0
+    facts = json.loads((tmp_path / "speed.json").read_text())
+    assert facts["full"]["classes"]["repeats"] == 1 and facts["repeats"] == kept["repeats"]
+    assert {**facts["full"], "classes": 0} == {**kept["full"], "classes": 0, "gigaflops": facts["full"]["gigaflops"]} and facts["pocket"] == kept["pocket"]
+    judged = [(goal.what, goal.met) for goal in goals(facts) if "classes by side prompts" in goal.what]
+    assert len(judged) == 3 and all(met for _, met in judged)
+
+
 def test_tables_hold_what_was_measured():
     from benchmarks import tables
 
     facts = committed_speed()
     judged = goals(facts)
-    assert len(tables.goals_table(judged)) == len(judged) and set(tables.goals_table(judged)[""]) <= set(tables.SAID.values())
+    shown = tables.goals_table(judged)
+    assert list(shown.index) == [f"{one.what}: {one.wanted}" for one in judged if one.met is not None] and list(shown.columns) == ["found"]
+    assert all(text.rpartition(", ")[2] in tables.SAID.values() and "nan" not in text for text in shown["found"]) and tables._short(254.3) == "254.3"
     assert not any(table.isna().any(axis=None) for table in (tables.goals_table(judged), tables.memory_table(facts["full"]["memory"])))
     assert tables.sources(facts).count("\n") == len({(how["command"], how["commit"]) for how in facts["measured"].values()})
     full = facts["full"]
     assert "optimized, queries and keys kept" in tables.memory_table(full["memory"]).index and "ours" in tables.memory_table({"1": {OURS: {"median": 1}}}).index
-    assert list(tables.sizes_table(full["sizes"])["ratio"]) == [row["ratio"]["median"] for row in full["sizes"].values()]
+    assert list(tables.sizes_table(full["sizes"])["ratio"]) == [f"{row['ratio']['median']:.2f}" for row in full["sizes"].values()]
     assert list(tables.images_table(facts["pocket"]["images"]).index)[0] == "1 images"
-    assert list(tables.released_table(full["released"])["times faster"]) == [row["speedup"]["median"] for row in full["released"].values()]
+    assert list(tables.released_table(full["released"])["times faster"]) == [f"{row['speedup']['median']:.1f}" for row in full["released"].values()]
+    assert not tables.released_table(full["released"] | {"9": full["released"]["1"]}).isna().any(axis=None)
     assert tables.families_table({"gone": "not run: no memory"} | full["families"]).loc["parameters", "gone"] == "not run: no memory"
     assert list(tables.sharing_table(facts["sharing"]["rows"]).index) == ["own", "shared"]
-    assert len(tables.precision_table(full["precision"], facts["gpu"])) == len(full["precision"]) + len(facts["gpu"])
+    told = [*full["precision"].values(), *facts["gpu"].values()]
+    assert len(tables.precision_table(full["precision"], facts["gpu"])) == sum(not str(one).startswith("not run") for one in told) > 0
+    grown = {"rows": {"60": {"side prompts": {"ratio": summary([1.1, 1.3]), "measured": 60, "calls": 1}, "x": {"ratio": summary([120.0]), "calls": 60}}}}
+    assert tables.classes_table(grown).loc["C = 60"].tolist() == ["1.20 (1.10 to 1.30)", "120.0, scaled from one of 60 calls"]
     numbers = tables.numbers(facts, judged)
     assert numbers["speed_ratios"].startswith(f"{facts['time_ratio']['1']['median']:.2f} (C = 1)") and numbers["speed_met"].endswith(f"of {len(judged)}")
     costs = tables.cost_table(1.0, 312.0, {"one": 1, "two": 2}, shares=(0.1,))

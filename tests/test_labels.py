@@ -15,7 +15,7 @@ from diffseg_lib.evaluation.evaluator import requested_labels
 from diffseg_lib.evaluation.jobs import Job, run_job
 from diffseg_lib.evaluation.labels import check_coverage, class_places, dictionaries_of, frozen_labels, read_labels, word_key
 from diffseg_lib.evaluation.run_store import open_run
-from diffseg_lib.prompts import lemma, plural
+from diffseg_lib.support.words import lemma, plural
 
 COCO = (
     "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, "

@@ -162,3 +162,16 @@ def test_every_committed_study_has_its_picture():
 
     runs = list((data_dir() / "results").glob("*/*.json"))
     assert runs and [path.name for path in runs if not path.with_suffix(".png").is_file()] == []
+
+
+def test_costs_by_the_number_of_classes_are_drawn_with_and_without_a_study():
+    from types import SimpleNamespace
+
+    ways = {"a row a class": {"ratio": {"median": 4.4}}, "side prompts": {"ratio": {"median": 1.1}}}
+    grown = {"rows": {"4": ways, "60": ways}}
+    effect = SimpleNamespace(label="", value=-0.7, ci95=(-1.9, 0.4))
+    result = SimpleNamespace(effects={f"voc_true_{way}": effect for way in ("joint", "side")})
+    left, right = plots.cost_by_classes(grown, result, ("voc",)).axes
+    assert [line.get_label() for line in left.get_lines()] == list(ways) and list(left.get_lines()[1].get_ydata()) == [1.1, 1.1]
+    assert [tick.get_text() for tick in right.get_yticklabels()] == ["voc: joint", "voc: side"]
+    assert not plots.cost_by_classes(grown).axes[1].axison

@@ -7,8 +7,9 @@ import torch
 
 from diffseg_lib.pocket.world import CLASSES, COLOURS
 from diffseg_lib.profiles import load_profile
-from diffseg_lib.prompts import adjectives, fill_template, joint_prompts, make_prompt, reweight, unknown_words, weigh_tokens, without_article
+from diffseg_lib.prompts import fill_template, joint_prompts, make_prompt, reweight, thin_padding, unknown_words, weigh_tokens, without_article
 from diffseg_lib.support.errors import nearest
+from diffseg_lib.support.words import adjectives
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,10 @@ def test_articles_are_inflects_and_it_is_asked_only_where_spelling_may_not_tell(
 
     doubtful = ["hour glass", "heirloom", "honey", "unicorn", "onion", "one-way sign", "eucalyptus", "ewer", "yew", "MRI", "TV", "x-ray", "8-ball"]
     plain = [*VOC, *CONTEXT, *CLASS_NAMES, "umbrella", "untidy desk", "igloo", "egg", "owl"]
-    engine = prompts._inflector()
+    engine = prompts.inflector()
     for name in doubtful + plain:
         assert prompts._article(name) == engine.a(name).split()[0], name
-    monkeypatch.setattr(prompts, "_inflector", lambda: pytest.fail("inflect was asked"))
+    monkeypatch.setattr(prompts, "inflector", lambda: pytest.fail("inflect was asked"))
     for name in CLASS_NAMES:
         prompts.fill_template(name)
 
@@ -174,6 +175,20 @@ def test_a_phrase_may_bring_its_article(tokenizer):
     assert prompt.span == make_prompt("red house", tokenizer).span
     assert make_prompt("the owl", tokenizer).text == "a photograph of an owl"
     assert make_prompt("an owl", tokenizer, before="red").text == "a photograph of a red owl"
+
+
+def test_padding_is_thinned_to_means_that_count_as_often_as_what_they_stand_for():
+    embeddings, lengths = torch.rand(3, 24, 8), [5, 23, 24]
+    thin, counts = thin_padding(embeddings, lengths, 4)
+    assert thin.shape == (3, 24, 8) and counts.sum(1).tolist() == [24, 24, 24]
+    for row, length in enumerate(lengths):
+        torch.testing.assert_close(thin[row, :length], embeddings[row, :length])
+        runs = [run for run in embeddings[row, length:].tensor_split(4) if len(run)]
+        for i, run in enumerate(runs, start=length):
+            torch.testing.assert_close(thin[row, i], run.mean(0))
+            assert counts[row, i] == len(run)
+    bare, counts = thin_padding(embeddings[:1], [5], 0)
+    assert torch.equal(bare, embeddings[:1, :5]) and torch.equal(counts, torch.ones(1, 5))
 
 
 def test_joint_prompts_name_as_many_classes_as_fit_in_their_order():

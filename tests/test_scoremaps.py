@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffseg_lib import scoremaps
+from diffseg_lib.scoremaps import _complete_rows as complete_rows
 from diffseg_lib.scoremaps import complete, complete_materialised, constant_maps, fuse, label, normalise, resize, self_attention, upsample
 
 
@@ -81,6 +83,14 @@ def test_apply_only_equals_materialised(k, h, w, shapes, iterations, shared):
     applied, built = complete(maps, queries, keys, iterations), complete_materialised(maps, queries, keys, iterations)
     assert (applied - built).abs().max() <= 1e-5
     assert (applied - maps).abs().max() > 1e-2  # and it did something
+
+
+def test_many_maps_are_completed_a_strip_of_the_matrix_at_a_time(monkeypatch):
+    maps, (queries, keys) = random(20, 20, 15, seed=9).sigmoid(), layers(1, 300, [(2, 5), (3, 8)])
+    asked = []
+    monkeypatch.setattr(scoremaps, "_complete_rows", lambda *given: asked.append(1) or complete_rows(*given, rows=128))
+    torch.testing.assert_close(complete(maps, queries, keys), complete_materialised(maps, queries, keys), atol=1e-5, rtol=0)
+    assert asked == [1] and complete(maps[:5], queries, keys).shape == (5, 20, 15) and asked == [1]  # fused kernels take as many as a head is wide
 
 
 def test_materialised_attention_is_row_stochastic_and_a_mean_of_layers():

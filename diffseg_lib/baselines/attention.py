@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ..scoremaps import daam_maps, upsample
+from ..scoremaps import resize, upsample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
 from ..support.settings import OBJECT, one_of, settings
@@ -29,6 +32,16 @@ def attention_scores(segmenter: DiffSegmenter, image: np.ndarray, classes: Seque
     norm = segmenter.config.final_norm
     notes = _of_the_picture(segmenter, found.notes)
     return {name: Prediction(to_numpy(upsample(one, image.shape[:2], norm)), calls, notes) for name, one in maps.items()}
+
+
+def daam_maps(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int]) -> Float[Tensor, "k h w"]:
+    """The sum of every layer's probabilities, none scaled: the heat maps of DAAM (Tang et al. 2023), at one timestep.
+
+    Args:
+        layers: Layer name to maps, the mean over heads (which differs from the sum by a factor).
+        size: Height and width of the result.
+    """
+    return torch.stack([resize(maps.float(), size) for maps in layers.values()]).sum(0)
 
 
 def _of_the_picture(segmenter: DiffSegmenter, notes: Sequence[str]) -> tuple[str, ...]:

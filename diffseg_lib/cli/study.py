@@ -113,6 +113,12 @@ def _filter_of(segmenter: DiffSegmenter, name: str, o: argparse.Namespace) -> Ca
     return CategoryFilter.of_profile(prompts, segmenter.backbone.profile, str(segmenter.backbone.device))
 
 
+def _one_pass(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.one_pass import DATASETS, one_pass_study
+
+    return one_pass_study(segmenter, {name: getattr(o, name) for name in DATASETS}, o.split, o.train_images, o.images, o.seeds[0], store)
+
+
 def _benchmark(name: str) -> Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]:
     def run(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
         from ..experiments.benchmark import make_rivals, words_study
@@ -151,6 +157,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
     "elbo": _elbo,
     "qualitative": _qualitative,
     "successors": _successors,
+    "one_pass": _one_pass,
     **{f"benchmark_{name}": _benchmark(name) for name in READERS},
 }
 
@@ -161,8 +168,7 @@ def module_of(study: str) -> str:
     >>> module_of("benchmark_voc"), module_of("prompts"), module_of("elbo")
     ('experiments.benchmark', 'experiments.prompting', 'experiments.elbo')
     """
-    name = study.partition("_")[0]
-    return f"experiments.{'prompting' if name == 'prompts' else name}"
+    return f"experiments.{ {'prompts': 'prompting', 'one_pass': 'one_pass'}.get(study) or study.partition('_')[0] }"
 
 
 def datasets_of(study: str) -> tuple[str, ...]:
@@ -171,7 +177,7 @@ def datasets_of(study: str) -> tuple[str, ...]:
     >>> datasets_of("benchmark_object"), datasets_of("successors"), datasets_of("elbo")
     (('object',), ('voc', 'context'), ('voc',))
     """
-    if study == "successors":
+    if study in ("successors", "one_pass"):
         return ("voc", "context")
     return (study.removeprefix("benchmark_"),) if study.startswith("benchmark_") else ("voc",)
 
@@ -201,7 +207,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     how = run_metadata(started)
     how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
     splits = dict.fromkeys(("train", getattr(result, "split", o.split)))  # of pseudo-labels, train alone
-    names = getattr(result, "datasets", (result.dataset.removeprefix(f"{POCKET}-"),))
+    names = getattr(result, "datasets", None) or [name.removeprefix(f"{POCKET}-") for name in result.dataset.split(", ")]
     data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for name in names for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": device}
     run = CommittedRun(study=study, profile=profile.name, result=result, command=command, **how)

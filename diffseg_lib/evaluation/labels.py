@@ -17,8 +17,8 @@ from typing import Any
 
 from ..data import Dataset
 from ..data.names import SPELLINGS
-from ..prompts import lemma
 from ..support.errors import nearest
+from ..support.words import lemma
 
 LABELS = ("image", "filter", "all")
 AS_RELEASED = ("image_similarity", "text_similarity")  # the released code's choice; its files have "synonym_matching" as well

@@ -8,11 +8,13 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ..data import Sample
 from ..profiles import PAPER_WEIGHTS
-from ..scoremaps import complete, complete_all_resolutions, fuse
+from ..scoremaps import complete, fuse, resize
 from ..segmenter import DiffSegmenter
 from .claims import effect_texts, effect_verdicts
 from .measure import CommittedRun, Row, Store, StudyResult, count_maps, count_splits, format_value
@@ -128,6 +130,27 @@ def variants(segmenter: DiffSegmenter, sample: Sample, words: Sequence[str], row
                 fused = complete_all_resolutions(fused, recording.self_attention())
             found[name] = fused
     return {name: found[name] for name in rows if name in found}
+
+
+def complete_all_resolutions(
+    maps: Float[Tensor, "k h w"], groups: Mapping[tuple[int, int], tuple[Sequence[Float[Tensor, "_ _ _ _"]], Sequence[Float[Tensor, "_ _ _ _"]]]]
+) -> Float[Tensor, "k h w"]:
+    """Complete maps by the self-attention of every resolution (A_self_all of Table 4, Wang et al. 2023), each layer at its own.
+
+    A layer of a coarser resolution acts on the maps brought to that resolution; the result is the mean over all layers.
+
+    Args:
+        maps: Fused maps, one a class, k h w.
+        groups: Height and width to the queries and keys of the layers that attend there.
+
+    Raises:
+        ValueError: If there are no layers or the shapes do not fit.
+    """
+    if not groups:
+        raise ValueError("completion needs queries and keys of at least one layer: record with self_attention='all'")
+    size, layers = (maps.shape[1], maps.shape[2]), sum(len(queries) for queries, _ in groups.values())
+    parts = [resize(complete(resize(maps, side), queries, keys), size) * (len(queries) / layers) for side, (queries, keys) in groups.items()]
+    return torch.stack(parts).sum(0)
 
 
 def ablation_study(

@@ -349,7 +349,7 @@ def protocols_table(result: ProtocolResult) -> Any:
     lines = {}
     for name in [BASE, *(one.removesuffix(f"_minus_{BASE}") for one in ranked(result))]:
         row, effect = result.rows[name], result.effects.get(f"{name}_minus_{BASE}")
-        line = {"mIoU, %": f"{row.value:.1f}", "points against the base": format_effect(effect, 1) if effect else ""}
+        line = {"mIoU, %": f"{row.value:.1f}", "points against the base": format_effect(effect) if effect else ""}
         lines[row.label] = line | {"threshold": f"{row.protocol.value:.2f}", "uses the truth": ", ".join(row.protocol.uses_truth) or "nothing"}
     return pd.DataFrame(lines).T
 

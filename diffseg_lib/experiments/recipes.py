@@ -10,8 +10,8 @@ from ..config import recipe
 from ..data import Dataset, released_words
 from ..evaluation.metrics import best_threshold, count_scores, interval_text
 from ..profiles import PAPER_WEIGHTS
-from ..prompts import plural
 from ..segmenter import DiffSegmenter
+from ..support.words import plural
 from .claims import effect_texts
 from .measure import Counts, Row, Store, StudyResult, count_splits, format_effect, side_of_zero
 

@@ -96,7 +96,6 @@ class SuccessorResult(StudyResult):
         heads: The chosen heads, as layer and number.
         train_images: The number of images of train of each data set.
         datasets: Names of the data sets.
-        protocol: What every method was given, and what was chosen where, in a sentence.
     """
 
     rows: Mapping[str, SuccessorRow]
@@ -106,7 +105,6 @@ class SuccessorResult(StudyResult):
     heads: tuple[tuple[str, int], ...]
     train_images: int
     datasets: tuple[str, ...]
-    protocol: str
 
     @property
     def best(self) -> str:
@@ -288,7 +286,6 @@ def successor_study(
         heads=bench.heads,
         train_images=train_images,
         datasets=tuple(opened),
-        protocol=PROTOCOL,
         seeds=(seed,),
         images=min(len(test) for _, test in opened.values()),
         dataset=next(iter(opened.values()))[1].name,
@@ -346,7 +343,7 @@ def successor_table(result: SuccessorResult, dataset: str) -> Any:
     lines = {}
     for name, row in rows_of(result, dataset).items():
         effect = result.effects.get(f"{dataset}/{name}_minus_{OURS}")
-        line = {"mIoU, %": format_value(row), "minus the paper's": format_effect(effect, 1) if effect else ""}
+        line = {"mIoU, %": format_value(row), "minus the paper's": format_effect(effect) if effect else ""}
         line |= {"mIoU at edges, %": format_value(row.edges), "UNet rows": f"{row.unet_rows:.1f}", "seconds": f"{row.seconds:.2f}", "MiB": f"{row.mib:.0f}"}
         lines[row.label] = line | {"images": row.images}
     return pd.DataFrame(lines).T
@@ -368,7 +365,7 @@ def search_table(result: SuccessorResult) -> Any:
 
 
 def _both(result: SuccessorResult, name: str) -> str:
-    return " and ".join(format_effect(result.effects[f"{data}/{name}"], 1) for data in result.datasets)
+    return " and ".join(format_effect(result.effects[f"{data}/{name}"]) for data in result.datasets)
 
 
 def _named_by_side(result: SuccessorResult, side: int) -> str:

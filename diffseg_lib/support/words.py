@@ -1,9 +1,9 @@
-"""Words that the category filter knows of: what captions set before nouns, and other names for classes."""
+"""English words: other names for classes, plurals, and what captions set before nouns."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -36,6 +36,13 @@ SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "cup": ("mug",),
     "bird": ("parrot", "duck", "goose", "pigeon"),
 }
+
+# Words that end the run of adjectives before a noun: determiners, numbers, prepositions, conjunctions, forms of "to be".
+FUNCTION_WORDS = frozenset(
+    "a an the this that these those some any many several each every his her its their my your our no one two three four five six "
+    "of in on at by to from with without under over above below behind beside between near against through into onto for and or but as "
+    "is are was were be been being there it he she they we you i who which while".split()
+)
 
 # Plurals that name another thing than their singular does.
 THINGS_OF_THEIR_OWN = frozenset(
@@ -85,13 +92,55 @@ def spelling(name: str) -> str:
 def _singular(word: str) -> str:
     if word in THINGS_OF_THEIR_OWN or not word.isascii() or not word.isalpha() or len(word) < 3 or word.endswith(("ss", "us")):
         return word
-    one = _engine().singular_noun(word)
+    one = inflector().singular_noun(word)
     # a word that is a singular already, as "bus" is, is not the plural of what the library cuts it to
-    return one if one and _engine().plural_noun(one) == word else word
+    return one if one and inflector().plural_noun(one) == word else word
 
 
 @cache
-def _engine() -> Any:
+def inflector() -> Any:
+    """The library that knows plurals and articles; it takes seconds to load."""
     import inflect
 
     return inflect.engine()
+
+
+@cache
+def lemma(word: str) -> str:
+    """A noun in the singular, lower case.
+
+    >>> lemma("Butterflies"), lemma("fish"), lemma("bus")
+    ('butterfly', 'fish', 'bus')
+    """
+    word = word.lower()
+    if len(word) < 3 or not word.isascii() or not word.isalpha() or word.endswith(("ss", "us")):
+        return word
+    return inflector().singular_noun(word) or word
+
+
+def plural(name: str, words: Collection[str] = ()) -> str:
+    """The plural of a name's last word; the name itself where a vocabulary does not have it.
+
+    >>> plural("bus"), plural("traffic light"), plural("house", {"house", "houses"}), plural("fish", {"fish"})
+    ('buses', 'traffic lights', 'houses', 'fish')
+    """
+    *before, last = name.split()
+    many = inflector().plural_noun(last) or last
+    return " ".join([*before, many]) if not words or many in words else name
+
+
+def adjectives(caption: str, name: str) -> str:
+    """The words that describe a name in a caption: those right before it, back to an article or the like.
+
+    >>> adjectives("a photograph of a fish and two small red houses on grass", "house")
+    'small red'
+    """
+    words = re.findall(r"[\w'-]+|[^\w\s]", caption.lower())
+    wanted = [lemma(word) for word in name.split()]
+    for start in range(len(words) - len(wanted) + 1):
+        if [lemma(word) for word in words[start : start + len(wanted)]] == wanted:
+            first = start
+            while first and words[first - 1] not in FUNCTION_WORDS and words[first - 1].isalpha():
+                first -= 1
+            return " ".join(words[first:start])
+    return ""

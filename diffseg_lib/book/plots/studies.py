@@ -131,6 +131,32 @@ def ratio_panels(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], referenc
     return figure
 
 
+def cost_by_classes(grown: Mapping[str, Any], result: Any = None, datasets: Sequence[str] = (), asked: str = "true") -> Figure:
+    """Time against the number of classes, a line a way, on logarithmic axes; beside it what each way loses, with 95 % intervals.
+
+    Args:
+        grown: Measured ratios: ``rows`` has by number of classes and way a ``ratio`` with its ``median``.
+        result: A study of the ways, whose ``effects`` are named data set, `asked`, way; None draws the costs alone.
+        datasets: Data sets whose effects are drawn.
+        asked: What the study asked.
+    """
+    figure, [[left, right]] = grid(1, 2, (10, 3.2), gridspec_kw={"width_ratios": [3, 2]})
+    numbers = [int(k) for k in grown["rows"]]
+    for way, mark in zip(next(iter(grown["rows"].values())), "os^D", strict=False):
+        left.plot(numbers, [ways[way]["ratio"]["median"] for ways in grown["rows"].values()], f"{mark}-", markersize=4, label=way)
+    left.set(xscale="log", yscale="log", xlabel="classes", ylabel="time, bare forward of one row = 1")
+    left.set_xticks(numbers, [str(k) for k in numbers])
+    left.minorticks_off()
+    left.legend(frameon=False)
+    names = [f"{name}_{asked}_{way}" for name in datasets for way in ("joint", "side")]
+    if result is not None:
+        draw.forest(right, {"points against a row a class": result.effects}, names)
+        right.set_yticks(range(len(names)), [name.replace(f"_{asked}_", ": ") for name in names])
+    else:
+        right.set_axis_off()
+    return figure
+
+
 def stage_bars(models: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """Each stage's share of one image's time, a bar a model: name of a model to stages, each with its ``median`` in seconds."""
     figure, [[ax]] = grid(1, 1, (7, 1.9), layout=None)
