@@ -8,25 +8,38 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from .run import notebooks_dir
 
 
-def ledger_cards(rows: Sequence[Any], name: str = "claims") -> Any:
-    """A ledger as cards, numbered from 1, for a notebook's output (HTML).
+@dataclass(frozen=True)
+class Cards:
+    """A ledger as a notebook shows it.
+
+    Args:
+        data: HTML.
+    """
+
+    data: str
+
+    def _repr_html_(self) -> str:
+        return self.data
+
+
+def ledger_cards(rows: Sequence[Any], name: str = "claims") -> Cards:
+    """A ledger as cards, numbered from 1, for a notebook's output.
 
     Args:
         rows: The judged claims, as :func:`~diffseg_lib.experiments.claims.ledger` gives them.
         name: What sets the ledgers of one page apart, an identifier.
     """
-    from IPython.display import HTML
-
     choices = {"all": len(rows)} | dict(Counter(_kind(row) for row in rows).most_common())
     buttons = "".join(_button(name, kind, number) for kind, number in choices.items())
     cards = "".join(_card(row) for row in rows)
-    return HTML(f'<div class="ledger" id="ledger-{name}"><fieldset><legend>Show</legend>{buttons}</fieldset><ol>{cards}</ol></div>')
+    return Cards(f'<div class="ledger" id="ledger-{name}"><fieldset><legend>Show</legend>{buttons}</fieldset><ol>{cards}</ol></div>')
 
 
 def _button(name: str, kind: str, number: int) -> str:
