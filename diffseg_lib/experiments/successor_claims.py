@@ -19,6 +19,11 @@ def _claim(claim: str, where: str, names: Sequence[str], quoted: str = "", oppos
     return Claim(claim, where, CHAPTER, STUDY, effects, quoted, metric, opposite, untestable, SUCCESSORS)
 
 
+def _protocol(claim: str, where: str, effect: str) -> Claim:
+    """A claim about what a choice of the protocol is worth."""
+    return Claim(claim, where, "19_protocols", "protocols", (f"{effect}_minus_base",), table=SUCCESSORS)
+
+
 SUCCESSOR_CLAIMS: tuple[Claim, ...] = (
     _claim("Less entropy and eight rounds beat one plain application of self-attention", "iSeg", ["iseg_minus_ours"], f"{_S}68.6, 30.9 against 60.1, 27.5"),
     _claim("The product over heads beats their mean", "CLIPer", ["cliper_minus_ours"], f"{_S}72.2, 39.5; without diffusion 64.0, 35.7"),
@@ -39,6 +44,11 @@ SUCCESSOR_CLAIMS: tuple[Claim, ...] = (
     _claim("Regions without words, named afterwards, fall behind maps of words", "this book", ["diffcut_minus_ours", "diffseg_minus_ours"], opposite=True),
     _claim("Parts of two refinements add up: together they beat the best one alone", "this book", ["pair_minus_single"]),
     _claim("What is best on train is better at edges, too", "this book", ["edges_single_minus_ours"], metric="mIoU within 3 px of edges, points"),
+    _protocol("True labels given raise the figure over a filter's words", "Seg4Diff's and ELBO-T2IAlign's protocol", "true_words"),
+    _protocol("Predictions outside the true classes dropped raise the figure", "GoCA's protocol", "masked"),
+    _protocol("A threshold swept on the measured images raises the figure", "DiffSegmenter's and GoCA's protocol", "swept"),
+    _protocol("Leaving the background out of the mean raises the figure", "protocols without a background", "no_background"),
+    _protocol("A mean of each image, averaged, lies above the data set's", "this book", "per_image"),
     _claim(
         "Joint attention of text and picture beats a UNet's",
         "GoCA, Seg4Diff",
