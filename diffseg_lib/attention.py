@@ -258,7 +258,7 @@ def record_attention(
     side_prompts: Float[Tensor, "s l d"] | None = None,
     projections: Collection[str] = (),
     layers: bool = True,
-    side_counts: Float[Tensor, "s l"] | None = None,
+    side_counts: Float[Tensor, "_ _"] | None = None,
 ) -> Iterator[Recording]:
     """Record one call of `unet` made inside the ``with`` block, by the thread that entered it; other threads wait for the end of the block.
 
