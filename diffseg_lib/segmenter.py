@@ -26,7 +26,7 @@ from .profiles import DTYPES, Profile, load_profile
 from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, thin_padding, unknown_words, weigh_tokens
 from .propagation.product import product_of_heads
 from .recording import Recording
-from .scoremaps import complete, constant_maps, fuse, label_rows, upsample
+from .scoremaps import complete, constant_maps, fuse, label_rows, normalise, upsample
 from .support.errors import OUT_OF_MEMORY, nearest, ran_out_of_memory
 from .support.images import Photo, areas, load_photo, to_numpy, to_photo, working_size
 from .support.words import class_names
@@ -300,9 +300,9 @@ class DiffSegmenter:
         if not self.config.iterations:
             return fused, fused
         queries, keys = ([t[rows] for t in group] for group in source.finest())
-        if self.config.product is not None:
-            return fused, product_of_heads(fused, queries, keys, self.config.product)
-        return fused, complete(fused, queries, keys, self.config.iterations)
+        floor, share = self.config.product, self.config.fused_share
+        completed = complete(fused, queries, keys, self.config.iterations) if floor is None else product_of_heads(fused, queries, keys, floor)
+        return fused, (1 - share) * normalise(completed) + share * normalise(fused) if share else completed
 
     def _maps(
         self, latents: Tensor, noise: Tensor, prompts: Sequence[Prompt], embeddings: Tensor, token_weights: Tensor, return_intermediates: bool, class_batch: int
