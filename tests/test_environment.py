@@ -108,7 +108,7 @@ def test_the_metadata_asks_for_all_that_the_library_imports():
     where = packages_distributions()
     for name, module in imported(ROOT / "diffseg_lib").items():
         sources = {canonicalize_name(one) for one in where[name]}
-        comes_along = name == "myst_nb"  # with jupyter-book
+        comes_along = name in ("myst_nb", "matplotlib_inline")  # with jupyter-book, with ipykernel
         assert sources & (needed | extras) or comes_along, f"{module} imports {name}, which pyproject.toml does not name"
     for name, module in imported(ROOT / "diffseg_lib").items():  # a photo is segmented without any extra
         folder = {path.name for path in (ROOT / "diffseg_lib" / "book").rglob("*.py")} | {"crf.py", "executors.py"}

@@ -194,13 +194,11 @@ def test_methods_are_numbered_by_cost_and_named_below():
     assert [float(line.get_xdata()[0]) for line in marks] == [0.2, 0.9] and marks[0].get_color() != marks[1].get_color()
 
 
-def test_flat_labels_are_opaque_and_named_once():
+def test_labels_of_a_data_set_are_named_by_its_classes_and_void_is_white():
     found = {"ours": np.where(TRUTH == 2, 3, TRUTH)}
-    figure = plots.flat_label_gallery([SAMPLE], [found], ["house", "fish", "car"])
-    _, truth, ours = (ax.images[0].get_array() for ax in figure.axes)
-    assert tuple(truth[3, 2]) == plots.class_colour(1) and tuple(truth[3, 8]) == plots.class_colour(2) and tuple(truth[0, 0]) == (1, 1, 1)
-    assert tuple(ours[3, 8]) == plots.class_colour(3)
-    [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["house", "fish", "car"]
-    void = plots.flat_label_gallery([SAMPLE], [{"ours": np.where(TRUTH == 2, 255, TRUTH)}], ["house", "fish"])
-    assert tuple(void.axes[2].images[0].get_array()[3, 8]) == (0.3, 0.3, 0.3)
+    shown = plots.label_comparison([SAMPLE], [found], ["house", "fish", "car"], 2)
+    [[_, truth, ours]] = shown.rows
+    assert shown.columns == 2 and list(truth.key) == ["house", "fish"] and list(ours.key) == ["house", "car"]
+    assert shown.key() == plots.class_colours(["house", "fish", "car"])
+    [[_, _, void]] = plots.label_comparison([SAMPLE], [{"ours": np.where(TRUTH == 2, 255, TRUTH)}], ["house", "fish"]).rows
+    assert list(void.key) == ["house"] and (void.pixels == 255).all(-1).any()
