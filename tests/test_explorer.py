@@ -117,7 +117,7 @@ def test_the_page_computes_what_the_library_does(chromium, tiny, packed, tmp_pat
             found = chromium.script(f"Explorer.found.{name}.map(map => Array.from(map))")
             np.testing.assert_allclose(found, getattr(expected, name).flatten(1), atol=2e-6)
         labels = np.array(chromium.script("Array.from(Explorer.found.labels)")).reshape(expected.labels.shape)
-        assert (labels == expected.labels).mean() > 0.999 and len(np.unique(labels)) > 1
+        assert (labels == expected.labels).mean() > 0.995 and len(np.unique(labels)) > 1
 
 
 @pytest.mark.site

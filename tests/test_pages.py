@@ -147,7 +147,7 @@ def test_a_chapter_is_green_only_while_its_inputs_are_those_that_stand(tmp_path,
     shown = status_markup([good, stale], {"01_a": title_of(source)})
     assert shown.startswith("1 of 2 chapters are current.")
     assert shown.count("{status-stale}`stale` code, library or weights changed") == shown.count("{status-current}`current`") == 1
-    assert "| 2026-11-27 14:05 UTC | 3 | `now` | diffusion `072a870e` |" in shown
+    assert "| 2026-11-27 14:05 UTC | 3 | `now` | `072a87` |" in shown
 
 
 def test_a_committed_chapter_is_red_for_every_fault_that_check_finds(tmp_path, monkeypatch):

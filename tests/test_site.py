@@ -76,7 +76,7 @@ LAYOUT = r"""
 })()
 """
 TEXT = "article p, article h1, article h2, article li, article pre span, article figcaption, .ledger .verdict, .ledger label"
-SHOWN = "[...document.querySelectorAll('.ledger li')].filter(e => e.offsetHeight).map(e => e.querySelector('.verdict').textContent)"
+SHOWN = "[...document.querySelectorAll('#ledger-claims li')].filter(e => e.offsetHeight).map(e => e.querySelector('.verdict').textContent)"
 
 
 class _Links(HTMLParser):
@@ -271,17 +271,17 @@ def test_glue_and_echoes_leave_the_page_and_folded_cells_are_folded(chromium, pa
 def test_the_ledger_is_filtered_by_verdict(chromium):
     chromium.open(address("notebooks/21_claims"))
     every = chromium.script(SHOWN)
-    kinds = chromium.script("[...document.querySelectorAll('.ledger input')].map(e => e.value)")
+    kinds = chromium.script("[...document.querySelectorAll('#ledger-claims input')].map(e => e.value)")
     assert kinds[0] == "all" and len(kinds) > 2 and len(every) == len(CLAIMS)
     for kind in [*kinds[1:], "all"]:
-        chromium.script(f"document.querySelector('.ledger input[value=\"{kind}\"]').click()")
+        chromium.script(f"document.querySelector('#ledger-claims input[value=\"{kind}\"]').click()")
         shown = chromium.script(SHOWN)
         assert shown == [one for one in every if kind == "all" or one.split(":")[0].replace(" ", "-") == kind] and shown
 
 
 def weight(page: Path) -> int:
-    """Bytes of a page's HTML and of all scripts and style sheets that it asks for, each counted once."""
-    text = page.read_text()
+    """Bytes of a page's HTML without the pictures in it, and of all scripts and style sheets that it asks for, each counted once."""
+    text = re.sub(r"data:image/[^\"')]+", "", page.read_text())
     asked = [link for tag, link in _ASKED.findall(text) if tag == "script" or link.partition("?")[0].endswith((".css", ".js"))]
     files = {(page.parent / unquote(urlsplit(link).path)).resolve() for link in asked if not urlsplit(link).scheme}
     return len(text.encode()) + sum(file.stat().st_size for file in files)
@@ -296,6 +296,8 @@ def test_scripts_and_styles_are_weighed(tmp_path):
     page = tmp_path / "p.html"
     page.write_text('<link rel="stylesheet" href="a.css?v=1"><script src="b.js"></script><script src="b.js"></script><link rel="next" href="q.html">')
     assert weight(page) == 1100 + page.stat().st_size
+    page.write_text(page.read_text() + '<img src="data:image/png;base64,AAAA">')
+    assert weight(page) == 1100 + page.stat().st_size - len("data:image/png;base64,AAAA")
 
 
 @pytest.mark.parametrize("page", [*PAGES, "search", "genindex", "py-modindex"])
@@ -421,7 +423,7 @@ def test_the_book_becomes_latex_without_a_warning(tmp_path):
 
     source = latex_sources(ROOT / "notebooks", tmp_path / "latex")  # Sphinx's warnings are errors there
     text = source.read_text()
-    pictures = re.findall(r"\\includegraphics(?:\[[^\]]*\])?\{\{?([^{}]+)\}?(\.\w+)?\}", text)
+    pictures = re.findall(r"\\(?:sphinx)?includegraphics(?:\[[^\]]*\])?\{\{?([^{}]+)\}?(\.\w+)?\}", text)
     assert len(pictures) > 20
     assert [name for name, ending in pictures if not list(source.parent.glob(f"{Path(name).name}{ending or '*'}"))] == []
     assert all(f"/notebooks/{Path(page).stem}" in text or Path(page).stem in text for page in CHAPTERS if page.startswith("notebooks"))

@@ -18,6 +18,7 @@ from .status import Status, summary
 DESCRIBED = 200  # characters of a page's description at most
 LIBRARY = ("api", "genindex", "py-modindex")  # pages that a search shows last
 SEARCHED = "searchtexts.js"
+SHOWN = 1500  # characters of a section that a search can show a part of
 OF_CELLS = re.compile(r"togglebutton|copybutton|clipboard|design|mystnb|thebe|citations|math\.css")
 TERM = re.compile(r'<a class="reference internal" href="[^"]*#(?P<id>term-[^"]+)"(?P<rest>[^>]*)>(?=<span class="xref std std-term">)')
 
@@ -151,9 +152,9 @@ def status_markup(rows: list[Status], titles: dict[str, str]) -> str:
     for one in rows:
         why = "; ".join(fault.removeprefix("its outputs are stale: ") for fault in one.faults).replace("|", " ")
         state = "{status-current}`current`" if one.current else f"{{status-stale}}`stale` {why}"
-        models = ", ".join(f"{kind} `{key[:8]}`" for kind, key in one.models.items()) or "not recorded"
+        models = " ".join(f"`{key[:6]}`" for key in one.models.values()) or "not recorded"
         seconds = "not recorded" if one.seconds is None else f"{one.seconds:.0f}"
-        lines.append(f"| [{titles[one.name]}](notebooks/{one.name}) | {state} | {one.ran} | {seconds} | `{one.code[:8]}` | {models} |")
+        lines.append(f"| [{titles[one.name]}](notebooks/{one.name}) | {state} | {one.ran} | {seconds} | `{one.code[:6]}` | {models} |")
     return "\n".join([*lines, "```"])
 
 
@@ -249,7 +250,7 @@ def _searched(page: str, title: str, doctree: Any) -> dict[str, Any]:
 
 def _write_texts(app: Any, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
-        texts = {page: {anchor: " ".join(said) for anchor, said in one["parts"].items()} for page, one in sorted(app.env.diffseg_texts.items())}
+        texts = {page: {anchor: " ".join(said)[:SHOWN] for anchor, said in one["parts"].items()} for page, one in sorted(app.env.diffseg_texts.items())}
         Path(app.outdir, SEARCHED).write_text(f"Search.texts = {json.dumps(texts, ensure_ascii=False, separators=(',', ':'))};\n", encoding="utf-8")
         index = Path(app.outdir, "searchindex.js")  # entries of the general index are its objects again
         index.write_text(
