@@ -17,7 +17,7 @@ def split_tag(latex: str) -> tuple[str, str]:
     """A formula without its ``\\tag``, and the tag's text; "" where it has none.
 
     >>> split_tag(r"a = b \\tag{Eq. 4}")
-    ('a = b ', 'Eq. 4')
+    ('a = b', 'Eq. 4')
     """
     found = TAG.search(latex)
     return TAG.sub("", latex), found[1] if found else ""
