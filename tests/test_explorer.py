@@ -10,9 +10,10 @@ import torch
 
 from diffseg_lib.book.explorer import LARGEST, explorer_data, explorer_html, record_scene, replay, scene, show
 from diffseg_lib.book.explorer.page import write_explorer
+from diffseg_lib.book.explorer.scene import unpack
 from diffseg_lib.cli.main import main
 from diffseg_lib.pocket.scenes import photo_or_scene
-from diffseg_lib.scoremaps import self_attention
+from diffseg_lib.scoremaps import self_attention, upsample
 from diffseg_lib.segmenter import DiffSegmenter
 
 QUIET = ("file:", "data:", "about:", "blob:")
@@ -111,13 +112,19 @@ def test_the_page_computes_what_the_library_does(chromium, tiny, packed, tmp_pat
     monkeypatch.setattr(scene, "GRID", 6)
     for data in (packed, explorer_data(tiny), explorer_data(replace(tiny, scale="none", iterations=0))):
         (tmp_path / "page.html").write_text(explorer_html(data))
-        expected = replay(data)
+        expected, header = replay(data), unpack(data)[0]
         opened(chromium, tmp_path / "page.html")
         for name in ("fused", "completed"):
             found = chromium.script(f"Explorer.found.{name}.map(map => Array.from(map))")
             np.testing.assert_allclose(found, getattr(expected, name).flatten(1), atol=2e-6)
         labels = np.array(chromium.script("Array.from(Explorer.found.labels)")).reshape(expected.labels.shape)
-        assert (labels == expected.labels).mean() > 0.995 and len(np.unique(labels)) > 1
+        # min-max stretches what rounding moves: a value and both ends of its map, of two maps; all pixels that are decided by more are equal
+        flat = expected.completed.flatten(1)
+        slack = 6 * float((np.abs(np.array(found) - flat.numpy()).max(1) / (flat.amax(1) - flat.amin(1)).numpy()).max())
+        scores = upsample(expected.completed, expected.labels.shape, header["final_norm"])
+        first, second = torch.cat([scores, torch.full_like(scores[:1], header["threshold"])]).topk(2, 0).values
+        decided = (first - second > slack).numpy()
+        assert decided.mean() > 0.9 and (labels == expected.labels)[decided].all() and len(np.unique(labels)) > 1
 
 
 @pytest.mark.site

@@ -86,6 +86,7 @@ def test_the_study_goes_on_where_it_was_cut_off(bench, tmp_path, monkeypatch):
     assert elbo.unet_rows == 4 * ours.unet_rows and cut.unet_rows == 1 and ours.costed == 1
     assert elbo.seconds > ours.seconds > 0 and found.rows["voc/goca"].mib > ours.mib > 0
     assert found.effects["voc/iseg_minus_ours"].value == pytest.approx(found.rows["voc/iseg"].value - ours.value)
+    assert found.dataset == "pocket-voc" and found.protocol().line.startswith("pocket-voc")
     shown = successor_table(found, "voc")
     assert list(shown.loc[METHODS["iseg"], ["UNet rows", "images"]]) == [f"{ours.unet_rows:.1f}", 2] and len(search_table(found)) == len(found.search)
     texts = numbers(found)
@@ -96,6 +97,7 @@ def test_the_study_goes_on_where_it_was_cut_off(bench, tmp_path, monkeypatch):
 
 def test_the_recipe_best_is_what_the_committed_study_chose():
     run = committed_result("successors", "pocket", SuccessorResult).result
+    assert run.dataset == ", ".join(f"pocket-{name}" for name in run.datasets)
     chosen = {**SINGLES, **PAIRS}[run.best]
     floors = {"product": 0.1, "product2": 0.2, "product3": 0.3}
     assert chosen.maps == "fused" and not chosen.calibrated and len(chosen.completions) == 1

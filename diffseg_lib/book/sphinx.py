@@ -206,9 +206,11 @@ def _tell(app: Any, page: str, template: str, context: dict[str, Any], doctree: 
     """Say on a page who wrote it and how it is cited: before the theme looks which of its templates would be empty."""
     if doctree is None:
         return
-    body = context.get("body", "")
-    if "glossary" in app.env.found_docs:
-        body = with_meanings(body, meanings_of(app.env.get_doctree("glossary")))
+    if app.env.diffseg_shown is None:
+        glossary = app.env.get_doctree("glossary") if "glossary" in app.env.found_docs else None
+        app.env.diffseg_shown = (meanings_of(glossary) if glossary else {}, _entries(app.env))
+    meanings, entries = app.env.diffseg_shown
+    body = with_meanings(context.get("body", ""), meanings)
     book, title = read_citation(), plain(context.get("title", ""))
     source = repository()
     picture, base = first_picture(body), app.config.html_baseurl
@@ -220,7 +222,7 @@ def _tell(app: Any, page: str, template: str, context: dict[str, Any], doctree: 
 
         picture = urljoin(urljoin(base, f"{page}.html"), picture)
     context["metatags"] = context.get("metatags", "") + meta_tags(title, describe(doctree), picture, book.title)
-    context["body"] = body + cited_entries(body, _entries(app.env))
+    context["body"] = body + cited_entries(body, entries)
     of_page = ("", "") if page == app.config.root_doc else (page.split("/")[-1], title)
     context["book"], context["source"], context["chapter"] = book, source, page if page.startswith("notebooks/") else ""
     context["bibtex"] = book.bibtex(*of_page, url=source.url if source else "")
@@ -276,6 +278,7 @@ def _resolved(app: Any, doctree: Any, page: str) -> None:
 
 def _begin(app: Any) -> None:
     app.env.diffseg_texts = {}
+    app.env.diffseg_shown = None  # meanings of terms and entries of the bibliography, found once for all pages
 
 
 def setup(app: Any) -> dict[str, Any]:

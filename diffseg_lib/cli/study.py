@@ -168,7 +168,8 @@ def module_of(study: str) -> str:
     >>> module_of("benchmark_voc"), module_of("prompts"), module_of("elbo")
     ('experiments.benchmark', 'experiments.prompting', 'experiments.elbo')
     """
-    return f"experiments.{ {'prompts': 'prompting', 'one_pass': 'one_pass'}.get(study) or study.partition('_')[0] }"
+    named = {"prompts": "prompting"} | {f"benchmark_{name}": "benchmark" for name in READERS}
+    return f"experiments.{named.get(study, study)}"
 
 
 def datasets_of(study: str) -> tuple[str, ...]:
@@ -207,7 +208,7 @@ def run_study(study: str, segmenter: DiffSegmenter, o: argparse.Namespace, comma
     how = run_metadata(started)
     how["seconds"] = round(how["seconds"] + sum(store.saved), 1)
     splits = dict.fromkeys(("train", getattr(result, "split", o.split)))  # of pseudo-labels, train alone
-    names = getattr(result, "datasets", None) or [name.removeprefix(f"{POCKET}-") for name in result.dataset.split(", ")]
+    names = [name.removeprefix(f"{POCKET}-") for name in result.dataset.split(", ")]
     data = tuple(open_dataset(name, getattr(o, name), one, 1, _order(o, name)).describe() for name in names for one in splits)
     how |= {"models": models, "data": data, "code": code, "device": device}
     run = CommittedRun(study=study, profile=profile.name, result=result, command=command, **how)

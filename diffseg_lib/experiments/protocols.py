@@ -247,7 +247,6 @@ def protocol_study(
 
 TOY_NAMES = ("background", "house", "fish", "boat", "star", "cat")
 TOY_THRESHOLD = 0.4
-Box = tuple[int, int, int, int]  # top, bottom, left and right, pixels
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,6 @@ from .measure import Counts, Effect, Estimate, Measured, Row, Store, StudyResult
 OURS, FUSED, SINGLE, PAIR = "ours", "fused", "single", "pair"
 COMBINATIONS: Mapping[str, Combination] = {**SINGLES, **PAIRS}
 DATASETS = ("voc", "context")
-PROTOCOL = "true class words of each image given to all; background a class; thresholds, heads and combinations fixed on train"
 BAND = 3  # px to each side of an edge
 PART = 20  # images of a part that is kept
 EDGES = "edges/"  # before the name of a variant whose counts are those near edges
@@ -288,7 +287,7 @@ def successor_study(
         datasets=tuple(opened),
         seeds=(seed,),
         images=min(len(test) for _, test in opened.values()),
-        dataset=next(iter(opened.values()))[1].name,
+        dataset=", ".join(test.name for _, test in opened.values()),
     )
 
 
