@@ -120,15 +120,15 @@ def complete(
     return maps
 
 
-def _complete_rows(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor], rows: int = 256) -> Tensor:
+def _complete_rows(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor], rows: int = 64) -> Tensor:
     """:func:`complete` of more maps than a head has columns, by one self-attention: some rows of the mean matrix at a time, applied to all maps at once."""
     vectors, applied = maps.flatten(1), []
     for top in range(0, vectors.shape[1], rows):
-        mean = vectors.new_zeros(min(rows, vectors.shape[1] - top), vectors.shape[1])
+        mean = torch.zeros((), device=maps.device)
         for query, key in zip(queries, keys, strict=True):
-            for q, k in zip(_precise(query[0, :, top : top + rows]), _precise(key[0]), strict=True):
-                mean += (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) / (len(queries) * len(key[0]))
-        applied.append(vectors @ mean.mT)
+            scores = _precise(query[0, :, top : top + rows]) / query.shape[-1] ** 0.5 @ _precise(key[0]).mT
+            mean = mean + torch.softmax(scores, -1, out=scores).mean(0) / len(queries)
+        applied.append(vectors @ mean.to(vectors).mT)
     return torch.cat(applied, dim=1).reshape(maps.shape)
 
 
