@@ -126,7 +126,7 @@ def _complete_rows(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tenso
     ready = [(_precise(query[0]) / query.shape[-1] ** 0.5, _precise(key[0]).mT) for query, key in zip(queries, keys, strict=True)]
     room = ready[0][0].new_empty(max(len(query) for query, _ in ready) * rows * vectors.shape[1])  # made once: to make it anew takes as long as to fill it
     for top in range(0, vectors.shape[1], rows):
-        mean: Tensor | float = 0.0
+        mean = vectors.new_zeros(())
         for query, key in ready:
             part = query[:, top : top + rows]
             scores = torch.bmm(part, key, out=room[: part[..., 0].numel() * key.shape[-1]].view(*part.shape[:2], -1))
