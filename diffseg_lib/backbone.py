@@ -17,8 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .attention import unet_lock
+from .attention import record_attention, unet_lock
 from .profiles import Profile
+from .prompts import Prompt, weigh_tokens
+from .recording import Recording
 from .weights.look_alikes import guidance_condition
 
 EMBEDDING_CACHE_SIZE = 256  # embeddings: 60 MB of a Stable Diffusion in float32
@@ -89,16 +91,39 @@ class Backbone:
 
     @torch.no_grad()
     def encode_image(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 c h w"]:
-        """Latents z = E(x0), the posterior's mean, scaled. `image` lies in [-1, 1], its sides are multiples of :attr:`multiple`."""
+        """Latents z = E(x0), the mean, shifted where the autoencoder says so, and scaled. `image`: in [-1, 1], sides multiples of :attr:`multiple`."""
         with self._visit():
             latents = self.vae.encode(image.to(self.device, self.vae.dtype)).latent_dist.mean
-        return (latents * self.vae.config.scaling_factor).to(self.dtype)
+        return ((latents - self._shift) * self.vae.config.scaling_factor).to(self.dtype)
 
     @torch.no_grad()
     def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Pictures in [-1, 1] from scaled latents."""
         with self._visit():
-            return self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+            return self.vae.decode(latents.to(self.device, self.vae.dtype) / self.vae.config.scaling_factor + self._shift).sample.clamp(-1, 1)
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    def token_weights(self, prompts: Sequence[Prompt], which: str = "all", modifiers: bool = False) -> Float[Tensor, "b l"]:
+        """Weights that average a class's sub-tokens, as :func:`~diffseg_lib.prompts.weigh_tokens` makes them of the model's tokens."""
+        return weigh_tokens(prompts, self.max_tokens, which, modifiers)
+
+    def content_weights(self, prompts: Sequence[Prompt]) -> Float[Tensor, "b l"]:
+        """1 at each token of a prompt's words, the start token and padding left out."""
+        weights = torch.zeros(len(prompts), self.max_tokens)
+        for row, prompt in zip(weights, prompts, strict=True):
+            row[1 : min(len(self.tokenizer(prompt.text, verbose=False)["input_ids"]), self.max_tokens) - 1] = 1
+        return weights
+
+    def record(self, token_weights: Float[Tensor, "b *c l"] | None, **options: Any) -> AbstractContextManager[Recording]:
+        """Record the attention of one call made inside the ``with`` block; `options` are those of :func:`~diffseg_lib.attention.record_attention`."""
+        return record_attention(self.unet, token_weights, **options)
+
+    def noise_notes(self, timesteps: Sequence[int]) -> tuple[str, ...]:
+        """What timesteps mean to the model, where that has to be said."""
+        return ()
 
     def _visit(self) -> AbstractContextManager[Any]:
         return TEXT_LOCK if self.runs_on else nullcontext()

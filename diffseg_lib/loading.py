@@ -13,6 +13,7 @@ import torch
 
 from .attention import attention_layers
 from .backbone import Backbone
+from .dit.calls import Calls, FluxCalls, PixArtCalls, Sd3Calls
 from .optimizations import stride_of
 from .profiles import PAPER_WEIGHTS, Profile, load_profile, local_folder
 from .support.identity import model_source
@@ -22,11 +23,15 @@ from .weights.lora import apply_lora, read_lora
 from .weights.parts import read_config
 from .weights.pipelines import PREDICTIONS, Pipeline, find_pipeline, with_defaults
 from .weights.single_file import SingleFile, find_single_file
+from .weights.transformer_folders import find_transformer
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model: what it is called, how its UNet's settings tell it, whether it has a second text encoder, its adapter, and weights for fusion."""
+    """A kind of model: what it is called, how its UNet's settings tell it, whether it has a second text encoder, its adapter, and weights for fusion.
+
+    Of a transformer ``calls`` says how it is called, and the weights are of its blocks; without any all blocks weigh the same.
+    """
 
     name: str
     fits: Callable[[Mapping[str, Any]], bool]
@@ -34,6 +39,7 @@ class Family:
     make: Callable[[], type[Backbone]]
     weights: Mapping[int, float]
     told: str  # where the weights are from
+    calls: Callable[..., Calls] | None = None
 
 
 def _sdxl() -> type[Backbone]:
@@ -42,10 +48,24 @@ def _sdxl() -> type[Backbone]:
     return SdxlBackbone
 
 
+def _transformer() -> type[Backbone]:
+    from .transformer import TransformerBackbone
+
+    return TransformerBackbone
+
+
+def _is_unet(config: Mapping[str, Any]) -> bool:
+    return config.get("_class_name", "UNet2DConditionModel") == "UNet2DConditionModel" and config["in_channels"] == 4
+
+
+def _made_of(name: str) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda config: config.get("_class_name") == name
+
+
 FAMILIES = (
     Family(
         "Stable Diffusion 1.x and 2.x (text_encoder, unet without added conditioning)",
-        lambda config: config.get("addition_embed_type") is None and config.get("encoder_hid_dim_type") is None and config["in_channels"] == 4,
+        lambda config: _is_unet(config) and config.get("addition_embed_type") is None and config.get("encoder_hid_dim_type") is None,
         False,
         lambda: Backbone,
         PAPER_WEIGHTS,
@@ -53,11 +73,43 @@ FAMILIES = (
     ),
     Family(
         "Stable Diffusion XL (text_encoder and text_encoder_2, unet with text_time conditioning)",
-        lambda config: config.get("addition_embed_type") == "text_time" and config.get("cross_attention_dim") is not None and config["in_channels"] == 4,
+        lambda config: (
+            _is_unet(config)
+            and config.get("addition_embed_type") == "text_time"
+            and config.get("cross_attention_dim") is not None
+            and config["in_channels"] == 4
+        ),
         True,
         _sdxl,
         {4: 0.5, 2: 0.5},
         "equal weights of the two resolutions at which it attends: not tuned, the paper has no SDXL",
+    ),
+    Family(
+        "Stable Diffusion 3 and 3.5 (SD3Transformer2DModel, two CLIP towers, T5 or none)",
+        _made_of("SD3Transformer2DModel"),
+        True,
+        _transformer,
+        {9: 1.0},
+        "block 9 of Stable Diffusion 3's 24, as Seg4Diff has it: not tuned here",
+        Sd3Calls,
+    ),
+    Family(
+        "Flux.1 (FluxTransformer2DModel, CLIP, T5)",
+        _made_of("FluxTransformer2DModel"),
+        True,
+        _transformer,
+        dict.fromkeys(range(15, 19), 0.25),
+        "double blocks 15 to 18, as ConceptAttention has it: not tuned here",
+        FluxCalls,
+    ),
+    Family(
+        "PixArt-alpha and Sigma (PixArtTransformer2DModel, T5)",
+        _made_of("PixArtTransformer2DModel"),
+        False,
+        _transformer,
+        {},
+        "equal weights of all blocks: not tuned, no source names better ones",
+        PixArtCalls,
     ),
 )
 
@@ -80,7 +132,10 @@ def check_folder(profile: Profile) -> tuple[Family, Pipeline | SingleFile]:
             f"the weights of profile {profile.name!r} ({profile.source}) are not on this machine: "
             "download them once, online, by diffseg fetch with this profile, or give the folder they are in as the profile"
         )
-    other = [name for name in ("transformer", "prior", "decoder") if (folder / name).is_dir()]
+    if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
+        _, pipeline = find_transformer(folder, pickled=profile.pickled_weights)
+        return family_of(pipeline.parts["transformer"].config), pipeline
+    other = [name for name in ("prior", "decoder") if (folder / name).is_dir()]
     if other and not (folder / "unet").is_dir():
         config = folder / other[0] / "config.json"
         kind = json.loads(config.read_text()).get("_class_name", other[0]) if config.is_file() else other[0]
@@ -145,12 +200,49 @@ def offload(models: Sequence[Any], device: str) -> None:
         add_hook_to_module(model, Visit())
 
 
+def _place(models: Sequence[Any], device: str, offloaded: bool) -> None:
+    for model in models:
+        model.to("cpu" if offloaded else device)
+    if offloaded:
+        offload(models, device)
+
+
+def _load_transformer(known: Profile, family: Family, calling: Callable[..., Calls], found: Any, device: str, dtype: torch.dtype, offloaded: bool) -> Backbone:
+    """A transformer's backbone; weights that no profile chose are the family's, of the blocks that the model has."""
+    if known.lora:
+        raise ValueError(f"lora {known.lora[0]}: added to UNets alone, and {known.source} is a {found.parts['transformer'].config['_class_name']}")
+    from .dit.attention import blocks_of
+    from .transformer import flow_schedule
+
+    models = {name: part.load(dtype) for name, part in found.parts.items()}
+    _place(list(models.values()), device, offloaded)
+    transformer, vae = models.pop("transformer"), models.pop("vae")
+    calls = calling(models, found.tokenizers)
+    count = len(blocks_of(transformer))
+    if known.weights == PAPER_WEIGHTS:
+        weights = {block: w for block, w in family.weights.items() if block < count} or dict.fromkeys(range(count), 1 / count)
+        told = family.told if weights == family.weights else "equal weights of all its blocks, or those of the family's own that it has: not tuned"
+        known = replace(known, weights=weights, chosen_on=told)
+    if missing := sorted(block for block in known.weights if block >= count):
+        raise ValueError(f"fusion weights of blocks {', '.join(map(str, missing))}: the model's {count} blocks are 0 to {count - 1}")
+    if calls.flow:
+        schedule = flow_schedule()
+    else:
+        from diffusers import DDIMScheduler
+
+        schedule = DDIMScheduler.from_config(dict(found.scheduler)).alphas_cumprod.float()
+    tokenizer, text = calls.spans[0][1], models.get("text_encoder")
+    made: Any = family.make()
+    prediction = "flow" if calls.flow else "epsilon"
+    return made(known, vae, text, tokenizer, transformer, schedule, prediction, device if offloaded else "", notes=found.said(dtype), calls=calls)
+
+
 def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cpu", dtype: torch.dtype = torch.float32, offloaded: bool = False) -> Backbone:
     """Load a profile's model, nothing downloaded and no code run that a weight file holds.
 
     Args:
-        profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, a
-            single file of one, or a :class:`~diffseg_lib.profiles.Profile`.
+        profile: Profile: "pocket", "sd15", a YAML file, a hub id, the folder of a pipeline of one of :data:`FAMILIES`, a single file of one
+            with a UNet, or a :class:`~diffseg_lib.profiles.Profile`.
         device: Device that it runs on: "cpu", "cuda" and so on.
         dtype: Precision of weights and activations; float32 on the CPU.
         offloaded: Whether models wait in main memory and visit `device` one at a time: slower, and the card need only hold the largest.
@@ -167,6 +259,8 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     if offloaded and torch.device(device).type == "cpu":
         raise ValueError(f"device {device!r}: models are offloaded from a GPU to main memory; name one, as in --device cuda, or leave --offload away")
     family, found = check_folder(known)
+    if family.calls is not None:
+        return _load_transformer(known, family, family.calls, found, device, dtype, offloaded)
     scheduler = DDIMScheduler.from_config(dict(found.scheduler))
     vae, unet, text, *second = (part.load(dtype) for part in found.parts.values())
     tokenizer, *tokenizer_2 = found.tokenizers.values()
@@ -174,11 +268,7 @@ def load_backbone(profile: str | Path | Profile = "pocket", *, device: str = "cp
     if family.second and dtype == torch.float16 and vae.config.force_upcast:
         vae = vae.float()  # its activations overflow in half precision
     lora = (apply_lora(*known.lora, {"unet": unet, "text_encoder": text} | dict(zip(("text_encoder_2",), second, strict=False))),) if known.lora else ()
-    models = [vae, unet, text, *second]
-    for model in models:
-        model.to("cpu" if offloaded else device)
-    if offloaded:
-        offload(models, device)
+    _place([vae, unet, text, *second], device, offloaded)
     if known.weights == PAPER_WEIGHTS != family.weights:
         known = replace(known, weights=dict(family.weights), chosen_on=family.told)
     levels = len(unet.config.block_out_channels)

@@ -157,6 +157,19 @@ def _tokens_within(offsets: Sequence[tuple[int, int]], begin: int, end: int) -> 
     return tuple(i for i, (a, b) in enumerate(offsets) if b > a and a < end and b > begin)
 
 
+def spans_in(prompt: Prompt, tokenizer: Any, other: Any) -> Prompt:
+    """The same prompt with the positions that its words have in another tokenizer's reading of the text.
+
+    Args:
+        prompt: Prompt, from :func:`make_prompt`.
+        tokenizer: Tokenizer that it was made with.
+        other: Tokenizer whose positions are wanted.
+    """
+    offsets, read = (one(prompt.text, return_offsets_mapping=True, verbose=False)["offset_mapping"] for one in (tokenizer, other))
+    span, modifiers = (tuple(sorted({i for p in some for i in _tokens_within(read, *offsets[p])})) for some in (prompt.span, prompt.modifiers))
+    return Prompt(prompt.text, prompt.name, span, modifiers)
+
+
 def weigh_tokens(prompts: Sequence[Prompt], length: int, which: str = "all", modifiers: bool = False) -> Float[Tensor, "b l"]:
     """Weights that average a class's sub-tokens: 1/m at each of its m positions.
 

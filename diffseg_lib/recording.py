@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,8 +57,8 @@ class Recording:
     projections: dict[str, Projections] = field(default_factory=dict)
     added: Counter[str] = field(default_factory=Counter, repr=False)
 
-    def finest(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Queries and keys of the self-attention layers at the finest resolution."""
+    def finest(self, weights: Mapping[int, float] | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Queries and keys of the self-attention layers at the finest resolution, whatever the fusion weights are (transformers ask them)."""
         return self.self_attention().get(self.finest_size, ([], []))
 
     def self_attention(self) -> dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]]:

@@ -16,14 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .attention import record_attention
 from .backbone import TEXT_LOCK, Backbone
 from .config import Config
 from .config import recipe as configure
 from .loading import load_backbone
 from .optimizations import OPTIMIZATIONS
 from .profiles import DTYPES, Profile, load_profile
-from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, thin_padding, unknown_words, weigh_tokens
+from .prompts import Prompt, fill_template, joint_prompts, make_prompt, reweight, thin_padding, unknown_words
 from .propagation.product import product_of_heads
 from .recording import Recording
 from .scoremaps import complete, constant_maps, fuse, label_rows, normalise, upsample
@@ -228,13 +227,13 @@ class DiffSegmenter:
         """Embeddings with the class re-weighted (b l d), and the weights of the tokens whose maps are taken (b l)."""
         embeddings = torch.cat([self.backbone.cached_embedding(p.text) for p in prompts])
         tokens = self.backbone.max_tokens
-        token_weights = weigh_tokens(prompts, tokens, self.config.span).to(embeddings)
+        token_weights = self.backbone.token_weights(prompts, self.config.span).to(embeddings)
         if self.config.emphasis:  # rows of an embedding that are no tokens stay as they are
             plain, empty = embeddings[:, :tokens], self.backbone.cached_embedding("")[:, :tokens]
             emphasised = torch.stack([sum(w for other, w in zip(prompts, token_weights, strict=True) if other.text == p.text) for p in prompts])
             embeddings = torch.cat([reweight(plain, empty, emphasised, self.config.emphasis), embeddings[:, tokens:]], dim=1)
         if self.config.modifiers:
-            token_weights = weigh_tokens(prompts, tokens, self.config.span, modifiers=True).to(embeddings)
+            token_weights = self.backbone.token_weights(prompts, self.config.span, modifiers=True).to(embeddings)
         return embeddings, token_weights
 
     def encode(self, pixels: np.ndarray) -> Tensor:
@@ -263,9 +262,9 @@ class DiffSegmenter:
     def attend(
         self, latents: Tensor, noise: Tensor, timestep: int, embeddings: Tensor, token_weights: Tensor, self_attention: str = "finest", **options: Any
     ) -> Recording:
-        """Record attention in one UNet call at one timestep, all prompts as one batch; `options` are those of :func:`record_attention`."""
+        """Record attention in one UNet call at one timestep, all prompts as one batch; `options` are those of :meth:`Backbone.record`."""
         noisy = self.backbone.add_noise(latents, noise, timestep)
-        with record_attention(self.backbone.unet, token_weights, self_attention=self_attention, **options) as recording:
+        with self.backbone.record(token_weights, self_attention=self_attention, **options) as recording:
             self.backbone.predict_noise(noisy, timestep, embeddings)
         return recording
 
@@ -299,7 +298,7 @@ class DiffSegmenter:
         source, rows = (first or recording, slice(0, 1)) if self.config.share_self_attention else (recording, slice(None))
         if not self.config.iterations:
             return fused, fused
-        queries, keys = ([t[rows] for t in group] for group in source.finest())
+        queries, keys = ([t[rows] for t in group] for group in source.finest(self.weights))
         floor, share = self.config.product, self.config.fused_share
         completed = complete(fused, queries, keys, self.config.iterations) if floor is None else product_of_heads(fused, queries, keys, floor)
         return fused, (1 - share) * normalise(completed) + share * normalise(fused) if share else completed
@@ -404,7 +403,7 @@ class DiffSegmenter:
         labels, maps = label_rows(completed, (photo.pixels.shape[0], photo.pixels.shape[1]), self.threshold, self.config.final_norm)
         names = tuple(p.name for p in prompts)
         flat = constant_maps(completed).nonzero().flatten().tolist()
-        notes = (*self.backbone.notes, *photo.notes, *said, *(f"the map of {names[i]} is constant" for i in flat))
+        notes = (*self.backbone.notes, *self.backbone.noise_notes(self.timesteps), *photo.notes, *said, *(f"the map of {names[i]} is constant" for i in flat))
         kept = Intermediates(latents, noise, self.timesteps, token_weights, cross, layers, fused, completed) if return_intermediates else None
         rest = (completed, self.config.final_norm, names, self.threshold, notes, kept, tuple(prompts))
         return Segmentation(to_numpy(labels), to_numpy(maps), *rest)

@@ -19,7 +19,7 @@ HEAVY = {"diffusers", "transformers", "torch", "numpy", "scipy", "matplotlib", "
 FILES = module_files(ROOT)
 IMPORTS = imports_of(ROOT)
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
-LINES_OF_THE_METHOD = 2500
+LINES_OF_THE_METHOD = 2900  # with UNets and transformers as backbones
 
 
 def test_no_circle_and_no_import_against_the_rules():
@@ -99,7 +99,7 @@ def test_reading_data_sets_costs_no_torch(name):
     assert not set().union(*(packages(one, top_level=True) for one in {name, *reached(name)})) & {"torch", "diffusers", "transformers"}
 
 
-LOADERS = ("backbone", "sdxl", "loading", "attention", "optimizations", "weights.single_file")
+LOADERS = ("backbone", "sdxl", "loading", "attention", "optimizations", "dit.attention", "dit.calls", "weights.single_file")
 
 
 @pytest.mark.parametrize("name", [n for n in TREES if n not in LOADERS and wing_of(n) != "pocket.training"])

@@ -39,7 +39,7 @@ MADE = {
 }
 SEED = "expected an integer from 0 to 2**64 - 1"
 SHARE = "expected a number from 0 to 1"
-WEIGHTS = "expected a mapping of strides (integers of at least 1) to weights (numbers of at least 0)"
+WEIGHTS = "expected a mapping of strides, or of a transformer's blocks from 0, to weights (numbers of at least 0)"
 TIMESTEPS = "expected a list of at least one integer of at least 0"
 
 

@@ -101,11 +101,8 @@ class Refined:
     def _with_content(self, token_weights: Float[Tensor, "*_ l"], prompts: Sequence[Prompt]) -> Float[Tensor, "b c l"]:
         """Beside the weights of the classes of each prompt, those of all its words: b prompts, c classes and one more."""
         weights = token_weights if token_weights.ndim == 3 else token_weights[:, None]
-        words = torch.zeros_like(weights[:, :1])
-        for row, prompt in zip(words, prompts[:: weights.shape[1]], strict=True):
-            length = len(self.segmenter.backbone.tokenizer(prompt.text, verbose=False)["input_ids"])
-            row[:, 1 : min(length, weights.shape[-1]) - 1] = 1
-        return torch.cat([weights, words], dim=1)
+        words = self.segmenter.backbone.content_weights(prompts[:: weights.shape[1]])[:, None, : weights.shape[-1]]
+        return torch.cat([weights, words.to(weights)], dim=1)
 
     def _refined(self, image: np.ndarray, classes: Sequence[str]) -> tuple[Tensor, int]:
         """Refined maps, the mean over timesteps, and the UNet evaluations that denoising errors took."""

@@ -50,8 +50,8 @@ Texts = Annotated[tuple[str, ...], Field(description="a list of texts"), PLAIN]
 Timesteps = Annotated[tuple[NotNegativeInteger, ...], Field(min_length=1, description="a list of at least one integer of at least 0"), PLAIN]
 Template = Annotated[str, Field(pattern=r"\{class\}", description="text with the place of the class, '{class}', in it")]
 Weights = Annotated[
-    Mapping[Annotated[int, Field(ge=1), BeforeValidator(_stride)], NotNegative],
-    Field(min_length=1, description="a mapping of strides (integers of at least 1) to weights (numbers of at least 0)"),
+    Mapping[Annotated[int, Field(ge=0), BeforeValidator(_stride)], NotNegative],
+    Field(min_length=1, description="a mapping of strides, or of a transformer's blocks from 0, to weights (numbers of at least 0)"),
 ]
 
 Lora = Annotated[tuple[str, float], Field(description="a list of a path and a number, [path, scale]"), PLAIN]
