@@ -133,6 +133,11 @@ class _Recorder:
             read, often = (torch.cat([given[row, kept[row]] for row in rows]) for given in (prompts, counts))
             one, key = query[rows[0] if len(query) > 1 else 0].to(whole), rearrange(attn.to_k(read), "l (e d) -> e l d", e=attn.heads).to(whole)
             scores = whole[: len(one) * len(read) * one.shape[1]].view(len(one), len(read), one.shape[1])
+            if value is None and len(query) == 1:
+                torch.baddbmm(scores.new_zeros(()), key, one.mT, beta=0, alpha=attn.scale, out=scores)
+                of_heads = _sums_of_softmax(scores, [(token_weights[row][:, kept[row]], counts[row, kept[row]]) for row in rows])
+                maps.append(of_heads if self.options.heads else of_heads.mean(1))
+                continue
             torch.baddbmm(often.to(whole).log()[:, None], key, one.mT, alpha=attn.scale, out=scores)
             for row, part in zip(rows, scores.split([len(kept[row]) for row in rows], 1), strict=True):
                 torch.softmax(part, 1, out=part)  # heads l n
@@ -145,6 +150,22 @@ class _Recorder:
         mean = self.recording.cross.setdefault(name, found)
         self.recording.cross[name] = mean + (found - mean) / self.recording.added[name]
         return torch.stack(outputs) if outputs else None
+
+
+def _sums_of_softmax(scores: Float[Tensor, "heads l n"], prompts: Sequence[tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]]) -> Float[Tensor, "_ heads n"]:
+    """Weighted sums over each prompt's own softmax, of prompts whose scores stand one under the other; the scores are used up.
+
+    One exponential serves all prompts, less the largest score of any; two products sum it up by prompt. It cannot vanish for a whole prompt, since all begin
+    with the same token, whose score they share.
+
+    Args:
+        scores: Scores of all prompts' tokens.
+        prompts: Of each prompt, the weights of its tokens in c maps, and how often each token counts.
+    """
+    scores.sub_(scores.amax(1, keepdim=True)).exp_()
+    weights = torch.block_diag(*[each * counts for each, counts in prompts]).to(scores)
+    wholes = torch.block_diag(*[counts.expand(len(each), -1) for each, counts in prompts]).to(scores)
+    return ((weights @ scores) / (wholes @ scores)).movedim(1, 0)
 
 
 def _sections(lengths: Sequence[int], most: int) -> list[list[int]]:

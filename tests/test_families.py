@@ -146,12 +146,12 @@ def test_an_unknown_architecture_says_what_is_supported_and_what_was_found(famil
         load_backbone(copy)
     shutil.rmtree(copy / "unet")
     (copy / "transformer").mkdir()
-    (copy / "transformer" / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
-    with pytest.raises(ValueError, match="holds a SD3Transformer2DModel, which is not supported"):
+    (copy / "transformer" / "config.json").write_text(json.dumps({"_class_name": "SanaTransformer2DModel"}))
+    with pytest.raises(ValueError, match="holds a SanaTransformer2DModel, which is not supported"):
         load_backbone(copy)
     with pytest.raises(ValueError, match="addition_embed_type 'image'"):
         family_of({"in_channels": 4, "addition_embed_type": "image"})
-    assert len(FAMILIES) == 2
+    assert len(FAMILIES) == 5
 
 
 def test_a_prediction_of_another_kind_is_refused(family_folders, tmp_path):
