@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .attention import SELF_ATTENTION, unet_lock
 from .backbone import TEXT_LOCK, Backbone
-from .dit.attention import Seen, block_number, layers_of, watch_attention, word_maps
+from .dit.attention import Finished, Seen, block_number, layers_of, watch_attention, word_maps
 from .dit.calls import Calls
 from .prompts import Prompt, spans_in, weigh_tokens
 from .recording import Recording
@@ -59,10 +59,6 @@ class _Asked:
     side_prompts: Tensor | None = None
     side_counts: Tensor | None = None
     projections: Collection[str] = ()
-
-
-class _Finished(Exception):
-    """The last layer that was asked for is recorded."""
 
 
 @dataclass(frozen=True)
@@ -201,14 +197,14 @@ class TransformerBackbone(Backbone):
                 recording.cross[seen.layer] = maps if asked.heads else maps.mean(1)
                 recording.added[seen.layer] += 1
             if "early_stop" in asked.optimizations and seen.layer == wanted[-1]:
-                raise _Finished
+                raise Finished
 
         with unet_lock(self.unet):  # other threads wait for the end of the block
             if self._open:
                 raise RuntimeError("the attention of this transformer is being recorded already: leave the outer with block first")
             self._open.append(recording)
             try:
-                with suppress(_Finished), watch_attention(self.unet, wanted, self.family.text_first, lambda: math.prod(recording.finest_size), see):
+                with watch_attention(self.unet, wanted, self.family.text_first, lambda: math.prod(recording.finest_size), see):
                     yield recording
             finally:
                 self._open.clear()

@@ -99,7 +99,7 @@ def test_reading_data_sets_costs_no_torch(name):
     assert not set().union(*(packages(one, top_level=True) for one in {name, *reached(name)})) & {"torch", "diffusers", "transformers"}
 
 
-LOADERS = ("backbone", "sdxl", "loading", "attention", "optimizations", "dit.attention", "dit.calls", "weights.single_file")
+LOADERS = ("backbone", "sdxl", "loading", "attention", "optimizations", "dit.attention", "dit.calls", "dit.concepts", "weights.single_file")
 
 
 @pytest.mark.parametrize("name", [n for n in TREES if n not in LOADERS and wing_of(n) != "pocket.training"])

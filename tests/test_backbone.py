@@ -52,7 +52,8 @@ def test_a_damaged_profile_is_named(copy, text, said):
 
 def test_an_unknown_profile_gets_the_nearest_name():
     with pytest.raises(
-        ValueError, match=r"unknown profile 'pockt': expected pocket, sd15, sd21, sdxl, a YAML file, a folder or a .safetensors file; did you mean pocket\?"
+        ValueError,
+        match=r"unknown profile 'pockt': expected flux, pixart, pocket, sd15, sd21, sd35, sdxl, a YAML file, a folder.*; did you mean pocket\?",
     ):
         load_profile("pockt")
 

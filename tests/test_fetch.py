@@ -260,8 +260,8 @@ def test_one_precision_and_one_format(names, variant, chosen, said):
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(ValueError, match="it holds transformer, vae: expected a pipeline with unet/config.json"):
-        choose_files(["transformer/config.json", "vae/config.json"])
+    with pytest.raises(ValueError, match="it holds prior, vae: expected a pipeline with unet/config.json or transformer/config.json"):
+        choose_files(["prior/config.json", "vae/config.json"])
     with pytest.raises(ValueError, match="vae holds no weights as safetensors or .bin, but config.json"):
         choose_files(["unet/config.json", "unet/diffusion_pytorch_model.bin", "vae/config.json"])
 

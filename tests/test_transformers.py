@@ -471,3 +471,96 @@ def test_fusion_weights_of_blocks_that_are_not_there_are_refused(folders):
 def test_a_unet_is_loaded_as_before(pipeline_folder):
     assert type(load_backbone(pipeline_folder)).__name__ == "Backbone"
     assert tiny_pipeline().unet is not None
+
+
+# -- read-outs of joint attention
+
+
+def concepts_of(backbone, words):
+    from diffseg_lib.refinements.concept_attention import ConceptAttention
+
+    method = ConceptAttention(DiffSegmenter(backbone))
+    return torch.cat([method.concept(word) for word in words], dim=1)
+
+
+def seen_concepts(backbone, noisy, timestep, driving, concepts, blocks):
+    from diffseg_lib.dit.concepts import watch_concepts
+
+    found = {}
+
+    def see(block, image, text):
+        found[block] = (image, text)
+
+    n = noisy.shape[2] * noisy.shape[3] // 4
+    with watch_concepts(backbone.unet, concepts, blocks, backbone.calls.text_first, lambda: n, see):
+        backbone.predict_noise(noisy, timestep, driving)
+    return found
+
+
+@pytest.mark.parametrize("family", ["sd3", "sd35", "flux"])
+def test_concepts_read_the_picture_with_the_texts_weights_and_are_not_read(backbones, family):
+    backbone = backbones[family]
+    noisy, timestep, driving = given(backbone)
+    concepts = concepts_of(backbone, ["house", "fish", "background"])
+    found = seen_concepts(backbone, noisy, timestep, driving, concepts, [0, 1])
+    shapes = (48, backbone.unet.inner_dim), (3, backbone.unet.inner_dim)
+    assert {block: (image.shape, text.shape) for block, (image, text) in found.items()} == dict.fromkeys((0, 1), shapes)
+
+    # in the first block concepts are what the same tokens would be as the prompt, under the same pooled embedding
+    as_prompt = torch.cat([torch.nn.functional.pad(concepts, (0, driving.shape[-1] - concepts.shape[-1])), driving[:, -1:]], dim=1)
+    outputs = {}
+
+    def keep(seen):
+        outputs[seen.layer] = seen
+
+    from diffseg_lib.dit.attention import watch_attention
+
+    first = "transformer_blocks.0.attn"
+    with watch_attention(backbone.unet, [first], backbone.calls.text_first, lambda: 48, keep):
+        backbone.predict_noise(noisy, timestep, as_prompt)
+    expected = outputs[first].text_output[0].transpose(0, 1).flatten(1)
+    assert torch.allclose(found[0][1], expected, atol=1e-5)
+    with watch_attention(backbone.unet, [first], backbone.calls.text_first, lambda: 48, keep):
+        backbone.predict_noise(noisy, timestep, driving)
+    assert torch.equal(found[0][0], outputs[first].output[0].transpose(0, 1).flatten(1))
+
+    # the picture does not read them, their order is of no matter, and each reads the others
+    turned = seen_concepts(backbone, noisy, timestep, driving, concepts.flip(1), [0, 1])
+    fewer = seen_concepts(backbone, noisy, timestep, driving, concepts[:, :1], [0, 1])
+    for block in (0, 1):
+        assert torch.equal(found[block][0], turned[block][0]) and torch.equal(found[block][0], fewer[block][0])
+        assert torch.allclose(found[block][1], turned[block][1].flip(0), atol=1e-5)
+        assert not torch.allclose(found[block][1][0], fewer[block][1][0], atol=1e-5)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.unet.modules())
+
+
+def test_concepts_need_a_block_with_a_stream_of_text(backbones):
+    backbone = backbones["sd3"]
+    noisy, timestep, driving = given(backbone)
+    with pytest.raises(ValueError, match="blocks 2: concepts are carried through blocks with a stream of text, 0 to 1"):
+        seen_concepts(backbone, noisy, timestep, driving, concepts_of(backbone, ["house"]), [2])
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_read_outs_are_methods(folders, family, picture):
+    from diffseg_lib.evaluation.methods import make_method
+    from diffseg_lib.refinements.concept_attention import concept_scores
+
+    segmenter = DiffSegmenter.from_profile(folders[family], weights={0: 0.5, 1: 0.5}, timesteps=(500,))
+    found = make_method("conceptattention", segmenter)(picture, ["house", "fish"])
+    assert found.scores.shape == (2, *picture.shape[:2]) and found.calls == 1
+    assert found.scores.min() >= 0 and found.scores.sum(0).max() <= 1 + 1e-5
+    with pytest.raises(ValueError, match="block 9: the model's are 0 to"):
+        make_method("seg4diff", segmenter)(picture, ["house"])
+    scores = concept_scores(torch.randn(5, 8), torch.randn(3, 8))
+    assert torch.allclose(scores.sum(0), torch.ones(5))
+
+
+def test_read_outs_of_joint_attention_refuse_other_models(folders, backbone):
+    from diffseg_lib.evaluation.methods import make_method
+
+    for segmenter in (DiffSegmenter(backbone), DiffSegmenter.from_profile(folders["pixart"])):
+        with pytest.raises(ValueError, match="reads joint attention, and the model of profile .* has none"):
+            make_method("seg4diff", segmenter)
+        with pytest.raises(ValueError, match="reads joint attention"):
+            make_method("conceptattention", segmenter)(np.zeros((16, 16, 3), np.uint8), ["house"])

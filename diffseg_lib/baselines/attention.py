@@ -46,7 +46,8 @@ def daam_maps(layers: Mapping[str, Float[Tensor, "k _ _"]], size: tuple[int, int
 
 def _of_the_picture(segmenter: DiffSegmenter, notes: Sequence[str]) -> tuple[str, ...]:
     """Notes without those on the model, which are of no picture."""
-    return tuple(note for note in notes if note not in segmenter.backbone.notes)
+    of_the_model = (*segmenter.backbone.notes, *segmenter.backbone.noise_notes(segmenter.timesteps))
+    return tuple(note for note in notes if note not in of_the_model)
 
 
 @settings

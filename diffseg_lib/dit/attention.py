@@ -9,7 +9,7 @@ formed: the first is attention with the words' weights for values, of the second
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,10 @@ def block_number(transformer: nn.Module, layer: str) -> int:
     return next(i for i, (name, _) in enumerate(blocks_of(transformer)) if layer.startswith(f"{name}."))
 
 
+class Finished(Exception):
+    """Everything that was asked for has been seen: raised by whoever sees, it ends the ``with`` block."""
+
+
 class _Watch(TorchFunctionMode):
     """Hands what a layer's attention is computed of, and its output, to whoever asked for it, and changes nothing."""
 
@@ -99,7 +103,7 @@ def watch_attention(
         wanted: Names of the layers, of :func:`layers_of`.
         text_first: Whether the text's tokens stand before the image's in a joint layer.
         image_tokens: Function that tells the number of image tokens of the running call.
-        see: Function that is given what was seen; what it raises leaves the model's call.
+        see: Function that is given what was seen; by :class:`Finished` it ends the model's call and the ``with`` block.
 
     Raises:
         RuntimeError: On a wanted layer that computes its attention in another way than by torch's own function.
@@ -126,7 +130,7 @@ def watch_attention(
             watch.asked = None
             raise RuntimeError(f"{name} did not call scaled_dot_product_attention: set the transformer's attention backend to 'native'")
 
-    with ExitStack() as stack:
+    with suppress(Finished), ExitStack() as stack:
         for name in wanted:
             layer, crosses = layers[name], name.endswith(".attn2") and getattr(layers[name], "is_cross_attention", False)
             stack.callback(layer.register_forward_pre_hook(lambda *_, name=name, cross=crosses: begin(name, cross)).remove)

@@ -8,11 +8,16 @@ from typing import Any
 
 from ..baselines import registry
 from ..baselines.base import Method
+from ..refinements.concept_attention import ConceptAttention, seg4diff
 from ..refinements.registry import REFINEMENTS, make_refined
 from ..segmenter import DiffSegmenter
 from ..support.errors import nearest
 
-METHODS: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {**registry.METHODS, **{name: partial(make_refined, name) for name in REFINEMENTS}}
+JOINT: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {  # read-outs of joint attention
+    "seg4diff": lambda segmenter, source: seg4diff(segmenter),
+    "conceptattention": lambda segmenter, source: ConceptAttention(segmenter),
+}
+METHODS: Mapping[str, Callable[[DiffSegmenter, str], Any]] = {**registry.METHODS, **{name: partial(make_refined, name) for name in REFINEMENTS}, **JOINT}
 
 
 def make_method(name: str, segmenter: DiffSegmenter, source: str = "") -> Method:

@@ -11,7 +11,7 @@ from ..refinements.registry import REFINEMENTS
 from ..support.provenance import committed_json
 from .jobs import Job
 
-DIFFUSION = ("diffsegmenter", "cross", "daam", "elbo", *REFINEMENTS)  # methods that read the configuration
+DIFFUSION = ("diffsegmenter", "cross", "daam", "elbo", "seg4diff", "conceptattention", *REFINEMENTS)  # methods that read the configuration
 
 
 def fixed_threshold(given: str, job: Job) -> tuple[float, str]:

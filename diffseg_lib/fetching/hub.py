@@ -12,10 +12,19 @@ from typing import Any
 from ..profiles import Profile, is_hub_id, split_revision
 from .transfer import Item, transfer
 
-_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+)
 _SETTINGS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "scheduler_config.json", *_TOKENIZER)
-_WITH_WEIGHTS = ("vae", "unet", "text_encoder", "text_encoder_2")
-PARTS = ("scheduler", "tokenizer", "tokenizer_2", *_WITH_WEIGHTS)  # of a pipeline; no safety checker
+_WITH_WEIGHTS = ("vae", "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+PARTS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", *_WITH_WEIGHTS)  # of a pipeline; no safety checker
 _WEIGHTS = re.compile(
     r"(?P<stem>diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<a>(?!safetensors|bin)\w+))?(?P<shard>-\d{5}-of-\d{5})?(?:\.(?P<b>(?!safetensors|bin)\w+))?"
     r"\.(?P<format>safetensors|bin)(?P<index>\.index(?:\.(?P<c>\w+))?\.json)?"
@@ -115,10 +124,10 @@ def choose_files(names: Collection[str], variant: str = "") -> tuple[list[str], 
     for name in names:
         folder, _, file = name.rpartition("/")
         folders[folder].append(file)
-    pipeline = "config.json" in folders.get("unet", ())
+    pipeline = any("config.json" in folders.get(part, ()) for part in ("unet", "transformer"))
     if not pipeline and "config.json" not in folders.get("", ()):
         there = ", ".join(sorted(folder for folder in folders if folder)) or "no folder"
-        raise ValueError(f"it holds {there}: expected a pipeline with unet/config.json, or a model with config.json")
+        raise ValueError(f"it holds {there}: expected a pipeline with unet/config.json or transformer/config.json, or a model with config.json")
     chosen, notes = (["model_index.json"] if pipeline and "model_index.json" in folders[""] else []), []
     for part in PARTS if pipeline else ("",):
         inside = folders.get(part, [])

@@ -24,7 +24,7 @@ _BELOW: dict[str, frozenset[str]] = {
     "pocket": frozenset({"data", "support"}),
     "fetching": frozenset({METHOD, "support", "data"}),
     "baselines": frozenset({METHOD, "support", "weights"}),
-    "refinements": frozenset({METHOD, "support", "weights", "propagation", "baselines"}),
+    "refinements": frozenset({METHOD, "support", "weights", "propagation", "dit", "baselines"}),
     "evaluation": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements"}),
     "applications": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation"}),
     "pocket.training": frozenset({METHOD, "support", "weights", "data", "pocket", "baselines", "refinements", "evaluation"}),

@@ -1,0 +1,87 @@
+"""Read-outs that were made for joint attention: ConceptAttention (Helbling et al. 2025) and Seg4Diff (Kim et al. 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..baselines.attention import Attention
+from ..baselines.base import Prediction
+from ..dit.concepts import watch_concepts
+from ..scoremaps import resize
+from ..segmenter import DiffSegmenter
+from ..support.images import to_numpy
+
+BACKGROUND = "background"  # the concept that stands for all else
+SEG4DIFF_BLOCK, SEG4DIFF_TIMESTEP = 9, 515  # of Stable Diffusion 3's 24 blocks, counted from 0; s = .515
+
+
+def _calls(segmenter: DiffSegmenter, name: str) -> Any:
+    """How the family is called, of a transformer whose text and image attend jointly.
+
+    Raises:
+        ValueError: On any other model.
+    """
+    calls = getattr(segmenter.backbone, "calls", None)
+    if calls is None or not calls.joint:
+        profile = segmenter.backbone.profile.name
+        raise ValueError(f"{name} reads joint attention, and the model of profile {profile!r} has none: expected Stable Diffusion 3 or Flux")
+    return calls
+
+
+def concept_scores(image: Float[Tensor, "n c"], concepts: Float[Tensor, "k c"]) -> Float[Tensor, "k n"]:
+    """softmax over concepts of o_x . o_c, attention's outputs of a pixel and of a concept, heads side by side; columns sum to 1."""
+    return (concepts.float() @ image.float().mT).softmax(0)
+
+
+@dataclass(frozen=True)
+class ConceptAttention:
+    """ConceptAttention as a method: classes and "background" are concepts beside a sentence that names the classes; one call of the transformer a timestep.
+
+    Args:
+        segmenter: The model, its timesteps, and the blocks whose fusion weights are above 0, which count alike.
+    """
+
+    segmenter: DiffSegmenter
+
+    def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
+        """Scores of an image (H W 3, uint8): probabilities over the classes and the background, not min-maxed."""
+        segmenter, backbone = self.segmenter, self.segmenter.backbone
+        calls = _calls(segmenter, "ConceptAttention")
+        joint = segmenter.with_config(one_pass="joint")
+        prompts = joint.prompts(classes)
+        latents = segmenter.encode(image)
+        h, w = latents.shape[2] // 2, latents.shape[3] // 2
+        concepts = torch.cat([self.concept(name) for name in (*(prompt.name for prompt in prompts), BACKGROUND)], dim=1)
+        blocks, maps = [block for block, weight in segmenter.weights.items() if weight], []
+        noise, driving = segmenter.noise(image, latents), backbone.cached_embedding(prompts[0].text)
+        for timestep in segmenter.timesteps:
+            noisy = backbone.add_noise(latents, noise, timestep)
+            see = lambda _, seen, found: maps.append(concept_scores(seen, found))  # noqa: E731
+            with watch_concepts(backbone.unet, concepts, blocks, calls.text_first, lambda: h * w, see):
+                backbone.predict_noise(noisy, timestep, driving)
+        mean = torch.stack(maps).mean(0)[: len(prompts)].unflatten(-1, (h, w))
+        return Prediction(to_numpy(resize(mean, image.shape[:2])), len(segmenter.timesteps), segmenter.size_note(image))
+
+    def concept(self, name: str) -> Float[Tensor, "1 1 d"]:
+        """The embedding of a word alone: its first token, of T5 where there is a T5 (the paper), else of CLIP, behind the start token."""
+        start, tokenizer = _calls(self.segmenter, "ConceptAttention").spans[-1]
+        first = start + (1 if tokenizer.bos_token_id is not None and tokenizer(name)["input_ids"][0] == tokenizer.bos_token_id else 0)
+        width = self.segmenter.backbone.unet.config.joint_attention_dim
+        return self.segmenter.backbone.cached_embedding(name)[:, first : first + 1, :width]
+
+
+def seg4diff(segmenter: DiffSegmenter) -> Attention:
+    """Seg4Diff's read-out: the words' columns of one block's image-to-text quarter, the mean over heads, at s = .515; nothing is completed.
+
+    Raises:
+        ValueError: On a model without joint attention, or without block 9.
+    """
+    _calls(segmenter, "Seg4Diff")
+    return Attention(segmenter.with_config(weights={SEG4DIFF_BLOCK: 1.0}, timesteps=(SEG4DIFF_TIMESTEP,)), "cross")
