@@ -19,7 +19,7 @@ from diffseg_lib.cli.exits import guarded, spelled
 from diffseg_lib.support.files import write_json
 from diffseg_lib.support.provenance import run_metadata
 
-from . import families, gpu, many, parts
+from . import families, gpu, many, parts, transformers
 from .cases import OURS, SHARED, STEPS, cases, ours_in
 from .measure import interleaved_timings, peak_alone, ratios, summary
 from .models import full_size, pocket
@@ -131,6 +131,7 @@ def full_tables(repeats: int, wanted: Callable[[str], bool], found: dict[str, An
         found["precision"] = {one: _said(one, parts.precision, one, 1, size, few) for one in ("bfloat16", "float16")}
     if wanted("families"):
         found["families"] = {one: _said(one, families.measured_alone, one) for one in ("sd15", "sd21", "sdxl")}
+        found["transformers"] = {one: _said(one, transformers.measured_alone, one) for one in transformers.CONFIGS}
     if wanted("memory"):
         found["memory"] = full_memory(few)
     if wanted("classes"):

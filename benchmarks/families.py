@@ -120,14 +120,18 @@ def measured(config: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
     return facts | {"completed": list(outputs["plain"].shape)}
 
 
-def measured_alone(name: str) -> dict[str, Any] | str:
-    """:func:`measured` of a family at full size, in a fresh process; "not run: ..." where it does not fit."""
-    command = [sys.executable, "-m", "benchmarks.families", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+def alone(module: str, name: str) -> dict[str, Any] | str:
+    """What a module of this package prints of a family, in a fresh process; "not run: ..." where it does not fit."""
+    done = subprocess.run([sys.executable, "-m", module, name], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
     if done.returncode:
         told = done.stderr.strip().splitlines()
         return f"not run: {told[-1] if told else f'ended with {done.returncode}, as a process does that runs out of memory'}"
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured_alone(name: str) -> dict[str, Any] | str:
+    """:func:`measured` of a family at full size, in a fresh process; "not run: ..." where it does not fit."""
+    return alone("benchmarks.families", name)
 
 
 if __name__ == "__main__":

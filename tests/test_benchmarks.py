@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import families, gpu, many, parts
+from benchmarks import families, gpu, many, parts, transformers
 from benchmarks.__main__ import extra, main
 from benchmarks.cases import OTHERS, OURS, SHARED, STEPS, cases, ours_in, segment
 from benchmarks.goals import DATASETS, committed_speed, goals, hours, vae_gigaflops
@@ -202,6 +202,35 @@ def test_a_familys_unet_is_recorded_exactly(name):
     assert found["output_equal"] and found["optimized_difference"] < 1e-4
     assert found["self"] == ({"2": 10, "4": 18} if name == "sdxl" else {"1": 5, "2": 5, "4": 5, "8": 1})
     assert found["cross"] == found["self"] and found["completed"] == ([1, 8, 8] if name == "sdxl" else [1, 16, 16])
+
+
+SMALL = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16}
+JOINT = {"joint_attention_dim": 32, "pooled_projection_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("sd3", {"caption_projection_dim": 32} | JOINT),
+        ("sd35", {"caption_projection_dim": 32, "dual_attention_layers": (0,)} | JOINT),
+        ("flux", {"num_single_layers": 1, "axes_dims_rope": (4, 4, 8)} | JOINT),
+        ("pixart", {"cross_attention_dim": 32, "caption_channels": 32}),
+    ],
+)
+def test_a_familys_transformer_is_recorded_exactly(name, changes):
+    found = transformers.measured(name, SMALL | changes, side=8)
+    assert found["output_equal"] and found["optimized_difference"] < 1e-4 and found["completed"] == [1, 4, 4]
+    assert found["blocks"] == {"kept": 3 if name == "flux" else 2, "published": {"flux": 57, "pixart": 28}.get(name, 24), "recorded": [1]}
+
+
+def test_transformers_have_their_published_sizes():
+    import diffusers
+
+    for name, least, most in (("sd3", 2.0e9, 2.1e9), ("sd35", 2.2e9, 2.6e9), ("flux", 11.8e9, 12.0e9), ("pixart", 0.60e9, 0.62e9)):
+        kind, _, published, _ = transformers.CONFIGS[name]
+        with torch.device("meta"):
+            made = getattr(diffusers, kind)(**published)
+        assert least < sum(p.numel() for p in made.parameters()) < most
 
 
 def test_families_have_their_published_sizes():

@@ -73,6 +73,18 @@ def test_the_side_that_knows_gets_the_weight(good):
     assert gain(scored, scored) == (0.0, None)  # one image has no interval
 
 
+@pytest.mark.parametrize(("good", "least"), [(0, 1), (5, 1), (17, 3)])
+def test_the_block_that_knows_gets_the_weight_among_many(good, least):
+    [one] = _synthetic(1)
+    right, wrong = one.rounds[0][1], one.rounds[0][2]
+    maps = {block: right if block == good else wrong.roll(block, -1) for block in range(24)}
+    weights, threshold, value = choose_weights([ResolutionMaps(one.truth, one.labels, (maps, maps))], 2, least=least)
+    assert max(weights, key=weights.get) == good and value == pytest.approx(100) and 0 <= threshold <= 1
+    assert sum(weights.values()) == pytest.approx(1) and sum(weight > 0 for weight in weights.values()) >= least
+    with pytest.raises(ValueError, match="no weights to choose from"):
+        choose_weights([ResolutionMaps(one.truth, one.labels, (maps, maps))], 2, parts=2, least=3)
+
+
 @pytest.mark.parametrize("good", [1, 2])
 def test_several_resolutions_are_chosen_beside_the_best_one(good):
     found = _synthetic(good)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-T5_TOKENS, FLUX_TOKENS, SCHNELL_TOKENS, PIXART_TOKENS = 256, 512, 256, 300  # that the families' pipelines let T5 read
+T5_TOKENS = 256  # that Stable Diffusion 3's pipeline lets T5 read
 FLUX_GUIDANCE = 3.5  # of the distilled model: its pipeline's default
 
 

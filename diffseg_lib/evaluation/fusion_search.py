@@ -42,6 +42,7 @@ class Sampled(Protocol):
 
 
 Words = Callable[[Sequence[str]], Sequence[str]]
+GRID_AT_MOST = 6  # resolutions of which every sharing of weight is tried
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def collect(
         latents = segmenter.encode(sample.image)
         embeddings, token_weights = segmenter.embed(segmenter.prompts(words(sample.classes), sample.image))
         recording = segmenter.attend(latents, segmenter.noise(sample.image, latents), timestep, embeddings, token_weights)
-        queries, keys = recording.finest()
+        queries, keys = recording.finest(segmenter.weights)
         kept = [{d: fuse({d: maps}, {d: 1.0}, recording.finest_size, segmenter.config.scale) for d, maps in recording.by_resolution().items()}]
         for _ in range(rounds):
             kept.append({d: complete(maps, queries, keys) for d, maps in kept[-1].items()})
@@ -165,7 +166,8 @@ def weight_grid(strides: Sequence[int], parts: int = 5) -> list[dict[int, float]
 def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int = 1, parts: int = 5, least: int = 1) -> tuple[dict[int, float], float, float]:
     """The fusion weights and threshold of the highest mean IoU on these images: (weights, threshold, mean IoU).
 
-    Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it.
+    Choose on the train split; the mean IoU returned is then an oracle's, not to be reported for it. Of a transformer's many blocks not every sharing is tried:
+    each part of weight goes where it brings most beside those before it.
 
     Args:
         found: Maps of the images, as :func:`collect` gives them.
@@ -178,7 +180,12 @@ def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int
         ValueError: If there are no weights or no pixels to choose from.
     """
     best: tuple[dict[int, float], float, float] | None = None
-    for weights in weight_grid(sorted(found[0].rounds[0], reverse=True), parts):
+    keys = sorted(found[0].rounds[0], reverse=True)
+    if parts < 1 or least > min(parts, len(keys)):
+        raise ValueError(f"no weights to choose from: parts must be 1 or more, and at least {least}")
+    if len(keys) > GRID_AT_MOST:
+        return _chosen_step_by_step(found, keys, classes, rounds, parts, least)
+    for weights in weight_grid(keys, parts):
         if sum(w > 0 for w in weights.values()) < least:
             continue
         threshold, value = best_threshold(score_histograms(found, weights, classes, rounds=rounds), classes)
@@ -187,6 +194,24 @@ def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int
     if best is None:
         raise ValueError(f"no weights to choose from: parts must be 1 or more, and at least {least}")
     return best
+
+
+def _chosen_step_by_step(
+    found: Sequence[ResolutionMaps], keys: Sequence[int], classes: int, rounds: int, parts: int, least: int
+) -> tuple[dict[int, float], float, float]:
+    """Weights of a transformer's many blocks: one part of weight at a time goes to the block where it brings most (Caruana et al. 2004)."""
+    given: list[int] = []
+    threshold, value = 0.0, 0.0
+    for step in range(parts):
+        lacking = least - len(set(given)) >= parts - step  # every part left has to go to a new block
+        tried = {}
+        for key in (key for key in keys if not (lacking and key in given)):
+            weights = {one: [*given, key].count(one) / (step + 1) for one in keys}
+            tried[key] = best_threshold(score_histograms(found, weights, classes, rounds=rounds), classes)
+        best = max(tried, key=lambda key: tried[key][1])
+        threshold, value = tried[best]
+        given.append(best)
+    return {key: given.count(key) / parts for key in keys}, threshold, value
 
 
 @dataclass(frozen=True)
