@@ -208,7 +208,7 @@ def _chosen_step_by_step(
         for key in (key for key in keys if not (lacking and key in given)):
             weights = {one: [*given, key].count(one) / (step + 1) for one in keys}
             tried[key] = best_threshold(score_histograms(found, weights, classes, rounds=rounds), classes)
-        best = max(tried, key=lambda key: tried[key][1])
+        best = max(tried, key=lambda key: (tried[key][1], given.count(key)))
         threshold, value = tried[best]
         given.append(best)
     return {key: given.count(key) / parts for key in keys}, threshold, value
