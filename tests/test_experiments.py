@@ -20,8 +20,10 @@ from diffseg_lib.evaluation.metrics import ScoreHistogram, confusion, count_scor
 from diffseg_lib.evaluation.sources import open_dataset, open_splits
 from diffseg_lib.experiments.ablation import ROWS, AblationResult, ablation_study, variants
 from diffseg_lib.experiments.benchmark import BenchmarkResult, choices, count_attention, filter_quality
+from diffseg_lib.experiments.completion import CompletionResult
 from diffseg_lib.experiments.edits import EditResult
 from diffseg_lib.experiments.elbo import ElboResult
+from diffseg_lib.experiments.fusion import FusionResult
 from diffseg_lib.experiments.measure import (
     Effect,
     Store,
@@ -129,9 +131,9 @@ def test_no_study_measures_an_image_that_it_chose_a_threshold_on(segmenter, stud
 def test_every_other_study_counts_by_way_of_the_same_splits():
     import inspect
 
-    from diffseg_lib.experiments import ablation, elbo, prompting, recipes, timesteps
+    from diffseg_lib.experiments import ablation, completion, elbo, fusion, prompting, recipes, timesteps
 
-    for module in (ablation, elbo, prompting, recipes, timesteps):
+    for module in (ablation, completion, elbo, fusion, prompting, recipes, timesteps):
         source = inspect.getsource(module)
         assert "count_splits(" in source and "open_dataset" not in source and "open_splits" not in source, module.__name__
 
@@ -301,6 +303,8 @@ def test_committed_results_are_large_enough_and_say_how_they_were_made():
 
 
 KINDS = {
+    "fusion": FusionResult,
+    "completion": CompletionResult,
     "ablation": AblationResult,
     "timesteps": TimestepResult,
     "prompts": PromptResult,
