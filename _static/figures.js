@@ -54,6 +54,22 @@
     figure.classList.add("wiping");
   };
 
+  /* A drawing that is much wider than its column scrolls there at its own size, so that its words can be read. */
+  const scroll = image => {
+    const box = element("div", "figure-scroll", { role: "region", "aria-label": "Figure, wider than the page" });
+    image.before(box);
+    box.append(image);
+    const fit = () => {
+      const wide = image.naturalWidth > 1.35 * box.clientWidth;
+      box.classList.toggle("wide", wide);
+      if (wide) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    };
+    image.addEventListener("load", fit);
+    addEventListener("resize", fit);
+    fit();
+  };
+
   let dialog = null;
 
   /* A figure on the whole window; Escape, the button or a click beside it close it, and what was focused is so again. */
@@ -83,6 +99,7 @@
       source.addEventListener("click", event => { if (!event.target.closest("input, label, a")) enlarge(source); });
       source.style.cursor = "zoom-in";
       figure.prepend(button);
+      if (/\.svg|data:image\/svg/.test(source.src || "")) scroll(source);
     });
   };
 

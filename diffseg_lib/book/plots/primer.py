@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .axes import INK, bare, grid
+from .axes import INK, NARROW, bare, grid
 from .panels import MAPS, Panels, labels, picture
-
-NARROW = 4.6  # width of a figure that a phone shows at nearly its full size, inches
 
 
 def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
@@ -38,7 +36,7 @@ def number_grids(grids: Mapping[str, np.ndarray], rows: Sequence[str] = (), colu
         ax.imshow(values, cmap=MAPS, vmin=0, vmax=1)
         bare(ax, title)
         for (row, column), value in np.ndenumerate(values):
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=10, color="white" if value < 0.6 else INK)
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=11, color="white" if value < 0.6 else INK)
         if i == 0:
             ax.set_yticks(range(len(rows)), rows)
             ax.set_xticks(range(len(columns)), columns)
