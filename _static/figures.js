@@ -54,14 +54,15 @@
     figure.classList.add("wiping");
   };
 
-  /* A drawing that is much wider than its column scrolls there at its own size, so that its words can be read. */
-  const scroll = image => {
+  /* A drawing that is much wider than its column scrolls there, at its own size or, painted, at 40 rem, so that its words can be read. */
+  const scroll = (image, painted) => {
     const box = element("div", "figure-scroll", { role: "region", "aria-label": "Figure, wider than the page" });
     image.before(box);
     box.append(image);
     const fit = () => {
-      const wide = image.naturalWidth > 1.35 * box.clientWidth;
+      const own = painted ? Math.min(640, image.naturalWidth) : image.naturalWidth, wide = own > 1.35 * box.clientWidth;
       box.classList.toggle("wide", wide);
+      image.style.setProperty("--own", `${own}px`);
       if (wide) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
     };
@@ -99,7 +100,7 @@
       source.addEventListener("click", event => { if (!event.target.closest("input, label, a")) enlarge(source); });
       source.style.cursor = "zoom-in";
       figure.prepend(button);
-      if (/\.svg|data:image\/svg/.test(source.src || "")) scroll(source);
+      if (source.matches("img")) scroll(source, !/\.svg|data:image\/svg/.test(source.src));
     });
   };
 
