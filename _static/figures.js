@@ -94,6 +94,7 @@
     document.querySelectorAll('.panels[data-way="wipe"]').forEach(wipe);
     document.querySelectorAll("article figure").forEach(figure => {
       const source = figure.querySelector(".panels") || figure.querySelector("img");
+      source?.closest("a.image-reference")?.replaceWith(source); // a link to the picture itself
       if (!source || source.closest("a")) return;
       const button = element("button", "figure-enlarge", { type: "button", "aria-label": "Enlarge this figure", title: "Enlarge" }, "⤢");
       button.addEventListener("click", () => enlarge(source));

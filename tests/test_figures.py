@@ -88,7 +88,7 @@ def test_a_figure_is_enlarged_by_mouse_and_keys_and_closed_by_escape(chromium, p
 def test_a_drawing_much_wider_than_its_column_scrolls_there(chromium, page, tmp_path, drawn, width, scrolls):
     class Drawing:
         def html(self):
-            return '<img src="drawing.svg" alt="A drawing." style="max-width: 100%">'
+            return '<a class="image-reference" href="drawing.svg"><img src="drawing.svg" alt="A drawing." style="max-width: 100%"></a>'
 
     (tmp_path / "drawing.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{drawn}" height="90"><rect width="{drawn}" height="90"/></svg>')
     chromium.open(page(Drawing()), width=width)
