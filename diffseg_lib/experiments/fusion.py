@@ -27,7 +27,7 @@ class FusionResult(StudyResult):
     """Mean IoU by fusion weights, of maps fused ("fused_paper" and so on) and of those completed once ("completed_paper").
 
     ``effects`` are of fused maps: "chosen_minus_paper", "chosen_minus_equal", and "several_minus_single", the best weights on train that keep two
-    resolutions or more against the resolution that is best alone there.
+    resolutions or more against the resolution that is best alone there; "completed_several_minus_single" is the last one of completed maps.
 
     Args:
         rows: Mean IoU by what was done and choice of weights.
@@ -114,9 +114,10 @@ def fusion_study(
     measured = splits.measured({f"{kind}_{name}": f"{named(name)}{ending}" for kind, ending in ((FUSED, ""), (COMPLETED, ", completed")) for name in weights})
     single = best_on_train(found, singles, classes)
     pairs = {"chosen_minus_paper": ("chosen", "paper"), "chosen_minus_equal": ("chosen", "equal"), "several_minus_single": ("several", single)}
+    effects = {name: measured.effect(f"{FUSED}_{a}", f"{FUSED}_{b}") for name, (a, b) in pairs.items()}
     return FusionResult(
         rows=measured.rows,
-        effects={name: measured.effect(f"{FUSED}_{a}", f"{FUSED}_{b}") for name, (a, b) in pairs.items()},
+        effects=effects | {"completed_several_minus_single": measured.effect(f"{COMPLETED}_several", f"{COMPLETED}_{single}")},
         weights=told,
         single=single,
         timestep=timestep,
@@ -169,4 +170,6 @@ def numbers(result: FusionResult) -> dict[str, str]:
         "fusion_verdict": judged(effects["chosen_minus_paper"]),
         "fusion_equal_verdict": judged(effects["chosen_minus_equal"]),
         "fusion_single_verdict": judged(effects["several_minus_single"]),
+        "fusion_completed_single": format_effect(effects["completed_several_minus_single"]),
+        "fusion_completed_verdict": judged(effects["completed_several_minus_single"]),
     }
