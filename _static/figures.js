@@ -54,6 +54,23 @@
     figure.classList.add("wiping");
   };
 
+  /* A drawing that is much wider than its column scrolls there, at its own size or, painted, at 40 rem, so that its words can be read. */
+  const scroll = (image, painted) => {
+    const box = element("div", "figure-scroll", { role: "region", "aria-label": "Figure, wider than the page" });
+    image.before(box);
+    box.append(image);
+    const fit = () => {
+      const own = painted ? Math.min(640, image.naturalWidth) : image.naturalWidth, wide = own > 1.35 * box.clientWidth;
+      box.classList.toggle("wide", wide);
+      image.style.setProperty("--own", `${own}px`);
+      if (wide) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    };
+    image.addEventListener("load", fit);
+    addEventListener("resize", fit);
+    fit();
+  };
+
   let dialog = null;
 
   /* A figure on the whole window; Escape, the button or a click beside it close it, and what was focused is so again. */
@@ -77,12 +94,14 @@
     document.querySelectorAll('.panels[data-way="wipe"]').forEach(wipe);
     document.querySelectorAll("article figure").forEach(figure => {
       const source = figure.querySelector(".panels") || figure.querySelector("img");
+      source?.closest("a.image-reference")?.replaceWith(source); // a link to the picture itself
       if (!source || source.closest("a")) return;
       const button = element("button", "figure-enlarge", { type: "button", "aria-label": "Enlarge this figure", title: "Enlarge" }, "⤢");
       button.addEventListener("click", () => enlarge(source));
       source.addEventListener("click", event => { if (!event.target.closest("input, label, a")) enlarge(source); });
       source.style.cursor = "zoom-in";
       figure.prepend(button);
+      if (source.matches("img")) scroll(source, !/\.svg|data:image\/svg/.test(source.src));
     });
   };
 

@@ -20,8 +20,10 @@ from diffseg_lib.evaluation.metrics import ScoreHistogram, confusion, count_scor
 from diffseg_lib.evaluation.sources import open_dataset, open_splits
 from diffseg_lib.experiments.ablation import ROWS, AblationResult, ablation_study, variants
 from diffseg_lib.experiments.benchmark import BenchmarkResult, choices, count_attention, filter_quality
+from diffseg_lib.experiments.completion import CompletionResult
 from diffseg_lib.experiments.edits import EditResult
 from diffseg_lib.experiments.elbo import ElboResult
+from diffseg_lib.experiments.fusion import FusionResult
 from diffseg_lib.experiments.measure import (
     Effect,
     Store,
@@ -102,9 +104,9 @@ class Stop(Exception):
     """Enough was seen."""
 
 
-@pytest.mark.parametrize("study", ["timesteps", "qualitative", "benchmark"])
+@pytest.mark.parametrize("study", ["timesteps", "fusion", "qualitative", "benchmark"])
 def test_no_study_measures_an_image_that_it_chose_a_threshold_on(segmenter, study, monkeypatch):
-    from diffseg_lib.experiments import benchmark, qualitative, timesteps
+    from diffseg_lib.experiments import benchmark, fusion, qualitative, timesteps
 
     loaded: dict[int, tuple[Dataset, set[str]]] = {}
     load = Dataset.load
@@ -118,20 +120,21 @@ def test_no_study_measures_an_image_that_it_chose_a_threshold_on(segmenter, stud
     category_filter = CategoryFilter.load(open_dataset("voc", "", "train", 1).prompts)
     run = {
         "timesteps": lambda: timesteps.timestep_study(segmenter, **source, timesteps=(100,)),
+        "fusion": lambda: fusion.fusion_study(segmenter, **source),
         "qualitative": lambda: qualitative.qualitative_study(segmenter, **source),
         "benchmark": lambda: benchmark.words_study(segmenter, category_filter, **source, wanted=("filter", "image")),
     }
     result = run[study]()
     seen = [ids for _, ids in loaded.values()]
-    assert len(seen) == 2 and seen[0].isdisjoint(seen[1]) and result.images == 1 and result.dataset == "pocket-voc"
+    assert len(seen) >= 2 and set.union(*seen[:-1]).isdisjoint(seen[-1]) and result.images == 1 and result.dataset == "pocket-voc"
 
 
 def test_every_other_study_counts_by_way_of_the_same_splits():
     import inspect
 
-    from diffseg_lib.experiments import ablation, elbo, prompting, recipes, timesteps
+    from diffseg_lib.experiments import ablation, completion, elbo, prompting, recipes, timesteps
 
-    for module in (ablation, elbo, prompting, recipes, timesteps):
+    for module in (ablation, completion, elbo, prompting, recipes, timesteps):
         source = inspect.getsource(module)
         assert "count_splits(" in source and "open_dataset" not in source and "open_splits" not in source, module.__name__
 
@@ -301,6 +304,8 @@ def test_committed_results_are_large_enough_and_say_how_they_were_made():
 
 
 KINDS = {
+    "fusion": FusionResult,
+    "completion": CompletionResult,
     "ablation": AblationResult,
     "timesteps": TimestepResult,
     "prompts": PromptResult,

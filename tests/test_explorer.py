@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,12 @@ import torch
 from diffseg_lib.book.explorer import LARGEST, explorer_data, explorer_html, record_scene, replay, scene, show
 from diffseg_lib.book.explorer.page import write_explorer
 from diffseg_lib.book.explorer.scene import unpack
+from diffseg_lib.book.run import all_notebooks
 from diffseg_lib.cli.main import main
 from diffseg_lib.pocket.scenes import photo_or_scene
 from diffseg_lib.scoremaps import self_attention, upsample
 from diffseg_lib.segmenter import DiffSegmenter
+from diffseg_lib.support.paths import repository_root
 
 QUIET = ("file:", "data:", "about:", "blob:")
 
@@ -181,3 +185,97 @@ def test_the_page_is_whole_labelled_and_asks_no_network(chromium, packed, tmp_pa
     chromium.script("(() => { const s = document.getElementById('scene'); s.value = 1; s.dispatchEvent(new Event('change')); })()")
     chromium.script("new Promise(done => { const wait = () => Explorer.current === 1 ? done(true) : setTimeout(wait, 20); wait(); })")
     assert [url for url in chromium.requests() if not url.startswith(QUIET)] == [] and chromium.complaints() == []
+
+
+# -- views, and the page around the explorer -------------------------------------------------------
+
+SEEN = """[...document.querySelectorAll('section[data-in], #stop, #cross, .weight, #layers, #heads, #rounds, #threshold, #fused, #completed, #result')]
+  .filter(e => e.checkVisibility() && e.offsetParent).map(e => e.id || e.getAttribute('aria-labelledby') || e.className)"""
+SHOWN = {
+    "attention": {"s1", "s2", "cross"},
+    "layers": {"s2", "stop", "layers", "heads"},
+    "fusion": {"s2", "cross", "weight", "s3", "threshold", "fused", "result"},
+    "completion": {"s1", "s3", "rounds", "threshold", "fused", "completed", "result"},
+    "timesteps": {"s2", "stop", "cross", "s3", "threshold", "fused", "completed", "result"},
+}
+VIEW = re.compile(r'explorer/index\.html#view=(\w+)"')
+
+
+def linked() -> dict[str, set[str]]:
+    """The views that each chapter's markdown asks for."""
+    found = {}
+    for path in all_notebooks():
+        text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+        if views := set(VIEW.findall(text)):
+            found[path.stem] = views
+    return found
+
+
+def test_chapters_ask_for_views_that_there_are_and_fold_them():
+    assert set().union(*linked().values()) == set(SHOWN)
+    assert set(linked()) == {"00_what_you_need", "03_cross_attention", "04_fusion", "05_completion", "08_timesteps"}
+    for path in all_notebooks():
+        for cell in nbformat.read(path, 4).cells:
+            for frame in re.findall(r"<iframe[^>]*explorer/index\.html[^>]*>", cell.source):
+                assert 'title="Attention explorer' in frame
+                folded = " data-src=" in frame and '<details class="explorer"><summary>' in cell.source  # a closed one with src would load all the same
+                assert folded or 'loading="lazy"' in frame
+
+
+@pytest.mark.site
+@pytest.mark.parametrize(("view", "width"), [*((view, 1280) for view in SHOWN), *((view, 390) for view in SHOWN), ("nonsense", 1280)])
+def test_a_deep_link_opens_one_view(chromium, packed, tmp_path, view, width):
+    page = write_explorer(tmp_path, [packed])
+    chromium.open("about:blank")
+    chromium.open(f"{page.as_uri()}#view={view}", width=width, height=844)
+    chromium.script("new Promise(done => { const wait = () => Explorer.found ? done(true) : setTimeout(wait, 20); wait(); })")
+    assert chromium.complaints() == []
+    everything = set().union(*SHOWN.values()) - {"layers", "heads"}  # which are folded
+    narrow = {"result"} if width == 390 else set()  # the labels stand at the top there
+    assert set(chromium.script(SEEN)) == SHOWN.get(view, everything) - narrow
+    assert chromium.script("document.documentElement.scrollWidth") <= width
+    assert chromium.script("[...document.querySelectorAll('em.word')].every(e => e.textContent)")
+    assert chromium.script("document.getElementById('reset').disabled")  # it begins where it goes back to
+    assert chromium.script("Explorer.state.rounds") == (0 if view == "fusion" else 1)
+    if view in SHOWN:
+        button = "document.getElementById('whole')"
+        chromium.script(f"({button}.focus(), {button}.click())")
+        assert set(chromium.script(SEEN)) - {"layers", "heads"} == everything - narrow
+        assert chromium.script(f"document.activeElement === {button} && {button}.textContent") == "Show this step alone"
+
+
+def inside(chromium, source):
+    """The value of an expression in the page's frame, which scripts of the page itself may not read."""
+    [frame] = chromium.call("Page.getFrameTree")["frameTree"]["childFrames"]
+    world = chromium.call("Page.createIsolatedWorld", frameId=frame["frame"]["id"])["executionContextId"]
+    result = chromium.call("Runtime.evaluate", expression=source, contextId=world, returnByValue=True, awaitPromise=True)
+    return result["result"].get("value")
+
+
+SHADE = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number).reduce((a, b) => a + b) < 200"
+PAUSE = "new Promise(done => setTimeout(() => done(true), 500))"
+
+
+@pytest.mark.site
+@pytest.mark.parametrize("system", [False, True])  # whether the system is dark; the page's button decides against it
+def test_a_folded_explorer_loads_when_opened_and_has_the_pages_theme(chromium, packed, tmp_path, system):
+    write_explorer(tmp_path / "explorer", [packed])
+    script = (repository_root() / "_static" / "book.js").as_uri()
+    text = f'<!doctype html><html data-theme="{"light" if system else "dark"}"><meta charset="utf-8"><script src="{script}"></script><main>'
+    text += '<details class="explorer"><summary>Look</summary><iframe data-src="explorer/index.html#view=completion" title="Attention explorer"></iframe>'
+    (tmp_path / "page.html").write_text(f"{text}</details></main></html>")
+    chromium.open((tmp_path / "page.html").as_uri(), dark=system)
+    chromium.script(PAUSE)
+    assert [url for url in chromium.requests() if url.endswith((".js", ".html"))] == [(tmp_path / "page.html").as_uri(), script]
+    chromium.script("document.querySelector('summary').focus()")
+    for kind in ("keyDown", "keyUp"):
+        chromium.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, **({"text": "\r"} if kind == "keyDown" else {}))
+    chromium.script(PAUSE)
+    assert len([url for url in chromium.requests() if "scene-0" in url]) == 1
+    assert inside(chromium, "document.getElementById('body').hidden") is False
+    assert inside(chromium, SHADE) == (not system)
+    for theme in ("light", "dark", "light"):
+        chromium.script(f"document.documentElement.dataset.theme = {theme!r}")
+        chromium.script(PAUSE)
+        assert inside(chromium, SHADE) == (theme == "dark")
+    assert chromium.complaints() == [] and [url for url in chromium.requests() if not url.startswith(QUIET)] == []

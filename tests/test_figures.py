@@ -84,6 +84,22 @@ def test_a_figure_is_enlarged_by_mouse_and_keys_and_closed_by_escape(chromium, p
     assert not chromium.script(opened)
 
 
+@pytest.mark.parametrize(("drawn", "width", "scrolls"), [(430, 390, False), (700, 390, True), (700, 1280, False)])
+def test_a_drawing_much_wider_than_its_column_scrolls_there(chromium, page, tmp_path, drawn, width, scrolls):
+    class Drawing:
+        def html(self):
+            return '<a class="image-reference" href="drawing.svg"><img src="drawing.svg" alt="A drawing." style="max-width: 100%"></a>'
+
+    (tmp_path / "drawing.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="{drawn}" height="90"><rect width="{drawn}" height="90"/></svg>')
+    chromium.open(page(Drawing()), width=width)
+    box = "document.querySelector('.figure-scroll')"
+    assert chromium.script("document.documentElement.scrollWidth") <= width
+    assert chromium.script(f"[{box}.scrollWidth > {box}.clientWidth, {box}.tabIndex === 0]") == [scrolls] * 2
+    assert chromium.script("document.querySelector('img').clientWidth") == (drawn if scrolls or width > drawn else width - 32)
+    chromium.script("document.querySelector('.figure-enlarge').click()")
+    assert chromium.script("!!document.querySelector('dialog[open] > img')") and chromium.complaints() == []
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_panels_wrap_and_their_text_is_the_page_s(chromium, page, width):
     chromium.open(page(LABELLED, SLID, WIPED), width=width)

@@ -19,7 +19,7 @@ from diffseg_lib.evaluation.fusion_search import (
     weight_grid,
 )
 from diffseg_lib.evaluation.metrics import confusion, confusions_at
-from diffseg_lib.experiments import fusion
+from diffseg_lib.experiments import completion, fusion
 from diffseg_lib.pocket.scenes import VOC_NAMES, voc_samples
 from diffseg_lib.pocket.training.measure import against_targets
 
@@ -89,13 +89,21 @@ def test_the_block_that_knows_gets_the_weight_among_many(good, least):
 def test_several_resolutions_are_chosen_beside_the_best_one(good):
     found = _synthetic(good)
     choices, single = fusion.weight_choices(found, 2), fusion.single_resolutions(found)
-    assert sum(weight > 0 for weight in choices[fusion.SEVERAL].values()) == 2
-    alone = fusion.best_on_train(found, single, 2)
-    assert alone == f"stride {good} alone"
-    fused = {name: fusion.fused_score(found, found, weights, 2) for name, weights in (choices | single).items()}
-    told = fusion.numbers(fused, alone, 1)
-    assert told["fusion_single"] == alone and told["fusion_verdict"] == told["fusion_single_verdict"] == "undecided: 1 images"
-    assert told["fusion_over_paper"].endswith("(small sample: a sketch)")
+    assert sum(weight > 0 for weight in choices["several"].values()) == 2
+    assert fusion.best_on_train(found, single, 2) == f"stride_{good}"
+
+
+def test_the_studies_of_fusion_and_completion_agree_where_they_measure_the_same(segmenter):
+    source = {"split": "train", "train_images": 2, "images": 2}
+    one = fusion.fusion_study(segmenter, **source)
+    assert set(one.rows) == {f"{kind}_{name}" for kind in ("fused", "completed") for name in one.weights} and one.single in one.weights
+    alone = {1: 1.0}
+    rounds = completion.completion_study(segmenter.with_config(weights=alone), **source)
+    assert [rounds.rows[f"rounds_{i}"].value for i in (0, 1)] == [one.rows[f"{kind}_stride_1"].value for kind in ("fused", "completed")]
+    told = fusion.numbers(one)
+    assert told["fusion_single"] == fusion.named(one.single) and told["fusion_verdict"] == told["fusion_single_verdict"] == "undecided: 2 images"
+    assert completion.numbers(rounds)["completion_images"] == "2"
+    assert len(fusion.fusion_table(one)) == len(one.weights) and not fusion.weights_table(one).isna().any(axis=None)
 
 
 def test_every_share_is_tried_and_sums_to_one():

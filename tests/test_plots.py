@@ -171,7 +171,18 @@ def test_costs_by_the_number_of_classes_are_drawn_with_and_without_a_study():
     grown = {"rows": {"4": ways, "60": ways}}
     effect = SimpleNamespace(label="", value=-0.7, ci95=(-1.9, 0.4))
     result = SimpleNamespace(effects={f"voc_true_{way}": effect for way in ("joint", "side")})
-    left, right = plots.cost_by_classes(grown, result, ("voc",)).axes
-    assert [line.get_label() for line in left.get_lines()] == list(ways) and list(left.get_lines()[1].get_ydata()) == [1.1, 1.1]
-    assert [tick.get_text() for tick in right.get_yticklabels()] == ["voc: joint", "voc: side"]
-    assert not plots.cost_by_classes(grown).axes[1].axison
+    above, below = plots.cost_by_classes(grown, result, ("voc",)).axes
+    assert [line.get_label() for line in above.get_lines()] == list(ways) and list(above.get_lines()[1].get_ydata()) == [1.1, 1.1]
+    assert [tick.get_text() for tick in below.get_yticklabels()] == ["voc: joint", "voc: side"]
+    assert len(plots.cost_by_classes(grown).axes) == 1
+
+
+def test_long_names_of_rows_go_on_in_a_line_that_the_chart_grows_by():
+    from types import SimpleNamespace
+
+    from diffseg_lib.book.plots import axes
+
+    effects = {name: SimpleNamespace(label=name, value=1.0, ci95=(0.0, 2.0)) for name in ("short", "x" * 30 + " " + "y" * 30)}
+    long, short = (plots.study_effects({"run": SimpleNamespace(effects={n: effects[n] for n in names})}) for names in (effects, ["short"]))
+    assert [tick.get_text().count("\n") for tick in long.axes[0].get_yticklabels()] == [0, 1]
+    assert long.get_figwidth() == short.get_figwidth() == axes.NARROW and long.get_figheight() > 2 * (short.get_figheight() - 0.75)

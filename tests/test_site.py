@@ -101,6 +101,11 @@ def read_links(page: Path) -> _Links:
     return found
 
 
+def views(page: Path) -> set[str]:
+    """What the attention explorer opens by the address's fragment."""
+    return {f"view={name}" for name in re.findall(r"^  (\w+): \{ hint:", page.read_text(), re.MULTILINE)} if page.parent.name == "explorer" else set()
+
+
 def broken_links(site: Path) -> list[str]:
     """Links inside a site whose file or anchor is not there."""
     pages = {page: read_links(page) for page in sorted(site.rglob("*.html")) if "_static" not in page.parts}
@@ -113,7 +118,7 @@ def broken_links(site: Path) -> list[str]:
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             if not target.exists():
                 broken.append(f"{page.relative_to(site)}: {link}")
-            elif target in pages and unquote(parts.fragment) not in pages[target].anchors:
+            elif target in pages and unquote(parts.fragment) not in pages[target].anchors | views(target):
                 broken.append(f"{page.relative_to(site)}: {link} (no such anchor)")
     return broken
 

@@ -38,6 +38,18 @@ def _ablation(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> 
     return ablation_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.seeds, store)
 
 
+def _fusion(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.fusion import fusion_study
+
+    return fusion_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.seeds[0], store)
+
+
+def _completion(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.completion import completion_study
+
+    return completion_study(segmenter, "voc", o.voc, o.split, o.train_images, o.images, o.seeds[0], store)
+
+
 def _timesteps(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
     from ..experiments.timesteps import timestep_study
 
@@ -146,6 +158,8 @@ def _look_at_data(o: argparse.Namespace, name: str) -> None:
 
 
 STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], StudyResult]] = {
+    "fusion": _fusion,
+    "completion": _completion,
     "ablation": _ablation,
     "timesteps": _timesteps,
     "prompts": _prompts,

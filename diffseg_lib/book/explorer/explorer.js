@@ -214,14 +214,35 @@ const RAMP = Array.from({ length: 256 }, (_, v) => {
 });
 const GROUND = [236, 234, 228]; // of the labels' background
 
+// Views, as in index.html#view=fusion: what a reader is told to do, and settings to begin with. Elements name the views that show them in data-in.
+const VIEWS = {
+  attention: { hint: "<b>Point at the picture:</b> bright squares are what that pixel attends to. <b>Pick a word:</b> its maps show where the word is." },
+  layers: { hint: "<b>Pick a word</b> to see its map in every layer, and <b>pick a layer</b> to see its heads." },
+  fusion: { hint: "<b>Move the weights:</b> the fused map and the labels follow. The maps are not completed here.", rounds: 0 },
+  completion: { hint: "<b>Point at the picture</b> to see what a pixel attends to. <b>Set the rounds:</b> the completed map and the labels follow." },
+  timesteps: { hint: "<b>Move the timestep of the noise:</b> maps and labels follow." },
+};
+const HINT = "<b>Point at the picture:</b> bright squares are what that pixel attends to. <b>Pick a word:</b> its maps show where the word is. <b>Move a slider:</b> the labels follow.";
+
 const Explorer = {
   scenes: [],
   waiting: {},
 
   start({ titles, files }) {
-    Object.assign(this, { titles, files, current: -1 });
+    const asked = new URLSearchParams(location.hash.slice(1)).get("view");
+    Object.assign(this, { titles, files, current: -1, view: Object.hasOwn(VIEWS, asked) ? asked : "" });
+    this.follow();
     this.build();
     if (files.length) this.choose(0);
+  },
+
+  // The theme: of the page around this one, which tells it by the frame's name and, when it changes, by a message; else of the site, else of the system.
+  follow() {
+    const set = theme => { if (["light", "dark"].includes(theme)) document.documentElement.dataset.theme = theme; };
+    try { if (this.files.length) set(localStorage.getItem("theme")); } catch { /* a frame may have no storage */ }
+    if (window === parent) return;
+    set(window.name.replace("theme-", ""));
+    addEventListener("message", event => { if (event.source === parent) set(event.data?.theme); });
   },
 
   // A scene that a script brings.
@@ -257,7 +278,7 @@ const Explorer = {
     document.getElementById("explorer").innerHTML = `
 <header>
   <div><h1>Attention explorer</h1>
-  <p class="hint"><b>Point at the picture:</b> bright squares are what that pixel attends to. <b>Pick a word:</b> its maps show where the word is. <b>Move a slider:</b> the labels follow.</p></div>
+  <p class="hint" id="hint"></p></div>
   <label class="scenes" ${many ? "" : "hidden"}>Scene <select id="scene">${this.titles.map((t, i) => `<option value="${i}"></option>`).join("")}</select></label>
 </header>
 <p id="status" role="status"></p>
@@ -272,27 +293,27 @@ const Explorer = {
   <p id="readout" class="visible"></p><p id="live" class="sr" role="status" aria-live="polite"></p>
 </aside>
 <div class="steps">
-  <section aria-labelledby="s1"><h2 id="s1"><span>1</span> What does this pixel attend to?</h2>
+  <section aria-labelledby="s1" data-in="attention completion"><h2 id="s1"><span>1</span> What does this pixel attend to?</h2>
     <p class="say">Self-attention: pixels that belong together look at each other. The frame marks the pixel you chose.</p>
     <div class="tiles" id="self"></div><div class="scale" id="self-scale"></div></section>
-  <section aria-labelledby="s2"><h2 id="s2"><span>2</span> Where is the word <em class="word"></em>?</h2>
-    <p class="say">Cross-attention: how strongly each pixel looks at the word. Fine layers see edges, coarse ones see things; a weight says how much each resolution counts.</p>
-    <div class="control"><label for="stop">Timestep of the noise</label><input id="stop" type="range" min="0" step="1"><output id="stop-value"></output></div>
-    <div class="tiles" id="cross"></div><div class="scale" id="cross-scale"></div>
-    <details><summary>Layer by layer, head by head</summary>
+  <section aria-labelledby="s2" data-in="attention layers fusion timesteps"><h2 id="s2"><span>2</span> Where is the word <em class="word"></em>?</h2>
+    <p class="say" data-in="attention fusion timesteps">Cross-attention: how strongly each pixel looks at the word.<span data-in="fusion"> A weight says how much each resolution counts.</span></p>
+    <div class="control" data-in="layers timesteps"><label for="stop">Timestep of the noise</label><input id="stop" type="range" min="0" step="1"><output id="stop-value"></output></div>
+    <div class="tiles" id="cross" data-in="attention fusion timesteps"></div><div class="scale" id="cross-scale" data-in="attention fusion timesteps"></div>
+    <details id="by-layer" data-in="layers"><summary>Layer by layer, head by head</summary>
       <p class="say" id="layers-say"></p><div class="tiles small" id="layers"></div>
       <h3 id="heads-title"></h3><div class="tiles small" id="heads"></div></details></section>
-  <section aria-labelledby="s3"><h2 id="s3"><span>3</span> From maps to labels</h2>
-    <p class="say">The weighted maps are added (<b>fused</b>). Then every pixel takes the mean of the pixels it attends to (<b>completed</b>), so a map fills the shape of its thing. The largest score wins, unless all stay below the threshold.</p>
+  <section aria-labelledby="s3" data-in="fusion completion timesteps"><h2 id="s3"><span>3</span> From maps to labels</h2>
+    <p class="say">The weighted maps are added (<b>fused</b>). <span data-in="completion timesteps">Then every pixel takes the mean of the pixels it attends to (<b>completed</b>), so a map fills the shape of its thing. </span>The largest score wins, unless all stay below the threshold.</p>
     <div class="controls">
-      <div class="control"><label for="rounds">Rounds of completion</label><input id="rounds" type="range" min="0" max="3" step="1"><output id="rounds-value"></output></div>
+      <div class="control" data-in="completion"><label for="rounds">Rounds of completion</label><input id="rounds" type="range" min="0" max="3" step="1"><output id="rounds-value"></output></div>
       <div class="control"><label for="threshold">Background threshold</label><input id="threshold" type="range" min="0" max="1" step="0.01"><output id="threshold-value"></output></div>
     </div>
-    <div class="chain"><figure class="tile"><div class="frame tap"><canvas id="fused" role="img"></canvas><i class="mark"></i></div><figcaption><b>Fused</b>, <em class="word"></em><output></output></figcaption></figure><span class="arrow" aria-hidden="true">→</span>
-      <figure class="tile"><div class="frame tap"><canvas id="completed" role="img"></canvas><i class="mark"></i></div><figcaption><b>Completed</b>, <em class="word"></em><output></output></figcaption></figure><span class="arrow" aria-hidden="true">→</span>
+    <div class="chain"><figure class="tile"><div class="frame tap"><canvas id="fused" role="img"></canvas><i class="mark"></i></div><figcaption><b>Fused</b>, <em class="word"></em><output></output></figcaption></figure><span class="arrow" aria-hidden="true" data-in="completion timesteps">→</span>
+      <figure class="tile" data-in="completion timesteps"><div class="frame tap"><canvas id="completed" role="img"></canvas><i class="mark"></i></div><figcaption><b>Completed</b>, <em class="word"></em><output></output></figcaption></figure><span class="arrow" aria-hidden="true">→</span>
       <figure class="tile"><div class="frame tap"><canvas id="result" role="img"></canvas><i class="mark"></i></div><figcaption><b>Labels</b> of all words<output></output></figcaption></figure></div>
     <div class="scale" id="map-scale"></div></section>
-  <footer><button id="reset" type="button">Back to the library's settings</button><p id="about" class="note"></p></footer>
+  <footer><button id="reset" type="button">Back to the start</button> <button id="whole" type="button"></button><p id="about" class="note"></p></footer>
 </div></div>`;
     const at = id => document.getElementById(id);
     this.at = at;
@@ -305,12 +326,25 @@ const Explorer = {
     set("rounds", "rounds", Number);
     set("threshold", "threshold", Number);
     at("reset").onclick = () => this.reset();
+    const first = this.view;
+    at("whole").hidden = !first;
+    at("whole").onclick = () => this.look(this.view ? "" : first);
+    this.look(first);
     for (const id of ["picture", "labels"]) {
       at(id).addEventListener("pointermove", event => this.point(event));
       at(id).addEventListener("pointerdown", event => this.point(event));
     }
     at("picture").addEventListener("keydown", event => this.key(event));
     document.querySelector(".steps").addEventListener("click", event => { if (event.target.closest(".tap")) this.point(event, event.target.closest(".tap")); });
+  },
+
+  // Show what belongs to a view; "" is everything.
+  look(view) {
+    this.view = document.body.dataset.view = view;
+    document.querySelectorAll("[data-in]").forEach(one => { one.hidden = Boolean(view) && !one.dataset.in.split(" ").includes(view); });
+    this.at("hint").innerHTML = view ? VIEWS[view].hint : HINT;
+    this.at("whole").textContent = view ? "Show all steps" : "Show this step alone";
+    if (view === "layers") this.at("by-layer").open = true;
   },
 
   scaleOf(low, middle, high) { return `<i style="background:linear-gradient(90deg,${RAMP.filter((_, i) => i % 15 === 0).map(c => `rgb(${c})`)})"></i><span>${low}</span><span>${middle}</span><span>${high}</span>`; },
@@ -340,7 +374,7 @@ const Explorer = {
       tile("self", name + (one.cell > 1 ? ` (pooled from ${one.size[1]} × ${one.size[0]})` : ""));
     });
     scene.strides.forEach((stride, s) => {
-      const [, h, w] = scene.shape(`mean/0/${stride}`), figure = tile("cross", `stride ${stride}, ${w}\u00a0×\u00a0${h}`, `<label class="weight"><span>weight <b></b></span><input type="range" min="0" max="1" step="0.05"></label>`);
+      const [, h, w] = scene.shape(`mean/0/${stride}`), figure = tile("cross", `stride ${stride}, ${w}\u00a0×\u00a0${h}`, `<label class="weight" data-in="fusion"><span>weight <b></b></span><input type="range" min="0" max="1" step="0.05"></label>`);
       const slider = figure.querySelector("input");
       slider.setAttribute("aria-label", `Weight of stride ${stride}, ${w} by ${h}`);
       slider.oninput = () => { this.state.weights[s] = +slider.value; this.later(true); };
@@ -365,6 +399,7 @@ const Explorer = {
     };
     image.src = url;
     this.say("");
+    this.look(this.view);
     this.reset(true);
   },
 
@@ -377,10 +412,15 @@ const Explorer = {
     return row;
   },
 
+  // The library's settings, or what the view begins with.
+  own() {
+    const { scene } = this, weights = scene.strides.map(stride => scene.weights[stride]), rounds = VIEWS[this.view]?.rounds ?? Math.min(3, scene.iterations);
+    return { stop: scene.ownStop, weights, rounds, threshold: scene.threshold };
+  },
+
   reset(fresh) {
     const { scene } = this, [H, W] = scene.size;
-    const own = { stop: scene.ownStop, weights: scene.strides.map(stride => scene.weights[stride]), rounds: Math.min(3, scene.iterations), threshold: scene.threshold };
-    this.state = { word: 0, layer: 0, x: 0, y: 0, ...(fresh ? {} : this.state), ...own };
+    this.state = { word: 0, layer: 0, x: 0, y: 0, ...(fresh ? {} : this.state), ...this.own() };
     if (fresh) { // the pixel that the first word is surest of
       const { scores } = scene.compute(this.state), best = scores[0].indexOf(Maths.bounds(scores[0])[1]);
       Object.assign(this.state, { x: best % W, y: Math.min(H - 1, Math.floor(best / W)), layer: this.clearest() });
@@ -524,12 +564,12 @@ const Explorer = {
       at(id).setAttribute("aria-label", `Labels: ${scene.classes.map((name, i) => `${name} ${(100 * shares[i + 1]).toFixed(1)} %`).join(", ")} of the picture`);
     }
     at("picture-frame").style.aspectRatio = `${scene.size[1]} / ${scene.size[0]}`;
-    const library = scene.raw("library"), same = labels.reduce((n, v, i) => n + (v === library[i]), 0) / labels.length, own = this.isOwn();
-    at("agree").textContent = own ? `${this.percent(same)} as in the library` : `${this.percent(same)} unchanged`;
+    const library = scene.raw("library"), same = labels.reduce((n, v, i) => n + (v === library[i]), 0) / labels.length;
+    at("agree").textContent = `${this.percent(same)} as in the library`;
     this.values();
     const nothing = state.weights.every(v => !v);
     this.say(nothing ? "All weights are 0, so there is nothing to fuse: give one resolution a weight." : "");
-    at("reset").disabled = own;
+    at("reset").disabled = this.isOwn();
     const kept = "The layers' and heads' mean self-attention is kept as queries and keys of at most 16 numbers a pixel, one byte each";
     const mean = scene.classes.length > 1 && !scene.own.every(Boolean) ? `, as the mean over words at ${scene.own.every(v => !v) ? "all timesteps" : "the timesteps that the library does not take"}` : "";
     const pooled = scene.resolutions[0].cell > 1 ? `, and pooled from ${scene.resolutions[0].size[1]} × ${scene.resolutions[0].size[0]} to ${scene.grid(0)[1]} × ${scene.grid(0)[0]} pixels` : "";
@@ -539,8 +579,8 @@ const Explorer = {
   percent(share) { return `${share === 1 ? 100 : Math.min(99.9, 100 * share).toFixed(1)} %`; },
 
   isOwn() {
-    const { scene, state } = this;
-    return state.stop === scene.ownStop && state.rounds === scene.iterations && state.threshold === scene.threshold && scene.strides.every((stride, s) => state.weights[s] === scene.weights[stride]);
+    const { stop, weights, rounds, threshold } = this.state;
+    return JSON.stringify(this.own()) === JSON.stringify({ stop, weights, rounds, threshold });
   },
 
   drawHeads(word) {

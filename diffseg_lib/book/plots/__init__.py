@@ -49,7 +49,7 @@ from .studies import (
     study_rows,
     sure_curves,
 )
-from .walkthrough import auc_bars, cost_curve, curves, effects_and_exponents, precision_recall, score_bars, timestep_curves
+from .walkthrough import auc_bars, cost_curve, curves, effects_and_exponents, precision_recall, timestep_curves
 
 __all__ = [
     "number_grids",
@@ -101,7 +101,6 @@ __all__ = [
     "ratios",
     "recall_by_size",
     "rows",
-    "score_bars",
     "score_rows",
     "score_strip",
     "sheet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 from .panels import MAPS
 
 INK = "#222222"
+NARROW = 4.3  # width of a chart, inches: a phone shows it at eight tenths, and its text of 12 points, the page's 16 px, as 12 to 13 px
+LONGEST = 46  # characters of a line that such a chart has room for
 Size = tuple[float, float]  # of a figure, inches
 
 
@@ -43,9 +46,14 @@ def bare(ax: Axes, title: str = "") -> Axes:
     return ax
 
 
+def wrapped(name: str) -> str:
+    """A row's name in lines that a chart is wide enough for."""
+    return textwrap.fill(name, LONGEST)
+
+
 def name_rows(ax: Axes, names: Sequence[str]) -> Axes:
     """Names of the rows 0, 1, ... of a chart, the first on top, each above its row, so that they take none of its width."""
-    ax.set_yticks([place - 0.3 for place in range(len(names))], names, ha="left", va="bottom")
+    ax.set_yticks([place - 0.3 for place in range(len(names))], [wrapped(name) for name in names], ha="left", va="bottom", linespacing=1.1)
     ax.tick_params(axis="y", length=0, pad=-2)
     for name in ax.get_yticklabels():
         name.set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5})
@@ -152,7 +160,7 @@ def confusion(ax: Axes, shares: np.ndarray, true: Sequence[str], found: Sequence
     import seaborn
 
     text = np.where(shares >= 0.01, np.round(100 * shares).astype(int).astype(str), "")
-    seaborn.heatmap(shares, ax=ax, cmap=MAPS, vmin=0, vmax=1, cbar=False, annot=text, fmt="", annot_kws={"size": 8}, xticklabels=found, yticklabels=true)
+    seaborn.heatmap(shares, ax=ax, cmap=MAPS, vmin=0, vmax=1, cbar=False, annot=text, fmt="", annot_kws={"size": 9}, xticklabels=found, yticklabels=true)
     ax.set(xlabel="label given", ylabel="true class, % of its pixels")
     return ax
 
@@ -196,7 +204,7 @@ def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, 
         ax.hlines(places, low, high, color=INK, linewidth=1.2)
         ax.plot(middle, places, "o", color=INK, markersize=5)
         for place, value, end in zip(places, middle, high, strict=True):
-            ax.annotate(f"{value:.2f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=11)
+            ax.annotate(f"{value:.2f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center")
         name_rows(ax, list(cases))
         ax.margins(x=0.15)
         ax.set_xlabel(xlabel)
@@ -214,22 +222,21 @@ def stages(ax: Axes, bars_of: Mapping[str, Mapping[str, float]]) -> Axes:
     import seaborn as sns
 
     names = list(next(iter(bars_of.values())))
+    name_rows(ax, list(bars_of))
     colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     for place, (_, parts) in enumerate(bars_of.items()):
         kept = {name: max(value, 0.0) for name, value in parts.items()}
         total, left = sum(kept.values()), 0.0
         for name, value in kept.items():
             share = value / total
-            ax.barh(place, share, left=left, color=colours[name], edgecolor="white", linewidth=0.8, label=name if place == 0 else None)
-            if share > 0.05:
-                ax.text(left + share / 2, place, f"{share:.0%}", ha="center", va="center", fontsize=11, color="white")
+            ax.barh(place, share, 0.45, left=left, color=colours[name], edgecolor="white", linewidth=0.8, label=name if place == 0 else None)
+            if share > 0.1:
+                ax.text(left + share / 2, place, f"{share:.0%}", ha="center", va="center", color="white")
             left += share
-    ax.set_yticks(range(len(bars_of)), list(bars_of))
-    ax.invert_yaxis()
     ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.set_xlabel("share of one image's time")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=11)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False)
     return ax
 
 
@@ -240,8 +247,14 @@ def grid(rows: int, columns: int, size: Size, layout: str | None = "constrained"
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout, **options)
 
 
-def stack(counts: Sequence[int], width: float = 5.6) -> tuple[Figure, list[Axes]]:
-    """A figure of charts one below the other, narrow enough for a phone to show its text, each as high as its number of rows asks for."""
-    heights = [0.47 * count + 0.75 for count in counts]
-    figure, axes = grid(len(counts), 1, (width, sum(heights)), height_ratios=heights)
+def stack(charts: Sequence[int | Sequence[str]], width: float = NARROW) -> tuple[Figure, list[Axes]]:
+    """A figure of charts one below the other, narrow enough for a phone to show its text.
+
+    Args:
+        charts: Number of rows of each chart, or their names: it is as high as they ask for.
+        width: Width of the figure, inches.
+    """
+    rows = [chart if isinstance(chart, int) else len(chart) * (0.6 + 0.4 * max(wrapped(name).count("\n") + 1 for name in chart)) for chart in charts]
+    heights = [0.47 * count + 0.75 for count in rows]
+    figure, axes = grid(len(rows), 1, (width, sum(heights)), height_ratios=heights)
     return figure, list(axes[:, 0])

@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .axes import INK, bare, grid
+from .axes import INK, NARROW, bare, grid
 from .panels import MAPS, Panels, labels, picture
-
-NARROW = 4.6  # width of a figure that a phone shows at nearly its full size, inches
 
 
 def _panels(count: int, columns: int, height: float) -> tuple[Figure, list[Any]]:
     rows = -(-count // columns)
-    figure, axes = grid(rows, columns, (NARROW, height * rows))
+    figure, axes = grid(rows, columns, (1.1 * NARROW, height * rows))  # squares, which leave room beside them
     flat = list(np.ravel(axes))
     for ax in flat[count:]:
         ax.axis("off")
@@ -65,15 +63,15 @@ def resampled(means: Mapping[str, np.ndarray], difference: np.ndarray, unit: str
         difference: Means of the paired difference, one a resample.
         unit: Label of the axes.
     """
-    figure, axes = grid(2, 1, (NARROW, 3.6))
+    figure, axes = grid(2, 1, (NARROW, 4))
     above, below = np.ravel(axes)
     for (name, values), colour in zip(means.items(), ("#0077bb", "#ee7733"), strict=False):
         above.hist(values, bins=30, alpha=0.6, color=colour, label=name)
     above.legend(frameon=False)
     below.hist(difference, bins=30, color="#5a6b7b")
     below.axvline(0, color=INK, lw=1, ls=":")
-    above.set_xlabel(f"{unit}, each by itself")
-    below.set_xlabel(f"{unit}, second minus first on the same images")
+    above.set_xlabel(f"{unit}: each by itself")
+    below.set_xlabel(f"{unit}:\nsecond minus first, on the same images")
     for ax in (above, below):
         ax.set_yticks([])
     return figure

@@ -5,14 +5,16 @@ Results are read by attribute: a row and an effect have ``label``, ``value`` and
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from . import axes as draw
-from .axes import grid, stack
+from .axes import LONGEST, NARROW, grid, stack
 
 
 def study_rows(*lines: Mapping[str, Any], strong: str = "") -> Figure:
@@ -23,7 +25,7 @@ def study_rows(*lines: Mapping[str, Any], strong: str = "") -> Figure:
         strong: The key of a row to stand out.
     """
     runs = {title: getattr(run, "rows", run) for line in lines for title, run in line.items()}
-    figure, axes = stack([len(found or [""]) for found in runs.values()])
+    figure, axes = stack([[one.label or name for name, one in (found or {}).items()] or 1 for found in runs.values()])
     draw.rows(axes, runs, strong)
     return figure
 
@@ -37,7 +39,8 @@ def study_effects(runs: Mapping[str, Any], names: Sequence[str] = ()) -> Figure:
     """
     effects = {title: run and run.effects for title, run in runs.items()}
     named = names or list(next(iter(effects.values())))
-    figure, [ax] = stack([len(named)])
+    labels = {name: one.label or name for found in effects.values() if found for name, one in found.items()}
+    figure, [ax] = stack([[labels.get(name, name) for name in named]])
     draw.forest(ax, effects, named)
     return figure
 
@@ -68,7 +71,7 @@ def measure_bars(measures: Mapping[str, Mapping[str, Any]], strong: str = "") ->
         measures: Rows by key for the text below each chart, each row with ``label``, ``value`` and ``ci95`` as attributes.
         strong: The key of a row to stand out.
     """
-    figure, axes = stack([len(rows) for rows in measures.values()])
+    figure, axes = stack([[row.label for row in rows.values()] for rows in measures.values()])
     for ax, (unit, rows) in zip(axes, measures.items(), strict=True):
         values, intervals = ({row.label: getattr(row, part) for row in rows.values()} for part in ("value", "ci95"))
         draw.bars(ax, values, intervals, unit, rows[strong].label if strong else "")
@@ -85,7 +88,7 @@ def bar_figure(values: Mapping[str, float], xlabel: str) -> Figure:
 def claim_forest(rows: Sequence[Any]) -> Figure:
     """The claims that were measured as effects about zero, by verdict; rows of a ledger, see :func:`verdicts`."""
     measured = [row for row in rows if row.effect is not None]
-    figure, [ax] = stack([len(measured)], 7.2)
+    figure, [ax] = stack([[row.claim for row in measured] or 1])
     draw.verdicts(ax, measured)
     return figure
 
@@ -108,14 +111,13 @@ def accuracy_against_cost(panels: Mapping[str, Mapping[str, Any]], strong: Seque
             ax.annotate(str(numbers[key]), (row.seconds, row.value), (5, 4), textcoords="offset points")
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         ax.xaxis.set_minor_formatter("{x:g}")
         ax.set_title(title)
         ax.set_xlabel("seconds per image, one core")
         ax.set_ylabel("mean IoU, %")
-    told = [f"{numbers[key]} {labels[key]}" for key in names]
-    half = -(-len(told) // 2)
-    for i in range(2):
-        figure.text(0.02 + 0.5 * i, -0.02, "\n".join(told[i * half : (i + 1) * half]), va="top")
+    told = [textwrap.fill(f"{numbers[key]} {labels[key]}", LONGEST, subsequent_indent="    ") for key in names]
+    figure.text(0.02, -0.02, "\n".join(told), va="top")
     return figure
 
 
@@ -132,7 +134,7 @@ def ratio_panels(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], referenc
 
 
 def cost_by_classes(grown: Mapping[str, Any], result: Any = None, datasets: Sequence[str] = (), asked: str = "true") -> Figure:
-    """Time against the number of classes, a line a way, on logarithmic axes; beside it what each way loses, with 95 % intervals.
+    """Time against the number of classes, a line a way, on logarithmic axes; below it what each way loses, with 95 % intervals.
 
     Args:
         grown: Measured ratios: ``rows`` has by number of classes and way a ``ratio`` with its ``median``.
@@ -140,26 +142,24 @@ def cost_by_classes(grown: Mapping[str, Any], result: Any = None, datasets: Sequ
         datasets: Data sets whose effects are drawn.
         asked: What the study asked.
     """
-    figure, [[left, right]] = grid(1, 2, (10, 3.2), gridspec_kw={"width_ratios": [3, 2]})
     numbers = [int(k) for k in grown["rows"]]
+    names = [f"{name}_{asked}_{way}" for name in datasets for way in ("joint", "side")] if result is not None else []
+    figure, [above, *below] = stack([6, len(names)] if names else [6])
     for way, mark in zip(next(iter(grown["rows"].values())), "os^D", strict=False):
-        left.plot(numbers, [ways[way]["ratio"]["median"] for ways in grown["rows"].values()], f"{mark}-", markersize=4, label=way)
-    left.set(xscale="log", yscale="log", xlabel="classes", ylabel="time, bare forward of one row = 1")
-    left.set_xticks(numbers, [str(k) for k in numbers])
-    left.minorticks_off()
-    left.legend(frameon=False)
-    names = [f"{name}_{asked}_{way}" for name in datasets for way in ("joint", "side")]
-    if result is not None:
-        draw.forest(right, {"points against a row a class": result.effects}, names)
-        right.set_yticks(range(len(names)), [name.replace(f"_{asked}_", ": ") for name in names])
-    else:
-        right.set_axis_off()
+        above.plot(numbers, [ways[way]["ratio"]["median"] for ways in grown["rows"].values()], f"{mark}-", markersize=4, label=way)
+    above.set(xscale="log", yscale="log", xlabel="classes", ylabel="time, bare forward of one row = 1")
+    above.set_xticks(numbers, [str(k) for k in numbers])
+    above.minorticks_off()
+    above.legend(frameon=False)
+    for ax in below:
+        draw.forest(ax, {"points against a row a class": result.effects}, names)
+        draw.name_rows(ax, [name.replace(f"_{asked}_", ": ") for name in names])
     return figure
 
 
 def stage_bars(models: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """Each stage's share of one image's time, a bar a model: name of a model to stages, each with its ``median`` in seconds."""
-    figure, [[ax]] = grid(1, 1, (7, 1.9), layout=None)
+    figure, [ax] = stack([len(models) + 3])  # of which three are the key
     draw.stages(ax, {name: {stage: row["median"] for stage, row in rows.items()} for name, rows in models.items()})
     return figure
 
@@ -171,7 +171,7 @@ def recall_by_size(sizes: Mapping[str, Mapping[str, Any]], labels: Mapping[str, 
         sizes: The share by row and size: ``label`` (of the size), ``value``, ``ci95``, ``objects`` as attributes.
         labels: The rows to draw, with their names.
     """
-    figure, [[ax]] = grid(1, 1, (6.4, 3.6), layout=None)
+    figure, [[ax]] = grid(1, 1, (NARROW, 3.6), layout=None)
     for i, (row, label) in enumerate(labels.items()):
         found = list(sizes[row].values())
         ends = [one.ci95 or (one.value, one.value) for one in found]
@@ -192,15 +192,15 @@ def sure_curves(curves: Mapping[str, Sequence[Any]], most: float = 0.7) -> Figur
         curves: Points by label: ``sure``, ``kept`` (both 0 to 1), ``miou`` (percent) as attributes.
         most: The largest probability that is drawn, 0 to 1.
     """
-    figure, [[ax]] = grid(1, 1, (5.6, 3.4), layout=None)
+    figure, [[ax]] = grid(1, 1, (NARROW, 3.4), layout=None)
     for label, points in curves.items():
         shown = [one for one in points if one.sure <= most]
         ax.plot([100 * one.kept for one in shown], [one.miou for one in shown], "o-", label=label)
         for one in shown[1:]:
-            ax.annotate(f"{one.sure:g}", (100 * one.kept, one.miou), textcoords="offset points", xytext=(4, 4), fontsize=11)
+            ax.annotate(f"{one.sure:g}", (100 * one.kept, one.miou), textcoords="offset points", xytext=(4, 4))
     ax.set(xlabel="pixels kept, %", ylabel="mean IoU on them, %")
     ax.invert_xaxis()
-    ax.legend()
+    ax.legend(frameon=False, bbox_to_anchor=(0, 1), loc="lower left")
     return figure
 
 

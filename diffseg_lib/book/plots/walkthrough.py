@@ -8,11 +8,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import axes as draw
-from .axes import Size, grid, stack
+from .axes import NARROW, Size, grid, stack
 
 
 def curves(
-    lines: Mapping[str, Mapping[float, Any]], xlabel: str, ylabel: str, size: Size = (5.6, 3.2), styles: Sequence[Mapping[str, Any]] = (), zero: bool = False
+    lines: Mapping[str, Mapping[float, Any]], xlabel: str, ylabel: str, size: Size = (NARROW, 3.2), styles: Sequence[Mapping[str, Any]] = (), zero: bool = False
 ) -> Figure:
     """Figures with 95 % intervals over a number, a line each.
 
@@ -44,7 +44,7 @@ def cost_curve(runs: Mapping[str, Any], draws_of: Any, attention: str) -> Figure
         draws_of: From a number of draws to its row's key.
         attention: The key of the attention call's row.
     """
-    figure, [[ax]] = grid(1, 1, (5.6, 3.4), layout=None)
+    figure, [[ax]] = grid(1, 1, (NARROW, 3.4), layout=None)
     for title, run in runs.items():
         if run is None:
             continue
@@ -56,7 +56,7 @@ def cost_curve(runs: Mapping[str, Any], draws_of: Any, attention: str) -> Figure
     ax.set(xlabel="UNet evaluations an image", ylabel="mean IoU, %", xscale="log", ylim=(0, 100), xlim=(1, 100))
     ax.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
     ax.set_xticks([], minor=True)
-    ax.legend(frameon=False, fontsize=11, loc="lower left", bbox_to_anchor=(0, 1))
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -67,16 +67,6 @@ def auc_bars(layers: Mapping[str, Any]) -> Figure:
     draw.bars(ax, {one.label: one.value for one in layers.values()}, {one.label: one.ci95 for one in layers.values()}, "AUC, %", best.label)
     ax.axvline(50, color=draw.INK, linewidth=0.8, linestyle=":")
     ax.set_xlim(30, 105)
-    return figure
-
-
-def score_bars(panels: Mapping[str, Mapping[str, Any]], strong: str) -> Figure:
-    """Mean IoU (``miou``, ``ci95``) as bars, a chart under each title ("" for none), one bar strong."""
-    figure, axes = stack([len(scores) for scores in panels.values()])
-    for ax, (title, scores) in zip(axes, panels.items(), strict=True):
-        draw.bars(ax, {n: s.miou for n, s in scores.items()}, {n: s.ci95 for n, s in scores.items()}, "pocket mean IoU, %", strong)
-        ax.set_title(title, loc="left")
-        ax.set_xlim(0, 105)
     return figure
 
 
@@ -128,7 +118,7 @@ def precision_recall(curves_of: Mapping[str, Sequence[Any]], chosen: float) -> F
         curves_of: Points (``relative``, ``precision``, ``recall``) by source.
         chosen: The relative threshold that is ringed.
     """
-    figure, [[ax]] = grid(1, 1, (5.6, 3.6), layout=None)
+    figure, [[ax]] = grid(1, 1, (NARROW, 3.6), layout=None)
     for source, points in curves_of.items():
         marker, size = ("o-", 4) if len(points) > 1 else ("*", 12)
         ax.plot([p.recall for p in points], [p.precision for p in points], marker, markersize=size, label=source)
