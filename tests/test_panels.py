@@ -54,6 +54,15 @@ def test_rows_of_every_run_stand_beside_each_other_and_a_missing_run_says_so():
     assert first.patches[0].get_facecolor() != first.patches[1].get_facecolor()
 
 
+def test_wrong_pixels_are_outlined_in_the_picture_and_in_the_mask():
+    wrong = np.zeros((8, 12), bool)
+    wrong[3:6, 7:10] = True
+    found = plots.outlined_mistakes([PIXELS], [TRUTH], [np.where(wrong, 1, TRUTH)], [wrong], ["house", "fish"], ["thing called another thing"])
+    assert rows(found) == [["the picture", "truth", "the mask"]] and "outlined: 9% of it" in found.rows[0][2].alt
+    shown = found.rows[0][0].pixels
+    assert (shown == 255).all(2).any() and (shown == 0).all(2).any() and (found.rows[0][1].pixels != 255).any(2).all()
+
+
 def test_effects_are_named_by_their_labels_in_the_order_asked_for():
     [ax] = plots.study_effects({"this page": RUN, "larger run": None}).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["ours minus the rival's", "ours minus none"]
