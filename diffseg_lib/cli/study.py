@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..segmenter import DiffSegmenter
 
 TRAIN_IMAGES = 800  # train images whose masks a network is trained on
-FEWER = 250  # of those, where nine networks are trained
+FEWER = 250  # of those, where eight networks are trained
 EDITS, EDITS_TUNED = 100, 16  # that are measured at most, and that settings are chosen on
 
 

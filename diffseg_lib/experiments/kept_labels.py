@@ -68,7 +68,7 @@ def labels_of(network: DeepLabV2, dataset: Dataset, scale: float = 1.0) -> dict[
 
 
 def beside_truth(kept: KeptLabels, titles: Mapping[str, str], samples: list[Sample]) -> list[dict[str, np.ndarray]]:
-    """The truth and the kept labels of each sample, H W by title, as :func:`~diffseg_lib.book.plots.label_rows` takes them.
+    """The truth and the kept labels of each sample, H W by title, as `plots.label_rows` takes them.
 
     Args:
         kept: What was kept.
