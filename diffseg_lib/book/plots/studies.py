@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from . import axes as draw
 from .axes import grid, stack
 
+LONG = 30  # letters of a name that does not fit beside another one
+
 
 def study_rows(*lines: Mapping[str, Any], strong: str = "") -> Figure:
     """Mean IoU of a study's variants as bars with 95 % intervals, a chart a run, one below the other.
@@ -113,9 +115,10 @@ def accuracy_against_cost(panels: Mapping[str, Mapping[str, Any]], strong: Seque
         ax.set_xlabel("seconds per image, one core")
         ax.set_ylabel("mean IoU, %")
     told = [f"{numbers[key]} {labels[key]}" for key in names]
-    half = -(-len(told) // 2)
-    for i in range(2):
-        figure.text(0.02 + 0.5 * i, -0.02, "\n".join(told[i * half : (i + 1) * half]), va="top")
+    columns = 1 if max(map(len, told)) > LONG else 2
+    height = -(-len(told) // columns)
+    for i in range(columns):
+        figure.text(0.02 + 0.5 * i, -0.02, "\n".join(told[i * height : (i + 1) * height]), va="top")
     return figure
 
 
