@@ -211,7 +211,10 @@ def test_the_sentence_says_what_the_intervals_say():
         "our masks cost the network -2.0 (-3.0 to -1.0) points; of the same mean IoU, these teach more than ours: edges moved at random, edges made coarse"
     )
     assert said.endswith("these teach less: things called another class")
-    assert degradation.sentence(told(ours_minus_drawn=0, **ways)).startswith("inconclusive")
+    drawn = {f"{name}_minus_drawn": -1 if name == "cut" else 0 for name in WAYS}
+    said = degradation.sentence(told(**drawn, ours_minus_drawn=0, **ways))
+    assert said.startswith("inconclusive") and said.endswith("teach less than drawn ones: things all cut below")
+    assert degradation.sentence(told(**dict.fromkeys(drawn, 0), ours_minus_drawn=1, **ways)).endswith("than drawn ones: none")
     assert "teach less" not in degradation.sentence(told(ours_minus_drawn=-1, **dict.fromkeys(ways, 0)))
 
 

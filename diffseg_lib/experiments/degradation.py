@@ -487,7 +487,9 @@ def sentence(result: DegradationResult) -> str:
     if side_of_zero(ours) is None or sides[None]:
         return f"too few images to decide: our masks minus drawn ones, {format_effect(ours)} points"
     if side_of_zero(ours) != -1:
-        return f"inconclusive: after so short a training our masks cannot be told from drawn ones, {format_effect(ours)} points: no loss to explain"
+        less = [way.label for name, way in WAYS.items() if side_of_zero(result.effects[f"{name}_minus_{DRAWN}"]) == -1]
+        told = f"inconclusive: after so short a training our masks cannot be told from drawn ones, {format_effect(ours)} points: no loss to explain"
+        return f"{told}; of the spoilt masks these teach less than drawn ones: {_listed(less) or 'none'}"
     parts = [f"our masks cost the network {format_effect(ours)} points"]
     parts += [f"of the same mean IoU, these teach more than ours: {_listed(sides[1])}"] if sides[1] else []
     parts += [f"these cannot be told from ours: {_listed(sides[0])}"] if sides[0] else []
