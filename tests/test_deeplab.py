@@ -171,5 +171,8 @@ def test_the_study_trains_one_network_a_kind_of_mask(tree, tmp_path):
     assert list(found.rows) == [DRAWN, OURS, RIVAL] and found.images == 2 and found.train_images == 3
     assert all(curve[-1][0] == TINY.iterations for curve in found.curves.values())
     assert set(found.masks) == {OURS, RIVAL} and all(0 < one.kept <= 1 for one in found.masks.values())
+    assert list(found.shown.maps) == [DRAWN, OURS, RIVAL] and len(found.shown.ids) == 2
+    seen = predict(load(tmp_path / OURS)[0], open_dataset("voc", tree, "val").load(found.shown.ids[0]).image, flip=True).argmax(0)
+    np.testing.assert_array_equal(found.shown.labels(OURS)[found.shown.ids[0]], seen)
     again = network_study(DiffSegmenter.from_profile("pocket"), tmp_path, "voc", str(tree), **asked)
     assert again.rows == found.rows

@@ -21,6 +21,7 @@ from diffseg_lib.evaluation.sources import open_dataset, open_splits
 from diffseg_lib.experiments.ablation import ROWS, AblationResult, ablation_study, variants
 from diffseg_lib.experiments.benchmark import BenchmarkResult, choices, count_attention, filter_quality
 from diffseg_lib.experiments.completion import CompletionResult
+from diffseg_lib.experiments.degradation import DegradationResult
 from diffseg_lib.experiments.edits import EditResult
 from diffseg_lib.experiments.elbo import ElboResult
 from diffseg_lib.experiments.fusion import FusionResult
@@ -312,6 +313,7 @@ KINDS = {
     "recipes": RecipeResult,
     "pseudo": PseudoResult,
     "network": NetworkResult,
+    "degradation": DegradationResult,
     "edits": EditResult,
     "elbo": ElboResult,
     "qualitative": QualitativeResult,
@@ -445,7 +447,7 @@ def test_every_number_that_prose_cites_is_given():
     import nbformat
 
     from diffseg_lib.book.run import notebooks_dir
-    from diffseg_lib.experiments import ablation, benchmark, claims, edits, network, protocols, pseudo, qualitative, recipes, successors
+    from diffseg_lib.experiments import ablation, benchmark, claims, degradation, edits, network, protocols, pseudo, qualitative, recipes, successors
 
     given = {
         "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
@@ -455,7 +457,8 @@ def test_every_number_that_prose_cites_is_given():
         "17_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
         "18_after_the_paper": successors.numbers(committed_result("successors", "pocket", SuccessorResult).result),
         "13_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),
-        "14_network": network.numbers(committed_result("network", "pocket", NetworkResult).result),
+        "14_network": network.numbers(committed_result("network", "pocket", NetworkResult).result)
+        | degradation.numbers(committed_result("degradation", "pocket", DegradationResult).result),
         "15_editing": edits.numbers(committed_result("edits", "pocket", EditResult).result),
         "11_benchmark": benchmark.numbers({name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}, "filter"),
     }

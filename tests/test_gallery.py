@@ -11,7 +11,7 @@ from PIL import Image
 from diffseg_lib.experiments.asking import ask
 from diffseg_lib.experiments.gallery import look, open_gallery, words_of
 from diffseg_lib.experiments.layers import sink
-from diffseg_lib.experiments.mistakes import KINDS, kinds_of_errors
+from diffseg_lib.experiments.mistakes import KINDS, kinds_of_errors, mistakes, most_of_each
 from diffseg_lib.pocket.scenes import photo_or_scene
 from diffseg_lib.pocket.world import CLASS_NAMES
 from diffseg_lib.segmenter import DiffSegmenter
@@ -105,3 +105,7 @@ def test_mistakes_are_sorted_by_kind():
     for name, kind, pixels in zip(masks, KINDS, (20, 16, 16, 16), strict=True):
         found = kinds_of_errors(Set({name: truth}), Set({name: masks[name]}))
         assert {key: round(one.value * 16) for key, one in found.items()} == {key: pixels if key == kind else 0 for key in KINDS}
+    assert most_of_each(Set(dict.fromkeys(masks, truth)), Set(masks)) == dict(zip(KINDS, masks, strict=True))
+    assert most_of_each(Set({"a": truth}), Set({"a": truth})) == {}
+    unsure = np.where(masks["c"] != truth, 255, masks["c"])
+    assert not any(one.any() for one in mistakes(truth, unsure).values()) and not any(one.any() for one in mistakes(np.full_like(truth, 255), truth).values())

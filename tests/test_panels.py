@@ -54,6 +54,15 @@ def test_rows_of_every_run_stand_beside_each_other_and_a_missing_run_says_so():
     assert first.patches[0].get_facecolor() != first.patches[1].get_facecolor()
 
 
+def test_wrong_pixels_are_outlined_in_the_picture_and_in_the_mask():
+    wrong = np.zeros((8, 12), bool)
+    wrong[3:6, 7:10] = True
+    found = plots.outlined_mistakes([PIXELS], [TRUTH], [np.where(wrong, 1, TRUTH)], [wrong], ["house", "fish"], ["thing called another thing"])
+    assert rows(found) == [["the picture", "truth", "the mask"]] and "outlined: 9% of it" in found.rows[0][2].alt
+    shown = found.rows[0][0].pixels
+    assert (shown == 255).all(2).any() and (shown == 0).all(2).any() and (found.rows[0][1].pixels != 255).any(2).all()
+
+
 def test_effects_are_named_by_their_labels_in_the_order_asked_for():
     [ax] = plots.study_effects({"this page": RUN, "larger run": None}).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["ours minus the rival's", "ours minus none"]
@@ -190,6 +199,8 @@ def test_methods_are_numbered_by_cost_and_named_below():
     assert titles(figure) == ["voc", "context"]
     assert [[text.get_text() for text in ax.texts] for ax in figure.axes] == [["1", "2"], ["2"]]
     assert "1 our maps" in figure.texts[0].get_text() and any("2 the rival's" in text.get_text() for text in figure.texts)
+    long = rows | {"pair": SimpleNamespace(label="a name that does not fit beside another one", value=50, ci95=None, seconds=0.5)}
+    assert [len(plots.accuracy_against_cost({"voc": one}).texts) for one in (rows, long)] == [2, 1]
     marks = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert [float(line.get_xdata()[0]) for line in marks] == [0.2, 0.9] and marks[0].get_color() != marks[1].get_color()
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..segmenter import DiffSegmenter
 
 TRAIN_IMAGES = 800  # train images whose masks a network is trained on
+FEWER = 250  # of those, where eight networks are trained
 EDITS, EDITS_TUNED = 100, 16  # that are measured at most, and that settings are chosen on
 
 
@@ -79,6 +80,13 @@ def _network(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> S
 
     where = build_dir() / "studies" / profile_folder(segmenter.backbone.profile) / f"network-{fingerprint(store.about)}"
     return network_study(segmenter, where, "voc", o.voc, o.split, TRAIN_IMAGES, o.images, o.train_images, progress=store.progress)
+
+
+def _degradation(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.degradation import degradation_study
+
+    where = build_dir() / "studies" / profile_folder(segmenter.backbone.profile) / f"degradation-{fingerprint(store.about)}"
+    return degradation_study(segmenter, where, "voc", o.voc, o.split, FEWER, o.images, o.train_images, progress=store.progress)
 
 
 def _edits(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
@@ -167,6 +175,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
     "protocols": _protocols,
     "pseudo": _pseudo,
     "network": _network,
+    "degradation": _degradation,
     "edits": _edits,
     "elbo": _elbo,
     "qualitative": _qualitative,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..data import Dataset
@@ -13,6 +15,26 @@ EDGE = 3  # px from a true edge within which an error is called one of the bound
 KINDS = (f"within {EDGE} px of a true edge", "thing called background", "background called a thing", "thing called another thing")
 
 
+def mistakes(truth: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Where a mask is wrong, by kind: H W, bool each, no pixel in two; void of either is never among them.
+
+    Args:
+        truth: Labels, H W, 255 void.
+        mask: The mask, H W, labels or 255.
+    """
+    wrong, edge = (truth != VOID) & (mask != VOID) & (truth != mask), boundary_band(truth, EDGE)
+    parts = (edge, ~edge & (truth > 0) & (mask == 0), ~edge & (truth == 0), ~edge & (truth > 0) & (mask > 0))
+    return {kind: wrong & part for kind, part in zip(KINDS, parts, strict=True)}
+
+
+def _shares(drawn: Dataset, made: Dataset) -> Iterator[list[float]]:
+    """Of each image the percent of the pixels that both label that are wrong, by kind."""
+    for name in made.ids:
+        truth, mask = drawn.load(name).truth, made.load(name).truth
+        seen = max(1, int(((truth != VOID) & (mask != VOID)).sum()))
+        yield [100 * int(one.sum()) / seen for one in mistakes(truth, mask).values()]
+
+
 def kinds_of_errors(drawn: Dataset, made: Dataset) -> dict[str, Estimate]:
     """Wrong labels of masks by kind, in percent of the pixels that both label: the boundary's first, the others are those farther inside.
 
@@ -20,12 +42,16 @@ def kinds_of_errors(drawn: Dataset, made: Dataset) -> dict[str, Estimate]:
         drawn: The images with their true labels.
         made: The same images under the masks.
     """
-    shares = []
-    for name in made.ids:
-        truth, mask = drawn.load(name).truth, made.load(name).truth
-        seen = (truth != VOID) & (mask != VOID)
-        wrong, edge = seen & (truth != mask), boundary_band(truth, EDGE)
-        parts = (edge, ~edge & (truth > 0) & (mask == 0), ~edge & (truth == 0), ~edge & (truth > 0) & (mask > 0))
-        shares.append([100 * (wrong & part).sum() / max(1, seen.sum()) for part in parts])
-    values = np.array(shares)
+    values = np.array(list(_shares(drawn, made)))
     return {kind: Estimate(label=kind, value=float(one.mean()), ci95=mean_interval(one), images=len(one)) for kind, one in zip(KINDS, values.T, strict=True)}
+
+
+def most_of_each(drawn: Dataset, made: Dataset) -> dict[str, str]:
+    """By kind of mistake the id of the image that has more of it than any other, the first of several; kinds that no image has are left out.
+
+    Args:
+        drawn: The images with their true labels.
+        made: The same images under the masks.
+    """
+    values = np.array(list(_shares(drawn, made)))
+    return {kind: made.ids[int(one.argmax())] for kind, one in zip(KINDS, values.T, strict=True) if one.any()}

@@ -10,17 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..applications.crf import Crf
-from ..applications.deeplab import POCKET, SCALES, DeepLabV2, Recipe, confusions, load, predict, train
+from ..applications.deeplab import POCKET, SCALES, Recipe, confusions, load, train
 from ..applications.pseudo_labels import Pseudo, with_masks, write_masks
 from ..baselines.base import Method
 from ..baselines.dense_clip import DenseClip
-from ..data import Dataset, Sample
+from ..data import Dataset
 from ..data.samples import VOID
 from ..evaluation.metrics import confusion, interval_text, miou
 from ..evaluation.sources import open_splits
 from ..segmenter import DiffSegmenter
 from ..support.identity import describe_code, model_keys
 from .claims import effect_texts, effect_verdict
+from .kept_labels import PICTURED, KeptLabels, keep_labels, labels_of
 from .measure import Estimate, StudyResult, paired_miou, pooled_miou
 from .pseudo import FOUR, both_means, choose_crf, choose_threshold, score_all
 
@@ -56,6 +57,7 @@ class NetworkResult(StudyResult):
         reached: Our share of what drawn masks give, percent.
         recipe: How every network was trained.
         train_images: The number of images that were trained on.
+        shown: Labels of the first measured images by every network; None of a run that kept none.
     """
 
     masks: Mapping[str, Masks]
@@ -63,6 +65,7 @@ class NetworkResult(StudyResult):
     reached: float
     recipe: Recipe
     train_images: int
+    shown: KeptLabels | None = None
     words: ClassVar[str] = "none"
 
 
@@ -111,16 +114,6 @@ def training_sets(train_set: Dataset, out: Path) -> dict[str, Dataset]:
     return {DRAWN: train_set} | {name: with_masks(train_set, out / "masks" / name) for name in (OURS, RIVAL)}
 
 
-def networks(out: Path) -> dict[str, DeepLabV2]:
-    """The trained networks of a study in `out`, by row."""
-    return {name: load(out / name)[0] for name in (DRAWN, OURS, RIVAL)}
-
-
-def predictions(networks: Mapping[str, DeepLabV2], sample: Sample) -> dict[str, np.ndarray]:
-    """Labels (H W) of one image by each network, as it sees the image and its mirror; the truth first."""
-    return {"truth": sample.truth} | {LABELS[name]: predict(one, sample.image, flip=True).argmax(0) for name, one in networks.items()}
-
-
 def network_study(
     segmenter: DiffSegmenter,
     out: Path,
@@ -162,7 +155,7 @@ def network_study(
     about = {"models": model_keys(profile), "config": asdict(segmenter.resolved), "code": describe_code("experiments.network")}
     masks = make_masks(methods, train_set, tuning_images, out / "masks", min_confidence, about, candidates)
     progress("masks written")
-    found, curves = {}, {}
+    found, curves, shown = {}, {}, {}
     for name, trained_on in training_sets(train_set, out).items():
         folder = train(trained_on, recipe, out / name)
         network, _ = load(folder)
@@ -170,6 +163,7 @@ def network_study(
         width = max(1, len(losses) // POINTS)
         curves[name] = tuple((int(part[-1, 0]), float(part[:, 1].mean())) for part in np.array_split(losses, max(1, len(losses) // width)))
         found[name] = confusions(network, test, SCALES if multiscale else (1.0,), multiscale)
+        shown[name] = labels_of(network, test.first(PICTURED))
         progress(f"{LABELS[name]}: trained and measured")
     rows = {name: pooled_miou(one, LABELS[name]) for name, one in found.items()}
     effects = {
@@ -186,6 +180,7 @@ def network_study(
         reached=100 * rows[OURS].value / rows[DRAWN].value,
         recipe=recipe,
         train_images=len(train_set),
+        shown=keep_labels(shown),
         images=len(test),
         seeds=(recipe.seed,),
         dataset=test.name,

@@ -185,7 +185,8 @@ def forest(ax: Axes, runs: Mapping[str, Mapping[str, Any] | None], names: Sequen
     ax.axvline(0, color=INK, linewidth=0.8)
     name_rows(ax, [labels.get(name, name) for name in names])
     ax.set_xlabel(xlabel)
-    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
+    if shown:
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=1)
     return ax
 
 

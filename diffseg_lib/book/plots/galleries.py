@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .panels import Panel, Panels, heat, labels, marked, picture
+from .panels import Panel, Panels, heat, labels, marked, outlined, picture
 
 
 def titled_pictures(pictures: Mapping[str, np.ndarray], columns: int = 0) -> Panels:
@@ -188,6 +188,31 @@ def truth_and_found(samples: Sequence[Any], found: Sequence[Any], names: Sequenc
         for sample, one in zip(samples, found, strict=True)
     ]
     return label_rows([one.image for one in samples], maps, names, titles)
+
+
+def outlined_mistakes(
+    pictures: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    wrong: Sequence[np.ndarray],
+    names: Sequence[str],
+    titles: Sequence[str],
+) -> Panels:
+    """A row a picture: itself with its wrong pixels outlined, its true labels, and the labels found with the same outline.
+
+    Args:
+        pictures: The pictures, H W 3, uint8 each.
+        truths: True labels, H W each.
+        found: Labels found, H W each.
+        wrong: The pixels that are outlined, H W, bool each.
+        names: The classes in the order of their labels, the background left out.
+        titles: Titles of the rows.
+    """
+    rows = [
+        [outlined(picture(pixels, "the picture"), region), labels(truth, names, "truth"), outlined(labels(one, names, "the mask"), region)]
+        for pixels, truth, one, region in zip(pictures, truths, found, wrong, strict=True)
+    ]
+    return Panels(rows, titles)
 
 
 def score_rows(samples: Sequence[Any], scores: Sequence[Mapping[str, np.ndarray]]) -> Panels:

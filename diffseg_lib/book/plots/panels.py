@@ -195,6 +195,13 @@ def _name(region: np.ndarray, text: str, colour: str) -> Name:
     return Name(text, min(max((x + 0.5) / region.shape[1], half), 1 - half), min(max((y + 0.5) / region.shape[0], 0.07), 0.93), text_colour(colour), colour)
 
 
+def outlined(panel: Panel, region: np.ndarray) -> Panel:
+    """A panel with the outline of a region (H W, bool, in the size of the picture): a white line inside it, set off by a black one."""
+    line, shadow = edges(_resized(region.astype(bool), *panel.pixels.shape[:2]), 1)
+    pixels = np.where(shadow[..., None], np.uint8(0), np.where(line[..., None], np.uint8(255), panel.pixels))
+    return replace(panel, pixels=pixels, alt=f"{panel.alt}; outlined: {region.mean():.0%} of it")
+
+
 def marked(panel: Panel, points: Mapping[str, tuple[float, float]]) -> Panel:
     """A panel with dots of the given colours (#rrggbb) at places (row, column, shares of height and width)."""
     height, width = _size(panel.pixels.shape, 256)
