@@ -63,7 +63,7 @@ def fuse(cross: Mapping[int, Float[Tensor, "k _ _"]], weights: Mapping[int, floa
     used = {stride: w for stride, w in weights.items() if w != 0}
     missing = sorted(set(used) - set(cross))
     if missing or not used:
-        raise ValueError(f"fusion weights {dict(weights)} need maps at strides {missing or '?'}; recorded: strides {sorted(cross)}")
+        raise ValueError(f"fusion weights {dict(weights)} need maps at strides or blocks {missing or '?'}; recorded: {sorted(cross)}")
     if scale not in ("minmax", "none"):
         raise ValueError(f"scale {scale!r}: expected 'minmax' or 'none'")
     total = torch.zeros(())

@@ -41,7 +41,7 @@ class BlockRecording(Recording):
 
 
 def flow_schedule() -> Float[Tensor, " T"]:
-    """abar_t of a model trained by flow matching: the share of the signal's variance where noise and signal are scaled to a variance of one together."""
+    """The abar_t of a model trained by flow matching: the share of the signal's variance where noise and signal are scaled to a variance of one together."""
     s = torch.arange(1001) / 1000
     return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
 

@@ -55,7 +55,7 @@ def test_scaled_fusion_does_not_see_a_layers_gain():
 def test_fusion_errors_say_what_is_there():
     cross = resolutions()
     del cross[8]
-    with pytest.raises(ValueError, match=r"strides \[8\].*recorded: strides \[1, 2, 4\]"):
+    with pytest.raises(ValueError, match=r"strides or blocks \[8\]; recorded: \[1, 2, 4\]"):
         fuse(cross, {8: 0.5, 4: 0.5}, (8, 12))
     fuse(cross, {8: 0.0, 4: 1.0}, (8, 12))  # a side of weight 0 is not missed
     with pytest.raises(ValueError, match="fusion weights"):

@@ -36,7 +36,7 @@ def _calls(segmenter: DiffSegmenter, name: str) -> Any:
 
 
 def concept_scores(image: Float[Tensor, "n c"], concepts: Float[Tensor, "k c"]) -> Float[Tensor, "k n"]:
-    """softmax over concepts of o_x . o_c, attention's outputs of a pixel and of a concept, heads side by side; columns sum to 1."""
+    """The softmax over concepts of o_x . o_c, attention's outputs of a pixel and of a concept, heads side by side; columns sum to 1."""
     return (concepts.float() @ image.float().mT).softmax(0)
 
 

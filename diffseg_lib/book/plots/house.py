@@ -16,7 +16,7 @@ from .axes import INK, grid
 
 FLOORS = (
     ("support",),
-    ("weights", "propagation", "data"),
+    ("weights", "propagation", "dit", "data"),
     (METHOD,),
     ("baselines", "pocket"),
     ("refinements",),
