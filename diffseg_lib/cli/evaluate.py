@@ -32,7 +32,7 @@ same counts. An image that cannot be read becomes an error row, and there is no 
 """
 METHOD_NAMES = (
     "diffsegmenter, cross, daam, elbo, denseclip, groupvit, or of what came after the paper: iseg, cliper, faseg, chains, nerve, goca, heads, elbo-t2i, "
-    "diffcut, text-to-seed and diffseg"
+    "diffcut, text-to-seed, diffseg, seg4diff and conceptattention"
 )
 MEANS = ("split", "image")
 EXAMPLE = "diffseg evaluate --dataset voc --labels filter --method diffsegmenter --limit 100 --out found"
