@@ -18,7 +18,7 @@ class Layout:
 
     Args:
         transformer: Name of the transformer's class.
-        parts: Folder to kind (of :data:`~diffseg_lib.weights.parts.KINDS`), the transformer and the autoencoder first.
+        parts: Folder to kind (of ``parts.KINDS``), the transformer and the autoencoder first.
         lengths: Folder of a tokenizer to the number of tokens that the family's pipeline lets it read.
         optional: Folders that a pipeline may leave out.
         together: Function from the settings of the parts to sentences on what does not fit.
