@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,15 +109,21 @@ def measured(config: Mapping[str, Any], tokens: int = TOKENS) -> dict[str, Any]:
             backbone.predict_noise(noisy, TIMESTEP, embeddings)
         outputs["optimized"] = segmenter.score(recording)[1]
 
-    facts["seconds"], facts["mib"] = {}, {}
-    for way in (bare, optimizations, plain):
-        started = time.perf_counter()
-        peak = peak_of(way)
-        facts["seconds"][way.__name__] = round(time.perf_counter() - started, 1)
-        facts["mib"][way.__name__] = None if peak is None else round(peak, 1)
+    facts |= run_once((bare, optimizations, plain))
     facts["output_equal"] = torch.equal(outputs["bare"], outputs["recorded"])
     facts["optimized_difference"] = float((outputs["optimized"] - outputs["plain"]).abs().max() / outputs["plain"].abs().max())
     return facts | {"completed": list(outputs["plain"].shape)}
+
+
+def run_once(ways: Sequence[Callable[[], None]]) -> dict[str, dict[str, float | None]]:
+    """Seconds of each way, and the MiB at its peak above what is loaded, by its name; each runs once."""
+    found: dict[str, dict[str, float | None]] = {"seconds": {}, "mib": {}}
+    for way in ways:
+        started = time.perf_counter()
+        peak = peak_of(way)
+        found["seconds"][way.__name__] = round(time.perf_counter() - started, 1)
+        found["mib"][way.__name__] = None if peak is None else round(peak, 1)
+    return found
 
 
 def alone(module: str, name: str) -> dict[str, Any] | str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +20,7 @@ from diffseg_lib.profiles import Profile
 from diffseg_lib.segmenter import DiffSegmenter
 from diffseg_lib.transformer import TransformerBackbone, flow_schedule
 
-from .families import alone
-from .measure import peak_of
+from .families import alone, run_once
 
 TIMESTEP = 500
 # The published settings, and of the depths how many blocks are kept here: blocks of a kind are alike.
@@ -119,14 +117,10 @@ def measured(name: str, changes: Mapping[str, Any] | None = None, side: int = 12
             backbone.predict_noise(noisy, TIMESTEP, embeddings)
         outputs["optimized"] = segmenter.score(recording)[1]
 
-    facts: dict[str, Any] = {"parameters": sum(p.numel() for p in backbone.unet.parameters()), "latents": list(noisy.shape[1:]), "seconds": {}, "mib": {}}
+    facts: dict[str, Any] = {"parameters": sum(p.numel() for p in backbone.unet.parameters()), "latents": list(noisy.shape[1:])}
     of = {key: value for key, value in published.items() if key.startswith("num_") and key.endswith("layers")}
     facts["blocks"] = {"kept": len(blocks_of(backbone.unet)), "published": sum(of.values()), "recorded": list(segmenter.weights)}
-    for way in (bare, optimizations, plain):
-        started = time.perf_counter()
-        peak = peak_of(way)
-        facts["seconds"][way.__name__] = round(time.perf_counter() - started, 1)
-        facts["mib"][way.__name__] = None if peak is None else round(peak, 1)
+    facts |= run_once((bare, optimizations, plain))
     facts["output_equal"] = torch.equal(outputs["bare"], outputs["recorded"])
     facts["optimized_difference"] = float((outputs["optimized"] - outputs["plain"]).abs().max() / outputs["plain"].abs().max())
     return facts | {"completed": list(outputs["plain"].shape)}
