@@ -155,14 +155,15 @@ class _Recorder:
 def _sums_of_softmax(scores: Float[Tensor, "heads l n"], prompts: Sequence[tuple[Float[Tensor, "_ _"], Float[Tensor, " _"]]]) -> Float[Tensor, "_ heads n"]:
     """Weighted sums over each prompt's own softmax, of prompts whose scores stand one under the other; the scores are used up.
 
-    One exponential serves all prompts, less the largest score of any; two products sum it up by prompt. It cannot vanish for a whole prompt, since all begin
-    with the same token, whose score they share.
+    One exponential serves all prompts, each less the largest of its own scores; two products sum it up by prompt.
 
     Args:
         scores: Scores of all prompts' tokens.
         prompts: Of each prompt, the weights of its tokens in c maps, and how often each token counts.
     """
-    scores.sub_(scores.amax(1, keepdim=True)).exp_()
+    for part in scores.split([len(counts) for _, counts in prompts], 1):
+        part.sub_(part.amax(1, keepdim=True))
+    scores.exp_()
     weights = torch.block_diag(*[each * counts for each, counts in prompts]).to(scores)
     wholes = torch.block_diag(*[counts.expand(len(each), -1) for each, counts in prompts]).to(scores)
     return ((weights @ scores) / (wholes @ scores)).movedim(1, 0)

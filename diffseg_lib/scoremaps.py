@@ -123,13 +123,14 @@ def complete(
 def _complete_rows(maps: Tensor, queries: Sequence[Tensor], keys: Sequence[Tensor], rows: int = 64) -> Tensor:
     """:func:`complete` of more maps than a head has columns, by one self-attention: some rows of the mean matrix at a time, applied to all maps at once."""
     vectors, applied = maps.flatten(1), []
-    ready = [(_precise(query[0]) / query.shape[-1] ** 0.5, _precise(key[0]).mT) for query, key in zip(queries, keys, strict=True)]
+    ready = [(_precise(query[0]), _precise(key[0]).mT) for query, key in zip(queries, keys, strict=True)]
     room = ready[0][0].new_empty(max(len(query) for query, _ in ready) * rows * vectors.shape[1])  # made once: to make it anew takes as long as to fill it
     for top in range(0, vectors.shape[1], rows):
         mean = vectors.new_zeros(())
         for query, key in ready:
             part = query[:, top : top + rows]
-            scores = torch.bmm(part, key, out=room[: part[..., 0].numel() * key.shape[-1]].view(*part.shape[:2], -1))
+            scores = room[: part[..., 0].numel() * key.shape[-1]].view(*part.shape[:2], -1)
+            torch.baddbmm(scores.new_zeros(()), part, key, beta=0, alpha=part.shape[-1] ** -0.5, out=scores)
             mean = mean + torch.softmax(scores, -1, out=scores).sum(0) / (len(ready) * len(part))
         applied.append(vectors @ mean.to(vectors).mT)
     return torch.cat(applied, dim=1).reshape(maps.shape)

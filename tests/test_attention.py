@@ -12,7 +12,7 @@ from einops import rearrange
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diffseg_lib.attention import _Recorder, attention_layers, record_attention
+from diffseg_lib.attention import _Recorder, _sums_of_softmax, attention_layers, record_attention
 from diffseg_lib.optimizations import OPTIMIZATIONS
 from diffseg_lib.recording import Recording, RecordingOptions
 from diffseg_lib.scoremaps import complete, complete_materialised
@@ -538,3 +538,12 @@ def test_projections_are_all_that_a_layer_computes_with(backbone):
     with record_attention(backbone.unet, None, self_attention="none", projections=("cross",), optimizations=OPTIMIZATIONS) as recording:
         call(backbone)
     assert recording.projections.keys() == {name for name in layers if name.endswith("attn2")}
+
+
+def test_prompts_whose_scores_lie_far_apart_have_each_their_own_softmax():
+    scores = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
+    scores[:, 3:] -= 200
+    prompts = [(torch.tensor([[0.0, 1.0, 0.0]]), torch.ones(3)), (torch.tensor([[0.5, 0.5, 0.0, 0.0]]), torch.tensor([1.0, 1.0, 1.0, 9.0]))]
+    found = _sums_of_softmax(scores.clone(), prompts)
+    expected = [each @ (part + counts.log()[:, None]).softmax(1) for part, (each, counts) in zip(scores.split([3, 4], 1), prompts, strict=True)]
+    torch.testing.assert_close(found, torch.cat(expected, 1).movedim(1, 0))

@@ -179,21 +179,14 @@ def choose_weights(found: Sequence[ResolutionMaps], classes: int, *, rounds: int
     Raises:
         ValueError: If there are no weights or no pixels to choose from.
     """
-    best: tuple[dict[int, float], float, float] | None = None
     keys = sorted(found[0].rounds[0], reverse=True)
     if parts < 1 or least > min(parts, len(keys)):
         raise ValueError(f"no weights to choose from: parts must be 1 or more, and at least {least}")
     if len(keys) > GRID_AT_MOST:
         return _chosen_step_by_step(found, keys, classes, rounds, parts, least)
-    for weights in weight_grid(keys, parts):
-        if sum(w > 0 for w in weights.values()) < least:
-            continue
-        threshold, value = best_threshold(score_histograms(found, weights, classes, rounds=rounds), classes)
-        if best is None or value > best[2]:
-            best = weights, threshold, value
-    if best is None:
-        raise ValueError(f"no weights to choose from: parts must be 1 or more, and at least {least}")
-    return best
+    grid = [weights for weights in weight_grid(keys, parts) if sum(w > 0 for w in weights.values()) >= least]
+    tried = [(weights, *best_threshold(score_histograms(found, weights, classes, rounds=rounds), classes)) for weights in grid]
+    return max(tried, key=lambda one: one[2])
 
 
 def _chosen_step_by_step(

@@ -60,11 +60,14 @@ class ConceptAttention:
         h, w = latents.shape[2] // 2, latents.shape[3] // 2
         concepts = torch.cat([self.concept(name) for name in (*(prompt.name for prompt in prompts), BACKGROUND)], dim=1)
         blocks, maps = [block for block, weight in segmenter.weights.items() if weight], []
+
+        def keep(block: int, seen: Tensor, found: Tensor) -> None:
+            maps.append(concept_scores(seen, found))
+
         noise, driving = segmenter.noise(image, latents), backbone.cached_embedding(prompts[0].text)
         for timestep in segmenter.timesteps:
             noisy = backbone.add_noise(latents, noise, timestep)
-            see = lambda _, seen, found: maps.append(concept_scores(seen, found))  # noqa: E731
-            with watch_concepts(backbone.unet, concepts, blocks, calls.text_first, lambda: h * w, see):
+            with watch_concepts(backbone.unet, concepts, blocks, calls.text_first, lambda: h * w, keep):
                 backbone.predict_noise(noisy, timestep, driving)
         mean = torch.stack(maps).mean(0)[: len(prompts)].unflatten(-1, (h, w))
         return Prediction(to_numpy(resize(mean, image.shape[:2])), len(segmenter.timesteps), segmenter.size_note(image))
@@ -84,4 +87,4 @@ def seg4diff(segmenter: DiffSegmenter) -> Attention:
         ValueError: On a model without joint attention, or without block 9.
     """
     _calls(segmenter, "Seg4Diff")
-    return Attention(segmenter.with_config(weights={SEG4DIFF_BLOCK: 1.0}, timesteps=(SEG4DIFF_TIMESTEP,)), "cross")
+    return Attention(segmenter.with_config(weights={SEG4DIFF_BLOCK: 1.0}, timesteps=(SEG4DIFF_TIMESTEP,), iterations=0))

@@ -22,6 +22,7 @@ class Layout:
         lengths: Folder of a tokenizer to the number of tokens that the family's pipeline lets it read.
         optional: Folders that a pipeline may leave out.
         together: Function from the settings of the parts to sentences on what does not fit.
+        flow: Whether it was trained by flow matching, on latents that are shifted too.
     """
 
     transformer: str
@@ -29,6 +30,7 @@ class Layout:
     lengths: Mapping[str, int]
     together: Callable[[Mapping[str, Any]], list[str]]
     optional: tuple[str, ...] = ()
+    flow: bool = True
 
 
 def _width(found: int, read: int, what: str) -> list[str]:
@@ -72,7 +74,7 @@ LAYOUTS = (
         {"tokenizer": 77, "tokenizer_2": 512},
         _flux,
     ),
-    Layout("PixArtTransformer2DModel", {"transformer": "pixart", "vae": "vae", "text_encoder": "t5"}, {"tokenizer": 300}, _pixart),
+    Layout("PixArtTransformer2DModel", {"transformer": "pixart", "vae": "vae", "text_encoder": "t5"}, {"tokenizer": 300}, _pixart, flow=False),
 )
 
 
@@ -110,13 +112,13 @@ def find_transformer(folder: Path, *, pickled: bool = True) -> tuple[Layout, Pip
     configs = {name: with_defaults(parts[name].kind, part.config) if name in ("transformer", "vae") else part.config for name, part in parts.items()}
     if told := layout.together(configs):
         raise ValueError(f"the parts in {folder} are not of one model: {'; '.join(told)}: expected every folder as its model came")
-    for key in ("scaling_factor", "shift_factor") if layout.transformer != "PixArtTransformer2DModel" else ("scaling_factor",):
+    for key in ("scaling_factor", "shift_factor") if layout.flow else ("scaling_factor",):
         if key not in parts["vae"].config:
             raise ValueError(f"{folder / 'vae' / 'config.json'} does not say {key}: write it in as the autoencoder was trained")
     schedule = read_json(folder / "scheduler" / "scheduler_config.json")
     flow = "Flow" in str(schedule.get("_class_name", ""))
-    if flow != (layout.transformer != "PixArtTransformer2DModel"):
-        raise ValueError(f"{folder / 'scheduler'} is a {schedule.get('_class_name')}: expected {'one of noise' if flow else 'one of flow matching'}")
+    if flow != layout.flow:
+        raise ValueError(f"{folder / 'scheduler'} is a {schedule.get('_class_name')}: expected {'one of flow matching' if layout.flow else 'one of noise'}")
     if not flow and (prediction := schedule.get("prediction_type", "epsilon")) not in PREDICTIONS:
         raise ValueError(f"{folder} predicts {prediction!r}: expected {' or '.join(PREDICTIONS)}")
     tokenizers, notes = {}, [note for part in parts.values() for note in part.notes]

@@ -16,8 +16,8 @@ from .axes import INK, grid
 
 FLOORS = (
     ("support",),
-    ("weights", "propagation", "dit", "data"),
-    (METHOD,),
+    ("weights", "propagation", "dit"),
+    (METHOD, "data"),
     ("baselines", "pocket"),
     ("refinements",),
     ("evaluation", "fetching"),
