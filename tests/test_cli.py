@@ -590,14 +590,16 @@ def interrupted(command: list[str], ready, cwd: Path = ROOT, sent: int = signal.
         "time.sleep(1000)",
         "threading.Thread(target=time.sleep, args=(1000,)).start(); time.sleep(1000)",  # a thread that would hold the process
         "[deaf() for _ in iter(int, 1)]",  # a library that swallows the interruption
+        "[Dropped() and None for _ in iter(int, 1)]",  # it comes while an object is dropped, where Python can only print it
     ],
-    ids=["waits", "thread", "swallowed"],
+    ids=["waits", "thread", "swallowed", "dropped"],
 )
 def test_an_interruption_ends_the_process_whatever_holds_it(tmp_path, work):
     script = tmp_path / "long.py"
     script.write_text(
         "import sys, threading, time\nfrom pathlib import Path\nfrom diffseg_lib.cli.exits import guarded\n"
         "def deaf():\n    try:\n        time.sleep(1)\n    except KeyboardInterrupt:\n        pass\n"
+        "class Dropped:\n    def __del__(self):\n        time.sleep(1)\n"
         f"def work():\n    Path({str(tmp_path / 'ready')!r}).touch()\n    {work}\n    return 0\n"
         "sys.exit(guarded(work, 'diffseg again', 'rows are kept', bounded=True))\n"
     )

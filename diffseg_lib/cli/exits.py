@@ -109,6 +109,13 @@ def end_soon(farewell: str, said: threading.Event) -> None:
             os.write(2, farewell.encode())
         os._exit(Exit.INTERRUPTED)
 
+    shown = sys.unraisablehook
+
+    def show(raised: sys.UnraisableHookArgs) -> None:  # while an object is dropped, an interruption cannot be raised: the watch ends the process
+        if not issubclass(raised.exc_type, KeyboardInterrupt):
+            shown(raised)
+
+    sys.unraisablehook = show
     threading.Thread(target=watch, args=(writer,), daemon=True, name="ends the process after Ctrl-C").start()
 
 

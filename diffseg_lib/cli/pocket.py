@@ -14,7 +14,7 @@ from .options import check_device, page, share, subcommands, told
 
 LAYOUTS = ("voc", "context", "object")  # of pocket.layouts.LAYOUTS, SPLITS of pocket.world's, MODELS of pocket.training.train's and
 SPLITS = ("train", "val", "test")  # MEASURES of pocket.training.measure's, which need not be loaded to say so
-MODELS = ("vae", "decoder", "unet", "clip", "blip", "judge")
+MODELS = ("vae", "decoder", "unet", "transformer", "clip", "blip", "judge")
 MEASURES = ("vae", "clip", "blip", "diffusion", "choose", "absent", "grounding", "separation", "judge", "drawings")
 SHIPPED = ("diffusion", "clip", "blip", "judge")
 WRITE_EXAMPLE = "diffseg pocket write --layout voc --split val --n 200 --out my-voc"
@@ -58,7 +58,7 @@ def declare_train(parser: argparse.ArgumentParser) -> None:
     )
     page(parser, about, TRAIN_EXAMPLE, run=run_train, kept="the training up to its last checkpoint is kept")
     known = partial(told, "pocket.training.train", "train_model")
-    parser.add_argument("model", choices=MODELS, help="The part: decoder follows vae, unet follows both; judge stands alone.")
+    parser.add_argument("model", choices=MODELS, help="The part: decoder follows vae, unet and transformer follow both; judge stands alone.")
     parser.add_argument("--steps", type=int, metavar="N", help=known("steps"))
     parser.add_argument("--minutes", type=float, default=0.0, metavar="M", help=known("minutes"))
     parser.add_argument("--pictures", type=int, default=16_000, metavar="N", help=known("pictures"))

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import BertTokenizer, BlipForConditionalGeneration, CLIPModel, CLIPTextModel, CLIPTokenizer
+    from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, UNet2DConditionModel
+    from transformers import BertTokenizer, BlipForConditionalGeneration, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TEXT_LENGTH = 40  # tokens of a prompt, the two special ones and padding included
 TEXT_WIDTH = 128  # channels of a token's embedding
@@ -105,6 +105,44 @@ def noise_schedule() -> DDIMScheduler:
     )
 
 
+SECOND_WIDTH = 8  # channels of the second text tower that Stable Diffusion 3's pipeline asks for: the pocket's says zeros
+
+
+def transformer() -> SD3Transformer2DModel:
+    """Stable Diffusion 3.5's joint transformer (normalised queries and keys) in eight blocks on patches of 2 x 2 latents: 16 x 16 tokens for 128 px.
+
+    It begins as the identity: what its blocks add, and its output, are zeros (Peebles and Xie 2023, "adaLN-Zero"). Its positions reach to 192 px.
+    """
+    from diffusers import SD3Transformer2DModel
+    from torch.nn.init import zeros_
+
+    model = SD3Transformer2DModel(
+        sample_size=32,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=8,
+        attention_head_dim=32,
+        num_attention_heads=5,
+        caption_projection_dim=160,
+        joint_attention_dim=TEXT_WIDTH + SECOND_WIDTH,
+        pooled_projection_dim=TEXT_WIDTH + SECOND_WIDTH,
+        pos_embed_max_size=24,
+        qk_norm="rms_norm",
+    )
+    for name, parameter in model.named_parameters():
+        if name.startswith("proj_out.") or ("transformer_blocks." in name and ".linear." in name):
+            zeros_(parameter)
+    return model
+
+
+def flow_schedule() -> FlowMatchEulerDiscreteScheduler:
+    """Stable Diffusion 3's scheduler of flow matching, its noise levels unshifted: latents are small here."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+
+
 def _text_config(tokenizer: CLIPTokenizer, layers: int) -> dict[str, int]:
     return {
         "vocab_size": len(tokenizer),
@@ -125,6 +163,25 @@ def text_tower(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     return CLIPTextModel(CLIPTextConfig(**_text_config(tokenizer, layers=1)))
+
+
+def flow_text_tower(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """The joint transformer's text tower, of two layers as the pocket CLIP's: words are read after the first, the pooled embedding after the second."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    return CLIPTextModelWithProjection(CLIPTextConfig(**_text_config(tokenizer, layers=2)))
+
+
+def silent_text_tower(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """The second text tower that Stable Diffusion 3's pipeline asks for, its weights all zero: it says zeros."""
+    from torch.nn.init import zeros_
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    narrow = {"hidden_size": SECOND_WIDTH, "projection_dim": SECOND_WIDTH, "intermediate_size": SECOND_WIDTH, "num_attention_heads": 1}
+    model = CLIPTextModelWithProjection(CLIPTextConfig(**_text_config(tokenizer, layers=2) | narrow))
+    for parameter in model.parameters():
+        zeros_(parameter)
+    return model
 
 
 _VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": PICTURE, "patch_size": PATCH}

@@ -1,4 +1,4 @@
-"""Train the pocket models: ``diffseg pocket train vae|decoder|clip|unet|blip|judge``, then ``diffseg pocket ship``.
+"""Train the pocket models: ``diffseg pocket train vae|decoder|clip|unet|transformer|blip|judge``, then ``diffseg pocket ship``.
 
 Everything is learnt from rendered pictures and their captions (:mod:`diffseg_lib.pocket.training.pictures`);
 no label map is ever within reach. (The judge, which only measures, is told what a scene was composed of.)
@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, l1_loss, mse_loss
+from torch.nn.functional import cross_entropy, l1_loss, mse_loss, pad
 from transformers import BertTokenizer, CLIPTokenizer
 
 from ...prompts import fill_template
@@ -63,8 +63,10 @@ class Stage:
 
 # Small pictures first, then whole scenes.
 UNET_STAGES = [Stage(0.45, 64, 40_000, 32), Stage(0.72, 64, 40_000, 32, crowded=True), Stage(1.0, 128, 16_000, 16)]
+# A transformer's positions are learnt where whole scenes are seen: they get half of its training.
+TRANSFORMER_STAGES = [Stage(0.3, 64, 40_000, 32), Stage(0.5, 64, 40_000, 32, crowded=True), Stage(1.0, 128, 16_000, 16)]
 CLIP_STAGES = [Stage(0.35, 64, 40_000, 128), Stage(1.0, 128, 40_000, 128)]
-PARTIAL = 0.35  # of the UNet's captions name one of the things in the picture and nothing else
+PARTIAL = 0.35  # of a diffusion model's captions name one of the things in the picture and nothing else
 
 
 def to_range(images: Tensor) -> Tensor:
@@ -120,6 +122,7 @@ def start_from(models: Path | None, kind: str, model: nn.Module) -> None:
     parts = {
         "vae": {"": "diffusion/vae"},
         "unet": {"unet.": "diffusion/unet", "text.": "diffusion/text_encoder"},
+        "transformer": {"transformer.": "transformer/transformer", "text.": "transformer/text_encoder"},
         "clip": {"": "clip"},
         "blip": {"": "blip"},
     }
@@ -228,50 +231,118 @@ class Denoiser(nn.Module):
         return self.unet(noisy, steps, self.text(ids).last_hidden_state).sample
 
 
-def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
-    """Train the UNet and its text tower to predict the noise, with 10 % empty captions; small pictures first, then whole scenes.
+class FlowDenoiser(nn.Module):
+    """Joint transformer and text tower as one module, trained together."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.transformer, self.text = architectures.transformer(), architectures.flow_text_tower(tokenizer)
+
+    def forward(self, noisy: Tensor, times: Tensor, ids: Tensor) -> Tensor:
+        """The velocity that is predicted in latents (b 4 h w) at noise levels (b, 0 to 1) under the token ids of a prompt each (b l): b 4 h w.
+
+        Words and pooled embedding are those that Stable Diffusion 3's pipeline takes: the tower's last state but one, and its projection of the last.
+        What the pipeline's second tower would add is zeros.
+        """
+        said = self.text(ids, output_hidden_states=True)
+        words, pooled = (pad(one, (0, architectures.SECOND_WIDTH)) for one in (said.hidden_states[-2], said.text_embeds))
+        return self.transformer(noisy, words, pooled, 1000 * times).sample
+
+
+class Examples:
+    """Latents, noise and captions for training a diffusion model, drawn stage by stage; a tenth of the captions are empty.
 
     Captions of the web seldom name all there is to see, and segmentation asks for one class at a time:
     some of the captions name one thing only, chosen among those that the picture's own caption names.
-    Layers of cross-attention fall silent by turns (:class:`~.layerdrop.LayerDrop`), so that each learns to find words.
+
+    Args:
+        runs: Folder of the runs, whose cache of latents is used.
+        stages: Parts of training, in their order.
+        tokenizer: Tokenizer of the captions.
+        device: Device that encodes the pictures, "cpu" or "cuda".
+        start: Folder of shipped models, whose autoencoder encodes where none was trained.
     """
-    tokenizer = architectures.clip_tokenizer(_captions())
-    empty = tokenizer("", padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids[0]
-    alpha_bar = torch.from_numpy(np.array(architectures.noise_schedule().alphas_cumprod)).float()
-    phrases = torch.stack([ids[: len(PHRASE_OPENINGS)] for ids in _phrases(tokenizer)])  # classes openings l
 
-    @cache
-    def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        pictures = load_pictures("train", count, size)
-        return latents_of(folder.parent, pictures, f"train-{size}px-{count}", device, start), _token_ids(tokenizer, pictures), _said(pictures)
+    def __init__(self, runs: Path, stages: list[Stage], tokenizer: CLIPTokenizer, device: str, start: Path | None) -> None:
+        self._stages = stages
+        self._empty = tokenizer("", padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids[0]
+        self._phrases = torch.stack([ids[: len(PHRASE_OPENINGS)] for ids in _phrases(tokenizer)])  # classes openings l
 
-    model = Denoiser(tokenizer)
-    start_from(start, "unet", model)
+        @cache
+        def data(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+            pictures = load_pictures("train", count, size)
+            return latents_of(runs, pictures, f"train-{size}px-{count}", device, start), _token_ids(tokenizer, pictures), _said(pictures)
 
-    def loss(generator: torch.Generator, progress: float) -> Tensor:
-        stage = next(s for s in stages if progress <= s.until)
-        latents, ids, said = data(stage.size, stage.pictures)
+        self._data = data
+        data(stages[0].size, stages[0].pictures)  # before the clock starts, or the warm-up would be over by the first update
+
+    def draw(self, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (b 4 h w), noise (b 4 h w) and token ids of captions (b l) of an update, at a share of training from 0 to 1."""
+        stage = next(s for s in self._stages if progress <= s.until)
+        latents, ids, said = self._data(stage.size, stage.pictures)
         pool = (said.sum(1) > 1).nonzero().flatten() if stage.crowded else torch.arange(len(latents))
         rows = pool[torch.randint(len(pool), (stage.batch,), generator=generator)]
         clean = latents[rows].float()
         noise = torch.randn(clean.shape, generator=generator)
 
         def chance(p: float) -> Tensor:
-            return torch.rand(stage.batch, generator=generator) < p
+            return torch.rand(stage.batch, generator=generator)[:, None] < p
 
-        # 40 % of the steps are drawn below 500, where what is in the picture can still be seen, the rest anywhere.
-        steps = (torch.rand(stage.batch, generator=generator) * torch.where(chance(0.4), 500, 1000)).long()
         things = torch.multinomial(said[rows], 1, generator=generator)[:, 0]
-        words = torch.where(chance(PARTIAL)[:, None], _pick(phrases, things, generator), _pick(ids, rows, generator))
-        words = torch.where(chance(0.1)[:, None], empty, words)
+        words = torch.where(chance(PARTIAL), _pick(self._phrases, things, generator), _pick(ids, rows, generator))
+        return clean, noise, torch.where(chance(0.1), self._empty, words)
+
+
+def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
+    """Train the UNet and its text tower to predict the noise (:class:`Examples`); small pictures first, then whole scenes.
+
+    Layers of cross-attention fall silent by turns (:class:`~.layerdrop.LayerDrop`), so that each learns to find words.
+    """
+    tokenizer = architectures.clip_tokenizer(_captions())
+    alpha_bar = torch.from_numpy(np.array(architectures.noise_schedule().alphas_cumprod)).float()
+    examples = Examples(folder.parent, stages, tokenizer, device, start)
+    model = Denoiser(tokenizer)
+    start_from(start, "unet", model)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        clean, noise, words = examples.draw(generator, progress)
+        # 40 % of the steps are drawn below 500, where what is in the picture can still be seen, the rest anywhere.
+        early = torch.rand(len(clean), generator=generator) < 0.4
+        steps = (torch.rand(len(clean), generator=generator) * torch.where(early, 500, 1000)).long()
         alpha = alpha_bar[steps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        drop.draw(stage.batch, generator)
+        drop.draw(len(clean), generator)
         return mse_loss(model(noisy.to(device), steps.to(device), words.to(device)).float(), noise.to(device))
 
-    data(stages[0].size, stages[0].pictures)  # before the clock starts, or the warm-up would be over by the first update
     with LayerDrop(model.unet) as drop:
         fit(model, loss, schedule, folder, device=device)
+
+
+def train_transformer(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
+    """Train the joint transformer and its text tower by flow matching, on what the UNet is trained on (:class:`Examples`).
+
+    Noisy latents are z_s = (1 - s) z + s eps, the model says the velocity eps - z (Liu et al. 2023), and noise levels s are the logistic function of
+    normal numbers, which prefers the middle (Esser et al. 2024, "rf/lognorm(0, 1)"). With `start`, the weights begin from the transformer shipped there,
+    or, where there is none, the text tower alone from the CLIP shipped there.
+    """
+    tokenizer = architectures.clip_tokenizer(_captions())
+    examples = Examples(folder.parent, stages, tokenizer, device, start)
+    model = FlowDenoiser(tokenizer)
+    if start is not None and (start / "transformer").is_dir():
+        start_from(start, "transformer", model)
+    elif start is not None:
+        clip = architectures.clip(tokenizer)
+        start_from(start, "clip", clip)
+        model.text.load_state_dict({k: v for k, v in clip.state_dict().items() if k.startswith("text_")})
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        clean, noise, words = examples.draw(generator, progress)
+        times = torch.randn(len(clean), generator=generator).sigmoid()
+        level = times.view(-1, 1, 1, 1)
+        noisy = (1 - level) * clean + level * noise
+        return mse_loss(model(noisy.to(device), times.to(device), words.to(device)).float(), (noise - clean).to(device))
+
+    fit(model, loss, schedule, folder, device=device)
 
 
 # -- CLIP and BLIP -------------------------------------------------------------------------------
@@ -501,7 +572,7 @@ def train_model(
     """Train one part of the pocket models by its recipe, going on where a run in the same folder was stopped.
 
     Args:
-        model: Name of the part: "vae", "decoder" (which follows it), "unet" (which follows both), "clip", "blip" or "judge".
+        model: Name of the part: "vae", "decoder" (which follows it), "unet" or "transformer" (which follow both), "clip", "blip" or "judge".
         runs: Folder of the runs; this one's is ``runs / model``.
         steps: Number of updates in all; None takes the recipe's.
         minutes: Minutes after which training ends, annealed; 0 is no limit.
@@ -510,7 +581,7 @@ def train_model(
         start: Folder of shipped models whose weights a new run begins from; None begins with random weights.
         from_blip: Whether the vision tower of "clip" begins from that of the "blip" run.
         lr: Peak learning rate, of which a fiftieth is left at the end; None takes the recipe's.
-        whole: Whether "unet" is shown whole scenes of 128 px only, none shrunk, for a run that begins from trained weights.
+        whole: Whether "unet" or "transformer" is shown whole scenes of 128 px only, none shrunk, for a run that begins from trained weights.
 
     Raises:
         ValueError: On another model, or settings that cannot be.
@@ -524,6 +595,9 @@ def train_model(
         stages = [Stage(1.0, 128, pictures, 16)] if whole else UNET_STAGES
         warmup = 0.1 if start else 0.02  # the optimiser's moments are empty: a rate that is high at once would spoil trained weights
         train_unet(folder, Schedule(steps or 16_000, minutes, lr=lr or 1e-3, warmup=warmup, ema=0.999), device, stages, start)
+    elif model == "transformer":
+        stages = [Stage(1.0, 128, pictures, 16)] if whole else TRANSFORMER_STAGES
+        train_transformer(folder, Schedule(steps or 20_000, minutes, lr=lr or 1e-3, warmup=0.05, ema=0.999), device, stages, start)
     elif model == "clip":
         stages, blip = (CLIP_STAGES[-1:], runs / "blip") if from_blip else (CLIP_STAGES, None)
         train_clip(folder, Schedule(steps or 4000, minutes, lr=lr or 1e-3, ema=0.998, weight_decay=0.05), device, stages, start, blip)
@@ -532,4 +606,4 @@ def train_model(
     elif model == "judge":
         train_judge(folder, Schedule(steps or 4000, minutes, lr=lr or 2e-3, ema=0.995, weight_decay=0.05), device, pictures)
     else:
-        raise ValueError(f"model {model!r}: expected vae, decoder, unet, clip, blip or judge")
+        raise ValueError(f"model {model!r}: expected vae, decoder, unet, transformer, clip, blip or judge")
