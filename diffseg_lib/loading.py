@@ -133,7 +133,7 @@ def check_folder(profile: Profile) -> tuple[Family, Pipeline | SingleFile]:
             "download them once, online, by diffseg fetch with this profile, or give the folder they are in as the profile"
         )
     if (folder / "transformer").is_dir() and not (folder / "unet").is_dir():
-        _, pipeline = find_transformer(folder, pickled=profile.pickled_weights)
+        _, pipeline = find_transformer(folder, pickled=profile.pickled_weights, max_sequence_length=profile.max_sequence_length)
         return family_of(pipeline.parts["transformer"].config), pipeline
     other = [name for name in ("prior", "decoder") if (folder / name).is_dir()]
     if other and not (folder / "unet").is_dir():
@@ -217,7 +217,7 @@ def _load_transformer(known: Profile, family: Family, calling: Callable[..., Cal
     models = {name: part.load(dtype) for name, part in found.parts.items()}
     _place(list(models.values()), device, offloaded)
     transformer, vae = models.pop("transformer"), models.pop("vae")
-    calls = calling(models, found.tokenizers)
+    calls = calling(models, found.tokenizers, **({} if known.max_sequence_length is None else {"unread": known.max_sequence_length}))
     count = len(blocks_of(transformer))
     if known.weights == PAPER_WEIGHTS:
         weights = {block: w for block, w in family.weights.items() if block < count} or dict.fromkeys(range(count), 1 / count)

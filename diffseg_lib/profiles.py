@@ -21,6 +21,7 @@ from .support.paths import data_folder, is_single_file, models_dir, profiles_dir
 from .support.settings import Lora, NotNegativeInteger, Share, Template, Texts, Timesteps, Weights, one_of, settings
 
 BLIP, CLIP = "Salesforce/blip-image-captioning-large", "openai/clip-vit-base-patch16"  # beside a model that names none
+POCKET_MODELS = {"pocket": "diffusion", "pocket-transformer": "transformer"}  # sources that stand for folders of the shipped models
 PAPER_WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # Eq. (5), stride 8 to stride 1
 DTYPES = ("float32", "bfloat16", "float16")  # of weights and activations
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+(/[\w.-]+)*)?$")  # a revision may have slashes, as in refs/pr/2
@@ -73,6 +74,8 @@ class Profile:
             ``diffseg pocket measure absent``); the default lies between the cosines that CLIP usually gives to what is in a photo and what is not, and
             was chosen on no data.
         text_similarity_threshold: CLIP text cosine at which a caption's word means a class (see :mod:`diffseg_lib.category_filter`).
+        max_sequence_length: Number of T5's tokens that a transformer reads, of Stable Diffusion 3 also where there is no T5 and its tokens are zeros, as its
+            pipeline's argument of this name; None is the length of the family's pipeline.
         roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them; "pocket" is the pocket world's tree.
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.
@@ -98,6 +101,7 @@ class Profile:
     relative_clip_threshold: Share = 0.97
     text_similarity_threshold: Share = 0.8
     absent_clip_threshold: Share = 0.8
+    max_sequence_length: NotNegativeInteger | None = None
     roots: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
     dtype: Annotated[str, one_of(DTYPES)] = "float32"
@@ -164,7 +168,7 @@ def _of_yaml(path: Path, name: str) -> Profile:
         raise ValueError(f"{path} is no profile: expected 'settings' with at least a 'source': a folder, a hub id, or pocket")
     settings = pinned(settings, path)
     rest = {key: value for key, value in settings.items() if key != "source"}
-    source = str(models_dir() / "diffusion") if settings["source"] == "pocket" else settings["source"]
+    source = str(models_dir() / POCKET_MODELS[settings["source"]]) if settings["source"] in POCKET_MODELS else settings["source"]
     return _made(name, source, rest, path) if is_hub_id(source) or not Path(source).is_dir() else _of_folder(Path(source), name, rest)
 
 

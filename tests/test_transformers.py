@@ -458,6 +458,27 @@ def test_t5_may_be_left_out_of_stable_diffusion_3(folders, tmp_path, picture):
     assert any("text_encoder_3 is left out" in note for note in found.notes) and np.isfinite(found.scores).all()
 
 
+@pytest.mark.parametrize("without_t5", [True, False])
+def test_how_many_of_t5s_tokens_are_read_can_be_said(folders, pipelines, tmp_path, picture, without_t5):
+    from diffusers import StableDiffusion3Pipeline
+
+    copied = tmp_path / "model"
+    shutil.copytree(folders["sd3"], copied)
+    (copied / "profile.json").write_text(json.dumps({"max_sequence_length": 0 if without_t5 else 9}))
+    parts = dict(pipelines["sd3"].components)
+    if without_t5:
+        shutil.rmtree(copied / "text_encoder_3")
+        parts |= {"text_encoder_3": None, "tokenizer_3": None}
+    segmenter, length = DiffSegmenter.from_profile(copied), 0 if without_t5 else 9
+    backbone, latents = segmenter.backbone, torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert backbone.max_tokens == 24 + length and not any("left out" in note for note in backbone.notes)
+    pipeline = StableDiffusion3Pipeline(**parts)
+    words, _, pooled, _ = pipeline.encode_prompt(PROMPT, PROMPT, PROMPT, do_classifier_free_guidance=False, max_sequence_length=length)
+    expected = pipeline.transformer(latents, words, pooled, torch.tensor([400.0])).sample
+    assert torch.equal(backbone.calls.denoise(backbone.unet, latents, 400, backbone.encode_prompts([PROMPT])), expected)
+    assert np.isfinite(segmenter.segment(picture, ["house"]).scores).all()
+
+
 def test_fusion_weights_of_blocks_that_are_not_there_are_refused(folders):
     from dataclasses import replace
 

@@ -15,8 +15,9 @@ from .options import check_device, page, share, subcommands, told
 LAYOUTS = ("voc", "context", "object")  # of pocket.layouts.LAYOUTS, SPLITS of pocket.world's, MODELS of pocket.training.train's and
 SPLITS = ("train", "val", "test")  # MEASURES of pocket.training.measure's, which need not be loaded to say so
 MODELS = ("vae", "decoder", "unet", "transformer", "clip", "blip", "judge")
-MEASURES = ("vae", "clip", "blip", "diffusion", "choose", "absent", "grounding", "separation", "judge", "drawings")
-SHIPPED = ("diffusion", "clip", "blip", "judge")
+OF_BOTH = ("diffusion", "choose", "grounding", "separation", "drawings")  # of the models that draw
+MEASURES = ("vae", "clip", "blip", "absent", "judge", *OF_BOTH, *(f"transformer-{name}" for name in OF_BOTH))
+SHIPPED = ("diffusion", "transformer", "clip", "blip", "judge")
 WRITE_EXAMPLE = "diffseg pocket write --layout voc --split val --n 200 --out my-voc"
 TRAIN_EXAMPLE = "diffseg pocket train unet --minutes 90"
 MEASURE_EXAMPLE = "diffseg pocket measure grounding --n 300"
@@ -96,8 +97,8 @@ def declare_ship(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--runs", type=Path, default=cache_dir() / "training", metavar="DIR", help="The folder of the runs.")
     parser.add_argument("--models", nargs="+", choices=SHIPPED, default=["diffusion", "clip", "blip"], help="Which models.")
-    parser.add_argument("--start", type=Path, metavar="MODELS", help="Shipped models, for the autoencoder that a run of unet began from.")
-    share(parser, "--out", default=Path("data/pocket/models"), help="The folder that receives diffusion/, clip/ and blip/.")
+    parser.add_argument("--start", type=Path, metavar="MODELS", help="Shipped models, for the autoencoder that a run of unet or transformer began from.")
+    share(parser, "--out", default=Path("data/pocket/models"), help="The folder that receives a folder for each model.")
 
 
 def run_write(o: argparse.Namespace) -> int:
@@ -125,7 +126,7 @@ def run_measure(o: argparse.Namespace) -> int:
     """Measure, print the figures and note them."""
     from ..pocket.training.measure import MEASURES, record
 
-    count = o.n or {"diffusion": 200, "choose": 120, "absent": 200, "separation": 60, "drawings": 200}.get(o.name, 300)
+    count = o.n or {"diffusion": 200, "choose": 120, "absent": 200, "separation": 60, "drawings": 200}.get(o.name.removeprefix("transformer-"), 300)
     started = time.perf_counter()
     figures = MEASURES[o.name](o.models, count)
     record(o.models, o.name, figures, f"python -m diffseg_lib pocket measure {o.name} --n {count}", time.perf_counter() - started)

@@ -27,10 +27,12 @@ class Calls:
     Args:
         encoders: Text encoders by the names of their folders.
         tokenizers: Tokenizers by the names of their folders, padding to the length that the transformer reads.
+        unread: Number of tokens, all zeros, that stand where Stable Diffusion 3 has no T5.
     """
 
     encoders: Mapping[str, Any]
     tokenizers: Mapping[str, Any]
+    unread: int = T5_TOKENS
     flow: ClassVar[bool] = True  # trained by flow matching: z_s = (1 - s) z + s eps, and the output is eps - z
     text_first: ClassVar[bool] = False  # text tokens stand before the image's in a joint layer
     joint: ClassVar[bool] = True  # text and image are one sequence
@@ -86,7 +88,7 @@ class Sd3Calls(Calls):
         config = transformer.config
         words, pooled = pad(embeddings[:, :-1], (0, config.joint_attention_dim - embeddings.shape[-1])), embeddings[:, -1, : config.pooled_projection_dim]
         if "text_encoder_3" not in self.encoders:
-            words = pad(words, (0, 0, 0, T5_TOKENS))
+            words = pad(words, (0, 0, 0, self.unread))
         times = torch.full((len(latents),), float(timestep), device=latents.device)
         return transformer(latents, words, pooled, times).sample
 

@@ -262,9 +262,14 @@ def layer_separation(segmenter: DiffSegmenter, samples: Iterable[Sampled], names
 def short_name(layer: str) -> str:
     """A layer's name for a figure.
 
-    >>> short_name("up_blocks.3.attentions.1.transformer_blocks.0.attn2")
-    'up 3.1'
+    >>> short_name("up_blocks.3.attentions.1.transformer_blocks.0.attn2"), short_name("transformer_blocks.3.attn")
+    ('up 3.1', 'block 3')
+    >>> short_name("single_transformer_blocks.3.attn"), short_name("transformer_blocks.0.attn2")
+    ('single 3', 'block 0')
     """
+    stack, number, *_ = layer.split(".")
+    if stack.endswith("transformer_blocks"):
+        return f"{'single' if stack.startswith('single') else 'block'} {number}"
     block, *rest = layer.split(".attentions.")
     kind = block.split("_")[0]
     return "mid" if kind == "mid" else f"{kind} {block.split('.')[1]}.{rest[0].split('.')[0]}"

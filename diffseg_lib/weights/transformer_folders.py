@@ -95,12 +95,13 @@ def layout_of(folder: Path) -> Layout:
     )
 
 
-def find_transformer(folder: Path, *, pickled: bool = True) -> tuple[Layout, Pipeline]:
+def find_transformer(folder: Path, *, pickled: bool = True, max_sequence_length: int | None = None) -> tuple[Layout, Pipeline]:
     """Look at the folder of a pipeline around a transformer: all files there, whole, fitting their settings and each other; no weight is loaded.
 
     Args:
         folder: Folder of the pipeline, as diffusers' ``save_pretrained`` writes it.
         pickled: Whether files of ``torch.save`` will do where there are no safetensors.
+        max_sequence_length: Number of tokens that T5 reads; None is that of the family's pipeline.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -125,9 +126,11 @@ def find_transformer(folder: Path, *, pickled: bool = True) -> tuple[Layout, Pip
     for place, length in layout.lengths.items():
         encoder = place.replace("tokenizer", "text_encoder")
         if encoder in parts:
-            tokenizers[place] = _tokenizer(folder / place, parts[encoder].config, length)
+            given = max_sequence_length if layout.parts[encoder] == "t5" else None
+            tokenizers[place] = _tokenizer(folder / place, parts[encoder].config, length if given is None else given)
     left = sorted(set(layout.optional) - set(parts))
-    notes += [f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'} left out: zeros in place of the tokens, as the family's pipeline does"] if left else []
+    if left and max_sequence_length != 0:
+        notes.append(f"{' and '.join(left)} {'is' if len(left) == 1 else 'are'} left out: zeros in place of the tokens, as the family's pipeline does")
     return layout, Pipeline(parts, tokenizers, schedule, tuple(notes))
 
 

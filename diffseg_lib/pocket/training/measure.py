@@ -8,7 +8,8 @@ model was trained on; what is chosen (timestep, weights, threshold) is chosen on
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,36 +119,48 @@ def measure_blip(models: Path, n: int) -> dict[str, Any]:
     return {"precision": right / max(said, 1), "recall": right / there, "images": n, "examples": examples[:5]}
 
 
+STEPS, GUIDANCE = 25, 4.0  # with which scenes are drawn
+
+
 @torch.no_grad()
-def measure_diffusion(models: Path, n: int, steps: int = 25, guidance: float = 4.0, seed: int = 0) -> dict[str, Any]:
+def draw(models: Path, model: str, prompts: Sequence[str], seed: int = 0) -> list[np.ndarray]:
+    """What a shipped model draws of prompts, in :data:`STEPS` steps at guidance :data:`GUIDANCE`: pictures, H W 3, uint8.
+
+    Args:
+        models: The folder of the models.
+        model: The one that draws, "diffusion" or "transformer".
+        prompts: What is to be drawn.
+        seed: Seed of the noise, together with a prompt's place.
+    """
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
+
+    if model == "transformer":
+        pipeline, more = StableDiffusion3Pipeline.from_pretrained(models / model, torch_dtype=torch.float32), {"max_sequence_length": 0}
+    else:
+        pipeline, more = StableDiffusionPipeline.from_pretrained(models / model, torch_dtype=torch.float32, safety_checker=None), {}
+    pipeline.set_progress_bar_config(disable=True)
+    images: list[np.ndarray] = []
+    for start in range(0, len(prompts), 20):
+        part = list(prompts[start : start + 20])
+        seeds = [torch.Generator().manual_seed(seed * 100_003 + start + i) for i in range(len(part))]
+        made = pipeline(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=seeds, output_type="np", **more).images
+        images += list((made * 255).round().astype(np.uint8))
+    return images
+
+
+def measure_diffusion(models: Path, n: int, model: str = "diffusion", seed: int = 0) -> dict[str, Any]:
     """Share of generated scenes whose asked class the pocket CLIP ranks first among all classes."""
-    from diffusers import StableDiffusionPipeline
     from PIL import Image
 
-    pipeline = StableDiffusionPipeline.from_pretrained(models / "diffusion", torch_dtype=torch.float32, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    clip, processor = load_clip(models)
     asked = [i % len(CLASS_NAMES) for i in range(n)]
-    images: list[np.ndarray] = []
-    for start in range(0, n, 20):
-        rows = range(start, min(n, start + 20))
-        prompts = [fill_template(CLASS_NAMES[asked[i]]) for i in rows]
-        seeds = [torch.Generator().manual_seed(seed * 100_003 + i) for i in rows]
-        made = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=seeds, output_type="np").images
-        images += list((made * 255).round().astype(np.uint8))
-    ranked = clip_scores(clip, processor, np.stack(images)).argmax(1)
+    images = draw(models, model, [fill_template(CLASS_NAMES[i]) for i in asked], seed)
+    ranked = clip_scores(*load_clip(models), np.stack(images)).argmax(1)
     hits = ranked == np.array(asked)
     grid = [np.concatenate(images[row * 6 : row * 6 + 6], axis=1) for row in range(min(6, n // 6))]
     if grid:
-        Image.fromarray(np.concatenate(grid)).save(models / "diffusion" / "samples.png")
-    return {
-        "asked_class_first": float(hits.mean()),
-        "ci95": mean_interval(hits.astype(float)),
-        "samples": n,
-        "steps": steps,
-        "guidance": guidance,
-        "seed": seed,
-    }
+        Image.fromarray(np.concatenate(grid)).save(models / model / "samples.png")
+    figures = {"asked_class_first": float(hits.mean()), "ci95": mean_interval(hits.astype(float))}
+    return figures | {"samples": n, "steps": STEPS, "guidance": GUIDANCE, "seed": seed}
 
 
 def _agreement(seen: Truth, asked: Truth) -> dict[str, Any]:
@@ -172,40 +185,32 @@ def measure_judge(models: Path, n: int) -> dict[str, Any]:
     return _agreement(seen, Truth.stack([truth_of(compose("test", i)) for i in range(n)])) | {"images": n}
 
 
-@torch.no_grad()
-def measure_drawings(models: Path, n: int, steps: int = 25, guidance: float = 4.0, seed: int = 0) -> dict[str, Any]:
+def measure_drawings(models: Path, n: int, model: str = "diffusion", seed: int = 0) -> dict[str, Any]:
     """What the judge sees in drawings of the plain captions of `n` test scenes, against what the captions ask for."""
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline.from_pretrained(models / "diffusion", torch_dtype=torch.float32, safety_checker=None)
-    pipeline.set_progress_bar_config(disable=True)
-    judge, scenes = load_judge(models), [compose("test", i) for i in range(n)]
-    seen = []
-    for start in range(0, n, 20):
-        rows = range(start, min(n, start + 20))
-        seeds = [torch.Generator().manual_seed(seed * 100_003 + i) for i in rows]
-        prompts = [describe(scenes[i]) for i in rows]
-        made = pipeline(prompts, num_inference_steps=steps, guidance_scale=guidance, generator=seeds, output_type="np").images
-        seen.append(see(judge, (made * 255).round().astype(np.uint8)))
-    figures = _agreement(Truth.stack(seen), Truth.stack([truth_of(scene) for scene in scenes]))
-    return figures | {"samples": n, "steps": steps, "guidance": guidance, "seed": seed}
+    scenes = [compose("test", i) for i in range(n)]
+    images = draw(models, model, [describe(scene) for scene in scenes], seed)
+    judge = load_judge(models)
+    seen = Truth.stack([see(judge, np.stack(images[start : start + 20])) for start in range(0, n, 20)])
+    figures = _agreement(seen, Truth.stack([truth_of(scene) for scene in scenes]))
+    return figures | {"samples": n, "steps": STEPS, "guidance": GUIDANCE, "seed": seed}
 
 
-TIMESTEPS = (50, 100, 150, 200, 300, 400)
+# To choose from. Of a transformer t stands for the noise level t / 1000, of a UNet t = 300 for one of .63 and t = 400 for one of .77.
+TIMESTEPS = {"diffusion": (50, 100, 150, 200, 300, 400), "transformer": (100, 200, 300, 400, 500, 600, 700)}
 
 
-def choose(models: Path, n: int) -> dict[str, Any]:
+def choose(models: Path, n: int, model: str = "diffusion") -> dict[str, Any]:
     """Choose timestep, fusion weights and threshold on `n` train scenes; write them to the profile."""
-    segmenter = DiffSegmenter.from_profile(models / "diffusion")
+    segmenter = DiffSegmenter.from_profile(models / model)
     samples, classes = list(voc_samples("train", n)), len(VOC_NAMES)
     tried: dict[int, dict[str, Any]] = {}
-    for timestep in TIMESTEPS:
+    for timestep in TIMESTEPS[model]:
         found = collect(segmenter, samples, VOC_NAMES, timestep)
         weights, threshold, value = choose_weights(found, classes)
         fused_threshold, fused = best_threshold(score_histograms(found, weights, classes, rounds=0), classes)
         tried[timestep] = {"weights": weights, "threshold": threshold, "miou": value, "fused_threshold": fused_threshold, "fused_miou": fused}
     best = max(tried, key=lambda t: tried[t]["miou"])
-    path = models / "diffusion" / "profile.json"
+    path = models / model / "profile.json"
     profile = json.loads(path.read_text()) | {
         "timesteps": [best],
         "weights": {str(d): w for d, w in tried[best]["weights"].items()},
@@ -216,13 +221,13 @@ def choose(models: Path, n: int) -> dict[str, Any]:
     return {"images": n, "chosen": best, "train": {str(t): one for t, one in tried.items()}}
 
 
-def measure_grounding(models: Path, n: int) -> dict[str, Any]:
+def measure_grounding(models: Path, n: int, model: str = "diffusion") -> dict[str, Any]:
     """Mean IoU on `n` test scenes of Pocket-VOC, true classes given, before and after completion.
 
     Timestep, weights and both thresholds are those that :func:`choose` found on the train split.
     """
-    segmenter = DiffSegmenter.from_profile(models / "diffusion")
-    known = json.loads((models / "measurements.json").read_text())["choose"]
+    segmenter = DiffSegmenter.from_profile(models / model)
+    known = json.loads((models / "measurements.json").read_text())[name_of("choose", model)]
     classes, weights = len(VOC_NAMES), segmenter.weights
     found = collect(segmenter, voc_samples("test", n), VOC_NAMES, segmenter.timesteps[0])
     completed = score(score_histograms(found, weights, classes), segmenter.threshold, classes)
@@ -267,16 +272,16 @@ def choose_absent(models: Path, n: int) -> dict[str, Any]:
     return {"images": n, "chosen": threshold, "noted": figures}
 
 
-AUC_TIMESTEP = 100  # one for all models, so that their figures can be compared
+AUC_TIMESTEP = {"diffusion": 100, "transformer": 300}  # one for all versions of a model, so that their figures can be compared
 
 
-def measure_separation(models: Path, n: int, timestep: int = AUC_TIMESTEP) -> dict[str, Any]:
-    """How well the maps tell the pixels of a class from the rest, by stride and by layer, on `n` val scenes, true classes given.
+def measure_separation(models: Path, n: int, model: str = "diffusion") -> dict[str, Any]:
+    """How well the maps tell the pixels of a class from the rest, by stride (or block) and by layer, on `n` val scenes, true classes given.
 
     Each figure is a mean over (scene, class) of the area under the ROC curve, in percent: 50 is chance, and below it a map
     points away from the object. The map of a stride is the mean over its layers, as it is fused.
     """
-    segmenter = DiffSegmenter.from_profile(models / "diffusion")
+    segmenter, timestep = DiffSegmenter.from_profile(models / model), AUC_TIMESTEP[model]
     found = separation(segmenter, voc_samples("val", n), VOC_NAMES, timestep)
 
     def percent(values: list[float]) -> dict[str, Any]:
@@ -290,17 +295,24 @@ def measure_separation(models: Path, n: int, timestep: int = AUC_TIMESTEP) -> di
     }
 
 
-MEASURES = {
+def name_of(measure: str, model: str) -> str:
+    """What a measurement of a model that draws is called: those of the transformer carry its name.
+
+    >>> name_of("choose", "diffusion"), name_of("choose", "transformer")
+    ('choose', 'transformer-choose')
+    """
+    return measure if model == "diffusion" else f"{model}-{measure}"
+
+
+_OF_BOTH = {"diffusion": measure_diffusion, "choose": choose, "grounding": measure_grounding, "separation": measure_separation, "drawings": measure_drawings}
+MEASURES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "vae": measure_vae,
     "clip": measure_clip,
     "blip": measure_blip,
-    "diffusion": measure_diffusion,
-    "choose": choose,
     "absent": choose_absent,
-    "grounding": measure_grounding,
-    "separation": measure_separation,
     "judge": measure_judge,
-    "drawings": measure_drawings,
+    **_OF_BOTH,
+    **{name_of(name, "transformer"): partial(measure, model="transformer") for name, measure in _OF_BOTH.items()},
 }
 
 
@@ -312,6 +324,9 @@ TARGETS: tuple[tuple[str, str, str, float], ...] = (
     ("diffusion", "asked_class_first", "UNet: asked class ranked first in a generated scene", 0.80),
     ("grounding", "miou", "grounding: mean IoU of completed maps, %", 60),
     ("grounding", "gain", "grounding: points that completion adds", 3),
+    ("transformer-diffusion", "asked_class_first", "transformer: asked class ranked first in a generated scene", 0.80),
+    ("transformer-grounding", "miou", "transformer, grounding: mean IoU of completed maps, %", 60),
+    ("transformer-grounding", "gain", "transformer, grounding: points that completion adds", 3),
 )
 
 

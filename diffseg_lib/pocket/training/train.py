@@ -12,6 +12,7 @@ import json
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -491,19 +492,26 @@ def _card_facts(runs: Path, name: str) -> dict[str, str]:
         return dict(file.metadata())
 
 
+def _first_profile(folder: Path, captions: list[str], more: dict[str, Any] | None = None) -> None:
+    """A profile for a model that has none, until its numbers are chosen."""
+    if not (folder / "profile.json").exists():
+        words = sorted({word for caption in captions for word in caption.replace(",", "").split()})
+        write_json(folder / "profile.json", {"chosen_on": "nothing yet: the library's values", "words": words, "captioner": "pocket", "clip": "pocket"} | (more or {}))
+
+
 def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) -> None:
     """Write the runs' averaged weights as `from_pretrained` folders, float16 safetensors.
 
     Args:
         runs: Folder of the training runs.
-        out: Folder that receives ``diffusion``, ``clip``, ``blip`` and ``judge``.
-        models: Models to write, of "diffusion", "clip", "blip" and "judge".
+        out: Folder that receives ``diffusion``, ``transformer``, ``clip``, ``blip`` and ``judge``.
+        models: Models to write, of the same names.
         start: Folder of shipped models, whose autoencoder is taken where none was trained.
 
     Raises:
         FileNotFoundError: If a model has no run.
     """
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
     from transformers import BlipImageProcessorPil, BlipProcessor, CLIPImageProcessorPil, CLIPProcessor
 
     captions = _captions()
@@ -525,9 +533,26 @@ def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) ->
         )
         pipeline.to(dtype=torch.float16).save_pretrained(out / "diffusion", safe_serialization=True)
         facts |= {name: _card_facts(runs, name) for name in ("vae", "decoder", "unet") if (runs / name).exists()}
-        profile, words = out / "diffusion" / "profile.json", sorted({w for c in captions for w in c.replace(",", "").split()})
-        if not profile.exists():
-            write_json(profile, {"chosen_on": "nothing yet: the paper's values", "words": words})
+        _first_profile(out / "diffusion", captions)
+    if "transformer" in models:
+        flow = FlowDenoiser(tokenizer)
+        load_average(runs / "transformer", flow)
+        vae = load_vae(runs, start)
+        vae.register_to_config(shift_factor=0.0)
+        pipeline = StableDiffusion3Pipeline(
+            transformer=flow.transformer,
+            scheduler=architectures.flow_schedule(),
+            vae=vae,
+            text_encoder=flow.text,
+            tokenizer=tokenizer,
+            text_encoder_2=architectures.silent_text_tower(tokenizer),
+            tokenizer_2=tokenizer,
+            text_encoder_3=None,
+            tokenizer_3=None,
+        )
+        pipeline.to(dtype=torch.float16).save_pretrained(out / "transformer", safe_serialization=True)
+        facts["transformer"] = _card_facts(runs, "transformer")
+        _first_profile(out / "transformer", captions, {"max_sequence_length": 0, "weights": dict.fromkeys(range(8), 1 / 8)})
     if "clip" in models:
         clip = architectures.clip(tokenizer)
         load_average(runs / "clip", clip)
