@@ -22,6 +22,8 @@ class Config:
         caption: Use of BLIP: "none" leaves the template alone, "complete" lets BLIP continue it (the paper), "phrase" sets before the class the adjectives that
             BLIP's free caption gives it.
         modifiers: Whether the maps of the words that describe the class are fused with its own (Sec. 3.5).
+        over_words: Whether a map of joint attention is the share of a word in what a pixel gives to all words of the prompt, and not in what it gives to all
+            tokens of text and image.
         scale: Scaling of each map before fusion, "minmax" or "none".
         final_norm: Whether min-max comes "after" or "before" upsampling.
         iterations: Number of rounds of completion, at least 0.
@@ -48,6 +50,7 @@ class Config:
     emphasis: Number = 2.0
     caption: Annotated[str, one_of(CAPTIONS)] = "none"
     modifiers: bool = False
+    over_words: bool = False
     scale: Annotated[str, one_of(("minmax", "none"))] = "minmax"
     final_norm: Annotated[str, one_of(("after", "before"))] = "after"
     iterations: NotNegativeInteger = 1

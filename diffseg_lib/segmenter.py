@@ -115,6 +115,10 @@ class DiffSegmenter:
             raise ValueError(f"caption={self.config.caption!r} needs a captioner: DiffSegmenter(backbone, config, Captioner.load(...)), or from_profile")
         if self.config.caption != "none" and self.config.one_pass == "joint":
             raise ValueError(f"caption={self.config.caption!r} describes one class, and one_pass='joint' names all in a sentence: leave one of the two out")
+        if self.config.over_words and not getattr(getattr(self.backbone, "calls", None), "joint", False):
+            raise ValueError(
+                f"over_words is of joint attention, which the model of profile {self.backbone.profile.name!r} has not: expected Stable Diffusion 3 or Flux"
+            )
 
     @classmethod
     def from_profile(
@@ -337,16 +341,19 @@ class DiffSegmenter:
         if self.config.one_pass == "joint":
             for _, sentence in groupby(range(len(prompts)), lambda i: prompts[i].text):
                 rows = list(sentence)
-                yield (embeddings[rows[:1]], token_weights[rows][None]), {}
+                yield (embeddings[rows[:1]], token_weights[rows][None]), self._over_words([prompts[rows[0]]])
             return
         driving = self._driving_embedding(prompts) if self.config.one_pass == "side" else None
         for rows in torch.arange(len(prompts)).split(class_batch):
             some, weights = embeddings[rows], token_weights[rows]
             if driving is None:
-                yield (some, weights), {}
+                yield (some, weights), self._over_words([prompts[i] for i in rows])
             else:
                 side, counts = thin_padding(some[:, : weights.shape[-1]], self.lengths([prompts[i] for i in rows]))
                 yield (driving, weights[:, : side.shape[1]]), {"side_prompts": side, "side_counts": counts}
+
+    def _over_words(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        return {"content": self.backbone.content_weights(prompts)} if self.config.over_words else {}
 
     def lengths(self, prompts: Sequence[Prompt]) -> list[int]:
         """Numbers of tokens of prompts without their padding; start and end count."""

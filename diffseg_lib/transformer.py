@@ -59,6 +59,7 @@ class _Asked:
     side_prompts: Tensor | None = None
     side_counts: Tensor | None = None
     projections: Collection[str] = ()
+    content: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class TransformerBackbone(Backbone):
             options: Those of ``record_attention``, with another meaning of some. ``resolutions`` are numbers of blocks. ``self_attention="finest"`` keeps the
                 image tokens' queries and keys of every wanted block, "all" also those of layers in which the image attends to itself alone (Stable Diffusion
                 3.5 medium has some). Of the optimizations "early_stop" is done; the others are a UNet's, and ``layers`` has no meaning, since each block is one
-                layer. Side prompts and projections are refused.
+                layer. Side prompts and projections are refused. ``content``, the b l weights of a prompt's words, makes a map the share of a word in what a
+                pixel gives to all words, head by head; None takes attention as the softmax over all tokens left it.
 
         Raises:
             ValueError: On what is refused, an unknown choice, or blocks that the model has not.
@@ -186,6 +188,8 @@ class TransformerBackbone(Backbone):
         ]
         recording = BlockRecording()
         weights = token_weights if token_weights is None or token_weights.ndim == 3 else token_weights[:, None]
+        if weights is not None and asked.content is not None:
+            weights = torch.cat([weights, asked.content.to(weights)[:, None]], dim=1)
 
         def see(seen: Seen) -> None:
             recording.blocks[seen.layer] = numbers[seen.layer]
@@ -193,7 +197,9 @@ class TransformerBackbone(Backbone):
                 kept = slice(0, 1) if asked.first_only else slice(None)
                 recording.queries[seen.layer], recording.keys[seen.layer] = seen.query[kept], seen.key[kept]
             if seen.text_key is not None and weights is not None:
-                maps = word_maps(seen, weights).mT.unflatten(-1, recording.finest_size).transpose(1, 2).flatten(0, 1)  # (b c) heads h w
+                found = word_maps(seen, weights)  # b heads n c
+                found = found if asked.content is None else found[..., :-1] / found[..., -1:].clamp(min=torch.finfo(found.dtype).tiny)
+                maps = found.mT.unflatten(-1, recording.finest_size).transpose(1, 2).flatten(0, 1)  # (b c) heads h w
                 recording.cross[seen.layer] = maps if asked.heads else maps.mean(1)
                 recording.added[seen.layer] += 1
             if "early_stop" in asked.optimizations and seen.layer == wanted[-1]:

@@ -299,6 +299,35 @@ def test_recorded_maps_are_those_of_the_whole_softmax_and_nothing_changes(backbo
             assert (way(some, [recording.queries[name]], [recording.keys[name]]) - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_map_can_be_the_share_of_a_word_in_what_goes_to_all_words(folders, backbones, family, picture):
+    backbone = backbones[family]
+    noisy, timestep, embeddings = given(backbone, rows=2)
+    prompts = [make_prompt(name, backbone.tokenizer, "a photograph of a {class}") for name in ("house", "fish")]
+    weights, content = backbone.token_weights(prompts), backbone.content_weights(prompts)
+
+    def recorded(weights, **more):
+        with backbone.record(weights, heads=True, **more) as recording:
+            backbone.predict_noise(noisy, timestep, embeddings)
+        return recording.cross
+
+    shares, words, whole = recorded(weights, content=content), recorded(weights), recorded(content)
+    for name, maps in shares.items():
+        assert (
+            maps.shape == words[name].shape and torch.allclose(maps, words[name] / whole[name], rtol=1e-4) and not torch.allclose(maps, words[name], rtol=0.5)
+        )
+    plain = DiffSegmenter.from_profile(folders[family])
+    found = [one.segment(picture, ["house", "fish"]).scores for one in (plain, plain.with_config(over_words=True))]
+    joint = plain.with_config(over_words=True, one_pass="joint").segment(picture, ["house", "fish"]).scores
+    assert np.isfinite(joint).all() and np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_shares_of_words_are_of_joint_attention(folders, backbone):
+    for other in (backbone, load_backbone(folders["pixart"])):
+        with pytest.raises(ValueError, match="over_words is of joint attention"):
+            DiffSegmenter(other).with_config(over_words=True)
+
+
 def _layers(backbone):
     from diffseg_lib.dit.attention import layers_of
 

@@ -124,6 +124,14 @@ def _successors(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -
     return successor_study(segmenter, roots, o.split, o.train_images, o.images, o.seeds[0], store=store)
 
 
+def _transformers(segmenter: DiffSegmenter, o: argparse.Namespace, store: Store) -> StudyResult:
+    from ..experiments.transformers import transformer_study
+    from ..segmenter import DiffSegmenter as Segmenter
+
+    unet = Segmenter.from_profile(o.beside, device=str(segmenter.backbone.device))
+    return transformer_study(segmenter, unet, "voc", o.voc, o.split, o.train_images, o.images, o.seeds[0], store=store)
+
+
 def _filter_of(segmenter: DiffSegmenter, name: str, o: argparse.Namespace) -> CategoryFilter:
     """The filter over a data set's words, with the profile's captioner and CLIP."""
     from ..category_filter import CategoryFilter
@@ -181,6 +189,7 @@ STUDIES: Mapping[str, Callable[[DiffSegmenter, argparse.Namespace, Store], Study
     "qualitative": _qualitative,
     "successors": _successors,
     "one_pass": _one_pass,
+    "transformers": _transformers,
     **{f"benchmark_{name}": _benchmark(name) for name in READERS},
 }
 
@@ -264,6 +273,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rivals", nargs="*", default=["denseclip", "elbo"], metavar="NAME", help="Further methods of the benchmark: denseclip, elbo, groupvit."
     )
+    parser.add_argument("--beside", default=POCKET, metavar="PROFILE", help="The U-Net that a transformer is compared with, in the study transformers.")
     share(parser, "--split")
     for name in READERS:
         parser.add_argument(

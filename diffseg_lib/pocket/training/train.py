@@ -496,7 +496,9 @@ def _first_profile(folder: Path, captions: list[str], more: dict[str, Any] | Non
     """A profile for a model that has none, until its numbers are chosen."""
     if not (folder / "profile.json").exists():
         words = sorted({word for caption in captions for word in caption.replace(",", "").split()})
-        write_json(folder / "profile.json", {"chosen_on": "nothing yet: the library's values", "words": words, "captioner": "pocket", "clip": "pocket"} | (more or {}))
+        write_json(
+            folder / "profile.json", {"chosen_on": "nothing yet: the library's values", "words": words, "captioner": "pocket", "clip": "pocket"} | (more or {})
+        )
 
 
 def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) -> None:
