@@ -15,7 +15,7 @@ READY := .venv/ready-$(LOCK)
 CACHE := $(or $(DIFFSEG_CACHE),$(HOME)/.cache/diffseg)
 
 # Chapters that are also run with other parameters than their defaults.
-OTHERS := 00_what_you_need 03_cross_attention 04_fusion 05_completion 06_words 07_prompts 08_timesteps 09_elbo 10_ablation 11_benchmark 12_qualitative 13_pseudo_labels 14_network 15_editing 16_folder 17_recipes 18_after_the_paper 19_protocols 20_gallery 22_speed 23_scale
+OTHERS := 00_what_you_need 03_cross_attention 04_fusion 05_completion 06_words 07_prompts 08_timesteps 09_elbo 10_ablation 11_benchmark 12_qualitative 13_pseudo_labels 14_network 15_editing 16_folder 17_recipes 18_after_the_paper 19_transformers 20_protocols 21_gallery 23_speed 24_scale
 
 .PHONY: book test check lint unit notebooks site refresh pdf lab clean distclean
 

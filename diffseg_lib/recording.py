@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -47,8 +47,10 @@ class Recording:
             2.x, and half of it in XL.
         projections: Layer name to all that its attention is made of, of the kinds asked for.
         added: Number of layers that each of the cross maps is the mean of.
+        unit: What the keys of fusion weights are numbers of: "stride", or "block" of a transformer.
     """
 
+    unit: ClassVar[str] = "stride"
     cross: dict[str, Tensor] = field(default_factory=dict)
     queries: dict[str, Tensor] = field(default_factory=dict)
     keys: dict[str, Tensor] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,7 @@ class BlockRecording(Recording):
         blocks: Layer name to the number of its block.
     """
 
+    unit: ClassVar[str] = "block"
     blocks: dict[str, int] = field(default_factory=dict)
 
     def stride(self, name: str) -> int:

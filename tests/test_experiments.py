@@ -452,8 +452,8 @@ def test_every_number_that_prose_cites_is_given():
     given = {
         "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
         "12_qualitative": qualitative.numbers(committed_result("qualitative", "pocket", QualitativeResult).result),
-        "21_claims": claims.numbers(claims.ledger()),
-        "19_protocols": protocols.numbers(committed_result("protocols", "pocket", ProtocolResult).result),
+        "22_claims": claims.numbers(claims.ledger()),
+        "20_protocols": protocols.numbers(committed_result("protocols", "pocket", ProtocolResult).result),
         "17_recipes": recipes.numbers(committed_result("recipes", "pocket", RecipeResult).result),
         "18_after_the_paper": successors.numbers(committed_result("successors", "pocket", SuccessorResult).result),
         "13_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),

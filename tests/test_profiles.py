@@ -148,7 +148,7 @@ CHAPTERS = [path for path in runner.all_notebooks() if any(call in opening(path)
 
 
 def test_every_chapter_but_the_ledger_loads_a_profile():
-    assert [path.stem for path in runner.all_notebooks() if path not in CHAPTERS] == ["21_claims"]
+    assert [path.stem for path in runner.all_notebooks() if path not in CHAPTERS] == ["22_claims"]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -166,7 +166,7 @@ def test_every_chapter_takes_every_profile_and_says_what_is_missing(chapter, nam
     told = str(error.value)
     assert told.startswith(f"profile '{name}' cannot run yet:\n- diffusion model: {load_profile(name).source} is not on this machine: fetch it once, online")
     assert ("VOCdevkit" in told) == reads
-    with_clip = ("06_words", "11_benchmark", "12_qualitative", "14_network", "15_editing", "16_folder", "18_after_the_paper", "19_protocols")
+    with_clip = ("06_words", "11_benchmark", "12_qualitative", "14_network", "15_editing", "16_folder", "18_after_the_paper", "20_protocols")
     assert ("- CLIP" in told) == (chapter.stem in with_clip)
 
 

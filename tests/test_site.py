@@ -274,7 +274,7 @@ def test_glue_and_echoes_leave_the_page_and_folded_cells_are_folded(chromium, pa
 
 
 def test_the_ledger_is_filtered_by_verdict(chromium):
-    chromium.open(address("notebooks/21_claims"))
+    chromium.open(address("notebooks/22_claims"))
     every = chromium.script(SHOWN)
     kinds = chromium.script("[...document.querySelectorAll('#ledger-claims input')].map(e => e.value)")
     assert kinds[0] == "all" and len(kinds) > 2 and len(every) == len(CLAIMS)

@@ -12,9 +12,10 @@ from typing import Any
 import nbformat
 import yaml
 
+from ..profiles import load_profile
 from ..support.files import write_json, write_text
-from ..support.identity import describe_code, fingerprint, weights_hash
-from ..support.paths import cache_dir, models_dir, repository_root
+from ..support.identity import describe_code, fingerprint, model_keys
+from ..support.paths import cache_dir, repository_root
 from .citation import read_citation
 from .launch import repository
 from .run import all_notebooks
@@ -22,6 +23,7 @@ from .status import as_json, status_of, title_of
 
 NOT_PAGES = ("README.md", "CHANGELOG.md")  # of the pages at the top: not of the site
 EXPLORED = (22, 7)  # test scenes of the attention explorer; the first is the quickstart's
+EXPLORED_MODELS = {"pocket": "", "pocket-transformer": " (transformer)"}  # profiles that they are recorded of, and what a scene's title says of it
 
 
 def stage(notebooks: Path, target: Path) -> None:
@@ -77,7 +79,7 @@ def _explorer() -> Path:
     """The folder of the attention explorer's page, made when the models or the code are others than those it was made by."""
     parts = {path.name: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent / "explorer").glob("explorer.*"))}
     code = describe_code("book.explorer.page", "pocket.scenes", "segmenter")
-    key = fingerprint({"scenes": EXPLORED, "parts": parts, "code": code, "weights": weights_hash(models_dir() / "diffusion")})
+    key = fingerprint({"scenes": EXPLORED, "parts": parts, "code": code, "models": {name: model_keys(load_profile(name)) for name in EXPLORED_MODELS}})
     folder = cache_dir() / "explorer" / key
     if not (folder / "index.html").is_file():  # written last
         from ..pocket.scenes import photo_or_scene
@@ -85,9 +87,10 @@ def _explorer() -> Path:
         from .explorer import explorer_data, record_scene
         from .explorer.page import write_explorer
 
-        segmenter = DiffSegmenter.from_profile("pocket")
-        samples = [photo_or_scene(index=index) for index in EXPLORED]
-        scenes = [record_scene(segmenter, one.image, one.classes, title=", ".join(one.classes)) for one in samples]
+        samples, scenes = [photo_or_scene(index=index) for index in EXPLORED], []
+        for profile, told in EXPLORED_MODELS.items():
+            segmenter = DiffSegmenter.from_profile(profile)
+            scenes += [record_scene(segmenter, one.image, one.classes, title=f"{', '.join(one.classes)}{told}") for one in samples]
         write_explorer(folder, [explorer_data(scene) for scene in scenes])
     return folder
 

@@ -264,7 +264,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     kept = "parts that are done are kept, though pseudo, edits and qualitative are one part each"
     page(parser, f"{ABOUT}\nStudies: {', '.join(STUDIES)}.", EXAMPLE, run=run, kept=kept)
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help="The studies to run. Without any, all of them.")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help="The studies to run. Without any, all but transformers, which is of no U-Net.")
     share(parser, "--profile", *MODELS, *PLACES)
     parser.add_argument("--images", type=int, default=500, metavar="N", help="Images of each data set that are measured.")
     parser.add_argument("--train-images", type=int, default=60, metavar="N", help="Train images that thresholds are fixed on, and that are not measured.")
@@ -289,15 +289,15 @@ def run(o: argparse.Namespace) -> int:
     unknown = [name for name in o.studies if name not in STUDIES]
     if unknown:
         raise ValueError(f"unknown study {unknown[0]!r}: expected {', '.join(STUDIES)}; {nearest(unknown[0], list(STUDIES))}")
-    profile = profile_of(o)
+    profile, wanted = profile_of(o), o.studies or [name for name in STUDIES if name != "transformers"]
     if o.fresh:
         shutil.rmtree(build_dir() / "studies" / profile_folder(profile), ignore_errors=True)
-    for name in sorted({name for study in o.studies or STUDIES for name in datasets_of(study)}):
+    for name in sorted({name for study in wanted for name in datasets_of(study)}):
         setattr(o, name, profile.data_root(name, getattr(o, name)))
         _look_at_data(o, name)
     segmenter = segmenter_of(o, profile)
     given = [one for one in o.arguments[1:] if one not in STUDIES]
-    for study in o.studies or STUDIES:
+    for study in wanted:
         print(study, flush=True)
         print(run_study(study, segmenter, o, " ".join(["python -m diffseg_lib study", study, *given])), flush=True)
     return Exit.OK

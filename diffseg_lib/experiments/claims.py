@@ -14,7 +14,7 @@ from typing import Any
 
 from ..evaluation.metrics import MANY
 from ..support.files import write_json
-from ..support.paths import data_dir
+from ..support.paths import POCKET, data_dir
 from .measure import CommittedRun, Effect, Estimate, StudyResult, check_models, format_effect, read_run, side_of_zero
 
 UNMEASURED = "not measured yet"  # a study that was run before it measured an effect
@@ -38,6 +38,7 @@ class Claim:
         opposite: The claim says that the effects lie *below* zero.
         untestable: Why it cannot be tested here, and what it would take; "" of a claim that can.
         table: Table that it stands in, "claims of the paper" or "claims of the successors".
+        profile: Profile whose study is read; "" is the ledger's.
     """
 
     claim: str
@@ -50,6 +51,7 @@ class Claim:
     opposite: bool = False
     untestable: str = ""
     table: str = PAPER
+    profile: str = ""
 
 
 _A, _T, _E, _B, _Q = "10_ablation", "08_timesteps", "09_elbo", "11_benchmark", "12_qualitative"
@@ -357,7 +359,7 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
     folder = folder or data_dir() / "results"
     if not folder.is_dir():
         raise ValueError(f"no results at {folder}: expected a folder with a folder of JSON a profile, as python -m diffseg_lib.studies writes")
-    others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != profile)
+    others = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != profile and not p.name.startswith(POCKET))
 
     @cache
     def kept(study: str, name: str) -> CommittedRun[StudyResult] | None:
@@ -372,7 +374,7 @@ def ledger(folder: Path | None = None, profile: str = "pocket", claims: Sequence
         real = {name: judge(one, kept(one.study, name)) for name in others}
         real = {name: found for name, found in real.items() if found.effect is not None}
         told: dict[str, Any] = {key: getattr(one, key) for key in ("claim", "where", "chapter", "metric", "paper", "table")} | {"why": one.untestable}
-        found = judge(one, kept(one.study, profile))
+        found = judge(one, kept(one.study, one.profile or profile))
         rows.append(LedgerRow(**told, **vars(found), real=real or "not run"))
     return rows
 

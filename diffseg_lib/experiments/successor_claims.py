@@ -19,9 +19,14 @@ def _claim(claim: str, where: str, names: Sequence[str], quoted: str = "", oppos
     return Claim(claim, where, CHAPTER, STUDY, effects, quoted, metric, opposite, untestable, SUCCESSORS)
 
 
+def _transformer(claim: str, where: str, effect: str, quoted: str = "", opposite: bool = False) -> Claim:
+    """A claim about joint attention, judged on the pocket transformer."""
+    return Claim(claim, where, "19_transformers", "transformers", (effect,), quoted, opposite=opposite, table=SUCCESSORS, profile="pocket-transformer")
+
+
 def _protocol(claim: str, where: str, effect: str) -> Claim:
     """A claim about what a choice of the protocol is worth."""
-    return Claim(claim, where, "19_protocols", "protocols", (f"{effect}_minus_base",), table=SUCCESSORS)
+    return Claim(claim, where, "20_protocols", "protocols", (f"{effect}_minus_base",), table=SUCCESSORS)
 
 
 SUCCESSOR_CLAIMS: tuple[Claim, ...] = (
@@ -49,13 +54,10 @@ SUCCESSOR_CLAIMS: tuple[Claim, ...] = (
     _protocol("A threshold swept on the measured images raises the figure", "DiffSegmenter's and GoCA's protocol", "swept"),
     _protocol("Leaving the background out of the mean raises the figure", "protocols without a background", "no_background"),
     _protocol("A mean of each image, averaged, lies above the data set's", "this book", "per_image"),
-    _claim(
-        "Joint attention of text and picture beats a UNet's",
-        "GoCA, Seg4Diff",
-        [],
-        f"{_S}Flux 70.7, 51.1 against 60.7, 40.4, disputed",
-        untestable="the pocket model is a UNet",
-    ),
+    _transformer("Joint attention of text and picture beats a UNet's", "GoCA", "transformer_minus_unet", f"{_S}Flux 70.7, 51.1 against 60.7, 40.4, disputed"),
+    _transformer("A transformer's image-to-image attention completes its maps", "this book", "completion"),
+    _transformer("One well-chosen block says more than several fused", "Seg4Diff, for block 9 of Stable Diffusion 3", "fusion_minus_block", opposite=True),
+    _transformer("What attention gives says where a concept is better than its maps do", "ConceptAttention", "concepts_minus_fused"),
     _claim("SAM's masks lift the seeds", "Text-to-Seed", [], f"{_S}74.2, 41.7", untestable="no model that segments any object belongs to the pocket world"),
     _claim("Optimised tokens lift side prompts", "OVAM", [], untestable="no token is optimised in this book: it would learn from masks"),
     _claim("The mirrored picture's maps, added, help", "FA-Seg", [], untestable="the second pass over the mirrored picture is left out here"),

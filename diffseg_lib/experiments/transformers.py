@@ -267,6 +267,8 @@ def numbers(result: TransformerResult) -> dict[str, str]:
     told = {name: format_effect(one) for name, one in effects.items()}
     return {
         "transformers_images": str(result.images),
+        "transformers_data": result.dataset,
+        "transformers_looked_at": str(result.looked_at),
         "transformers_level": f"{result.timestep / 1000:g}",
         "transformers_blocks": ", ".join(map(str, sorted(result.blocks))),
         "transformers_best_area": f"{best}, {own[best].value:.0f}",

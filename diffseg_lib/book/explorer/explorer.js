@@ -229,11 +229,11 @@ const Explorer = {
   waiting: {},
 
   start({ titles, files }) {
-    const asked = new URLSearchParams(location.hash.slice(1)).get("view");
+    const hash = new URLSearchParams(location.hash.slice(1)), asked = hash.get("view");
     Object.assign(this, { titles, files, current: -1, view: Object.hasOwn(VIEWS, asked) ? asked : "" });
     this.follow();
     this.build();
-    if (files.length) this.choose(0);
+    if (files.length) this.choose(hash.get("scene") in titles ? +hash.get("scene") : 0);
   },
 
   // The theme: of the page around this one, which tells it by the frame's name and, when it changes, by a message; else of the site, else of the system.
@@ -370,13 +370,13 @@ const Explorer = {
     };
     for (const id of ["self", "cross", "layers", "heads"]) at(id).replaceChildren();
     scene.resolutions.forEach((one, j) => {
-      const grid = scene.grid(j), name = `stride ${one.stride}, ${grid[1]}\u00a0×\u00a0${grid[0]}`;
+      const grid = scene.grid(j), name = `${scene.unit === "block" ? "image to image" : `stride ${one.stride}`}, ${grid[1]}\u00a0×\u00a0${grid[0]}`;
       tile("self", name + (one.cell > 1 ? ` (pooled from ${one.size[1]} × ${one.size[0]})` : ""));
     });
     scene.strides.forEach((stride, s) => {
-      const [, h, w] = scene.shape(`mean/0/${stride}`), figure = tile("cross", `stride ${stride}, ${w}\u00a0×\u00a0${h}`, `<label class="weight" data-in="fusion"><span>weight <b></b></span><input type="range" min="0" max="1" step="0.05"></label>`);
+      const [, h, w] = scene.shape(`mean/0/${stride}`), figure = tile("cross", `${scene.unit} ${stride}, ${w}\u00a0×\u00a0${h}`, `<label class="weight" data-in="fusion"><span>weight <b></b></span><input type="range" min="0" max="1" step="0.05"></label>`);
       const slider = figure.querySelector("input");
-      slider.setAttribute("aria-label", `Weight of stride ${stride}, ${w} by ${h}`);
+      slider.setAttribute("aria-label", `Weight of ${scene.unit} ${stride}, ${w} by ${h}`);
       slider.oninput = () => { this.state.weights[s] = +slider.value; this.later(true); };
     });
     const shrunk = scene.layers.some(one => one.shrunk > 1);
@@ -385,7 +385,7 @@ const Explorer = {
       const button = document.createElement("button");
       button.type = "button";
       button.className = "tile";
-      button.innerHTML = `<span class="frame"><canvas aria-hidden="true"></canvas><i class="mark"></i></span><span class="caption"><b></b><br>stride ${one.stride}</span>`;
+      button.innerHTML = `<span class="frame"><canvas aria-hidden="true"></canvas><i class="mark"></i></span><span class="caption"><b></b><br>${scene.unit} ${one.stride}</span>`;
       button.querySelector("b").textContent = one.name;
       button.onclick = () => { this.state.layer = i; this.later(true); };
       at("layers").append(button);

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from ...evaluation.fusion_search import short_name as name_of_layer
 from ...recording import Recording
 from ...scoremaps import fuse, label, upsample
 from ...support.images import to_numpy
@@ -257,7 +258,7 @@ def _self_attention(scene: SceneRecording, i: int, own: bool) -> list[tuple[str,
     recording, found = list(scene.recordings.values())[i], []
     groups = recording.self_attention()
     for j, (size, cell) in enumerate(_resolutions(recording)):
-        queries, keys = groups[size]
+        queries, keys = recording.finest(scene.weights) if size == recording.finest_size else groups[size]
         of_class = [pooled_attention([q[c] for q in queries], [k[c] for k in keys], size, cell) for c in range(len(scene.classes))]
         for c, matrix in enumerate(of_class if own else [torch.stack(of_class).mean(0)]):
             found += list(zip((f"self/{i}/{j}/{c}/x", f"self/{i}/{j}/{c}/y"), factorise(matrix), strict=True))
@@ -286,6 +287,7 @@ def _pack(scene: SceneRecording, factors: list[tuple[str, Tensor]], own: Set[int
         "size": scene.picture.shape[:2],
         "timesteps": list(scene.recordings),
         "defaults": scene.defaults,
+        "unit": first.unit,
         "strides": sorted(first.by_resolution()),
         "weights": {stride: scene.weights.get(stride, 0.0) for stride in first.by_resolution()},
         "threshold": scene.threshold,
@@ -313,8 +315,12 @@ def short_name(layer: str) -> str:
 
     >>> short_name("down_blocks.1.attentions.0.transformer_blocks.0.attn2"), short_name("mid_block.attentions.0.transformer_blocks.3.attn2")
     ('down 1.0', 'middle 0.3')
+    >>> short_name("transformer_blocks.5.attn")
+    'block 5'
     """
     parts = layer.split(".")
+    if parts[0].endswith("transformer_blocks"):
+        return name_of_layer(layer)
     numbers = [part for part in parts if part.isdigit()]
     stage, inner = {"down_blocks": "down", "up_blocks": "up"}.get(parts[0], "middle"), numbers[-1]
     return f"{stage} " + ".".join(numbers[:-1] + ([inner] if inner != "0" else []))
