@@ -49,6 +49,7 @@ from diffseg_lib.experiments.qualitative import QualitativeResult
 from diffseg_lib.experiments.recipes import RecipeResult
 from diffseg_lib.experiments.successors import SuccessorResult
 from diffseg_lib.experiments.timesteps import TimestepResult, signal_to_noise
+from diffseg_lib.experiments.transformers import TransformerResult
 from diffseg_lib.support.files import to_plain
 from diffseg_lib.support.paths import data_dir
 
@@ -447,7 +448,20 @@ def test_every_number_that_prose_cites_is_given():
     import nbformat
 
     from diffseg_lib.book.run import notebooks_dir
-    from diffseg_lib.experiments import ablation, benchmark, claims, degradation, edits, network, protocols, pseudo, qualitative, recipes, successors
+    from diffseg_lib.experiments import (
+        ablation,
+        benchmark,
+        claims,
+        degradation,
+        edits,
+        network,
+        protocols,
+        pseudo,
+        qualitative,
+        recipes,
+        successors,
+        transformers,
+    )
 
     given = {
         "10_ablation": ablation.numbers(committed_result("ablation", "pocket", AblationResult).result),
@@ -459,6 +473,7 @@ def test_every_number_that_prose_cites_is_given():
         "13_pseudo_labels": pseudo.numbers(committed_result("pseudo", "pocket", PseudoResult).result),
         "14_network": network.numbers(committed_result("network", "pocket", NetworkResult).result)
         | degradation.numbers(committed_result("degradation", "pocket", DegradationResult).result),
+        "19_transformers": transformers.numbers(committed_result("transformers", "pocket-transformer", TransformerResult).result),
         "15_editing": edits.numbers(committed_result("edits", "pocket", EditResult).result),
         "11_benchmark": benchmark.numbers({name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}, "filter"),
     }
@@ -500,3 +515,41 @@ def test_numbers_and_tables_say_what_the_results_hold():
     assert shown.loc["Prompt-to-Prompt", "SSIM outside, x 100"] == f"{100 * run.rows['plain'].ssim.value:.1f}" and shown.shape == (7, 4)
     run = committed_result("qualitative", "pocket", QualitativeResult).result
     assert qualitative.effects_table({"here": run, "large": None}).shape == (len(run.effects), 2)
+
+
+def test_a_transformer_and_a_unet_are_measured_on_the_same_images(segmenter):
+    from diffseg_lib.experiments import transformers
+
+    joint = DiffSegmenter.from_profile("pocket-transformer")
+    found = transformers.transformer_study(joint, segmenter, train_images=1, images=2, levels=(200, 500), looked_at=1)
+    blocks = len(joint.backbone.unet.transformer_blocks)
+    assert set(transformers.main_rows(found)) == {
+        "unet_fused",
+        "unet_completed",
+        "fused",
+        "completed",
+        "completed_by_all",
+        "over_words_fused",
+        "over_words",
+        "concepts",
+    }
+    assert {name for name in found.rows if name.startswith("block_")} == {f"block_{i}" for i in range(blocks)} and 0 <= found.block < blocks
+    assert set(found.to_text) == {f"block {i}" for i in range(blocks)} == set(found.to_words)
+    assert all(0 < found.to_words[name].value < found.to_text[name].value < 100 for name in found.to_text)
+    assert len(found.areas) == blocks + 10 and len(transformers.share_table(found)) == blocks
+    assert (
+        found.images == 2
+        and found.level in (200, 500)
+        and {name: list(rows) for name, rows in transformers.by_level(found).items()}
+        == {
+            "fused maps": [0.2, 0.5],
+            "completed": [0.2, 0.5],
+        }
+    )
+    rows, effects = found.rows, found.effects
+    assert effects["transformer_minus_unet"].value == pytest.approx(rows["completed"].value - rows["unet_completed"].value)
+    assert effects["fusion_minus_block"].value == pytest.approx(rows["fused"].value - rows[f"block_{found.block}"].value)
+    unet = transformers.transformer_study(joint, segmenter, train_images=1, images=2, levels=(200,), looked_at=1).rows["unet_completed"]
+    assert unet == rows["unet_completed"], "the same images, noise and rule"
+    with pytest.raises(ValueError, match="the study reads joint attention, and the model of profile 'pocket' has none"):
+        transformers.transformer_study(segmenter, segmenter, train_images=1, images=1)

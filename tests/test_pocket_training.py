@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
+import shutil
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +13,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import diffseg_lib
 from diffseg_lib.pocket import world
-from diffseg_lib.pocket.training import architectures, pictures
+from diffseg_lib.pocket.training import architectures, pictures, train
+from diffseg_lib.pocket.training.fitting import Schedule
 from diffseg_lib.pocket.training.layerdrop import LayerDrop
+from diffseg_lib.segmenter import DiffSegmenter
+from diffseg_lib.support.paths import models_dir
 
 ROOT = Path(diffseg_lib.__file__).parent
 ALLOWED = {
@@ -281,3 +288,71 @@ def test_the_unet_has_ten_layers_to_drop_and_its_weights_fit_any_number_of_heads
 def test_a_network_without_cross_attention_is_refused():
     with pytest.raises(ValueError, match="attn2"):
         LayerDrop(torch.nn.Linear(2, 2))
+
+
+# -- the joint transformer ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokenizer(monkeypatch):
+    """The shipped tokenizer, in place of one that is learnt from 16,000 captions."""
+    from transformers import CLIPTokenizer
+
+    found = CLIPTokenizer.from_pretrained(models_dir() / "clip")
+    monkeypatch.setattr(architectures, "clip_tokenizer", lambda captions: found)
+    monkeypatch.setattr(train, "_captions", lambda: ["a photograph of a red house"])
+    return found
+
+
+def disturbed(tokenizer):
+    """A joint transformer whose zeros are filled, so that it says something."""
+    torch.manual_seed(5)
+    model = train.FlowDenoiser(tokenizer)
+    with torch.no_grad():
+        for parameter in model.transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def test_a_fresh_transformer_says_nothing_and_its_blocks_add_nothing(tokenizer):
+    model, ids = train.FlowDenoiser(tokenizer), torch.full((2, architectures.TEXT_LENGTH), 7)
+    with torch.no_grad():
+        assert not model(torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.9]), ids).any()
+    assert 5e6 < sum(p.numel() for p in model.transformer.parameters()) < 9e6
+
+
+def test_the_transformer_is_trained_by_the_very_call_that_its_pipeline_makes(tokenizer, tmp_path):
+    from diffusers import StableDiffusion3Pipeline
+
+    model, prompt = disturbed(tokenizer), "a photograph of a red house and a fish"
+    run = tmp_path / "runs" / "transformer"
+    run.mkdir(parents=True)
+    save_file({f"ema.{k}": v.contiguous() for k, v in model.state_dict().items()}, run / "state.safetensors", metadata={"step": "1", "seconds": "2.0"})
+    (run / "curve.csv").write_text("step,seconds,loss,lr\n")
+    train.ship(tmp_path / "runs", tmp_path / "models", ["transformer"], models_dir())
+    folder = tmp_path / "models" / "transformer"
+    assert json.loads((folder / "profile.json").read_text())["max_sequence_length"] == 0
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder, text_encoder_3=None, tokenizer_3=None, torch_dtype=torch.float32)
+    words, _, pooled, _ = pipeline.encode_prompt(prompt, prompt, prompt, do_classifier_free_guidance=False, max_sequence_length=0)
+    assert words.shape == (1, architectures.TEXT_LENGTH, architectures.TEXT_WIDTH + architectures.SECOND_WIDTH)
+    noisy = torch.randn(1, 4, 32, 32, generator=seeded())
+    ids = tokenizer(prompt, padding="max_length", max_length=architectures.TEXT_LENGTH, return_tensors="pt").input_ids
+    model.half().float()  # as the shipped weights are rounded
+    with torch.no_grad():
+        expected = pipeline.transformer(noisy, words, pooled, torch.tensor([300.0])).sample
+        found = model(noisy, torch.tensor([0.3]), ids)
+    assert expected.abs().max() > 0.1 and torch.allclose(found, expected, atol=1e-4)
+    segmented = DiffSegmenter.from_profile(folder).segment(world.paint(world.compose("test", 0)), ["house"])
+    assert np.isfinite(segmented.scores).all()
+
+
+def test_training_the_transformer_reads_no_label_map_and_goes_on_where_it_stopped(blindfolded, tokenizer):
+    stages, run, start = [train.Stage(1.0, 64, 6, 2)], blindfolded / "runs" / "transformer", blindfolded / "models"
+    for part in ("clip", "diffusion"):
+        shutil.copytree(models_dir() / part, start / part)
+    for steps in (1, 3):
+        train.train_transformer(run, Schedule(steps, lr=1e-4), "cpu", stages, start)
+    with safe_open(run / "state.safetensors", "pt") as file:
+        assert file.metadata()["step"] == "3"
+    losses = [float(line.split(",")[2]) for line in (run / "curve.csv").read_text().splitlines()[1:]]
+    assert len(losses) == 2 and all(0.5 < loss < 5 for loss in losses), "the velocity of latents and noise of variance one has a variance of two"

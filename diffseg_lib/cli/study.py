@@ -264,7 +264,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     """Give the command its options."""
     kept = "parts that are done are kept, though pseudo, edits and qualitative are one part each"
     page(parser, f"{ABOUT}\nStudies: {', '.join(STUDIES)}.", EXAMPLE, run=run, kept=kept)
-    parser.add_argument("studies", nargs="*", metavar="STUDY", help="The studies to run. Without any, all but transformers, which is of no U-Net.")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help="The studies to run. Without any, all but transformers, which is of no UNet.")
     share(parser, "--profile", *MODELS, *PLACES)
     parser.add_argument("--images", type=int, default=500, metavar="N", help="Images of each data set that are measured.")
     parser.add_argument("--train-images", type=int, default=60, metavar="N", help="Train images that thresholds are fixed on, and that are not measured.")
@@ -273,7 +273,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rivals", nargs="*", default=["denseclip", "elbo"], metavar="NAME", help="Further methods of the benchmark: denseclip, elbo, groupvit."
     )
-    parser.add_argument("--beside", default=POCKET, metavar="PROFILE", help="The U-Net that a transformer is compared with, in the study transformers.")
+    parser.add_argument("--beside", default=POCKET, metavar="PROFILE", help="The UNet that a transformer is compared with, in the study transformers.")
     share(parser, "--split")
     for name in READERS:
         parser.add_argument(

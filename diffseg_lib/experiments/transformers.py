@@ -1,4 +1,4 @@
-"""From U-Nets to transformers: where a word looks block by block, whether image-to-image attention completes, at which noise, and beside a U-Net.
+"""From UNets to transformers: where a word looks block by block, whether image-to-image attention completes, at which noise, and beside a UNet.
 
 Protocol: true class words for both models, the same images, template and rule for thresholds (fixed on images of train); each model at the timestep and
 weights of its own profile. A transformer's timestep t is the noise level t / 1000 of flow matching.
@@ -19,7 +19,7 @@ from ..data import Dataset, Sample
 from ..evaluation.fusion_search import separation, short_name
 from ..evaluation.metrics import count_scores, mean_interval
 from ..recording import Recording
-from ..refinements.concept_attention import ConceptAttention
+from ..refinements.concept_attention import ConceptAttention, joint_calls
 from ..scoremaps import complete, fuse, upsample
 from ..segmenter import DiffSegmenter
 from ..support.identity import describe_models, model_keys
@@ -45,14 +45,14 @@ class TransformerResult(StudyResult):
 
     Args:
         rows: Mean IoU by variant.
-        areas: Area under the ROC curve of each block's maps, and under "unet: " of each layer of the U-Net, percent, the mean over (image, class).
+        areas: Area under the ROC curve of each block's maps, and under "UNet, " of each layer of the UNet, percent, the mean over (image, class).
         to_text: By block, the share of an image token's attention that goes to the text's tokens, percent.
         to_words: By block, the share of it that goes to the words of the prompt, percent.
         block: Number of the block whose maps alone are best on train.
         level: Timestep whose completed maps are best on train.
         timestep: Timestep of the transformer's other rows.
         blocks: Blocks with a fusion weight.
-        unet: Name and content of the U-Net beside.
+        unet: Name and content of the UNet beside.
         looked_at: Number of images that areas and shares are measured on.
     """
 
@@ -89,11 +89,11 @@ def transformer_study(
     looked_at: int = LOOKED_AT,
     store: Store | None = None,
 ) -> TransformerResult:
-    """A transformer and a U-Net on the same images, true words given.
+    """A transformer and a UNet on the same images, true words given.
 
     Args:
         segmenter: The transformer; its seed is replaced, its first timestep and its weights are used.
-        beside: The U-Net; its seed is replaced, its first timestep and its weights are used.
+        beside: The UNet; its seed is replaced, its first timestep and its weights are used.
         dataset: Name of the data set.
         root: Folder of the data set; "" is the pocket world's.
         split: The split that is measured; thresholds, the block and the noise level are chosen on train.
@@ -107,6 +107,7 @@ def transformer_study(
     Raises:
         ValueError: If `segmenter` has no joint attention.
     """
+    joint_calls(segmenter, "the study")
     joint, unet = segmenter.with_config(seed=seed), beside.with_config(seed=seed)
     timestep = joint.timesteps[0]
     concepts = ConceptAttention(_with_text(joint, timestep))
@@ -136,8 +137,8 @@ def transformer_study(
     blocks = tuple(block for block, weight in joint.weights.items() if weight)
     told = ", ".join(map(str, sorted(blocks)))
     labels = {
-        "unet_fused": "U-Net, fused maps",
-        "unet_completed": "U-Net, completed",
+        "unet_fused": "UNet, fused maps",
+        "unet_completed": "UNet, completed",
         "fused": f"transformer, fused maps (blocks {told})",
         "completed": "transformer, completed",
         "completed_by_all": "transformer, completed by all blocks",
@@ -152,10 +153,10 @@ def transformer_study(
     block = max((name for name in on_train if name.startswith("block_")), key=lambda name: on_train[name].value)
     level = max(levels, key=lambda one: on_train[f"completed_{one}"].value)
     pairs = {
-        "unet_completion": ("unet_completed", "unet_fused", "U-Net: completed minus fused"),
+        "unet_completion": ("unet_completed", "unet_fused", "UNet: completed minus fused"),
         "completion": ("completed", "fused", "transformer: completed minus fused"),
-        "transformer_minus_unet": ("completed", "unet_completed", "completed maps: transformer minus U-Net"),
-        "fused_transformer_minus_unet": ("fused", "unet_fused", "fused maps: transformer minus U-Net"),
+        "transformer_minus_unet": ("completed", "unet_completed", "completed maps: transformer minus UNet"),
+        "fused_transformer_minus_unet": ("fused", "unet_fused", "fused maps: transformer minus UNet"),
         "all_blocks_minus_weighted": ("completed_by_all", "completed", "completed by all blocks minus by the weighted ones"),
         "over_words_minus_raw": ("over_words", "completed", "shares of words minus raw maps, completed"),
         "fusion_minus_block": ("fused", block, f"fused maps minus those of block {block.removeprefix('block_')} alone"),
@@ -167,7 +168,7 @@ def transformer_study(
     return TransformerResult(
         rows=measured.rows,
         effects={name: measured.effect(*pair) for name, pair in pairs.items()},
-        areas=block_areas(joint, looked, timestep) | {f"unet: {name}": one for name, one in block_areas(unet, looked, unet.timesteps[0]).items()},
+        areas=block_areas(joint, looked, timestep) | block_areas(unet, looked, unet.timesteps[0], "UNet, "),
         to_text=to_text,
         to_words=to_words,
         block=int(block.removeprefix("block_")),
@@ -202,10 +203,10 @@ def _estimate(label: str, values: Sequence[float], images: int) -> Estimate:
     return Estimate(label=label, value=float(np.mean(values)), ci95=mean_interval(np.asarray(values)), images=images)
 
 
-def block_areas(segmenter: DiffSegmenter, dataset: Dataset, timestep: int) -> dict[str, Estimate]:
-    """Area under the ROC curve of each layer's maps by its short name, percent, the mean over (image, class): 50 is chance."""
+def block_areas(segmenter: DiffSegmenter, dataset: Dataset, timestep: int, model: str = "") -> dict[str, Estimate]:
+    """Area under the ROC curve of each layer's maps by its short name behind the model's, percent, the mean over (image, class): 50 is chance."""
     found = separation(segmenter, dataset, dataset.names, timestep, dataset.words).layers
-    return {short_name(name): _estimate(short_name(name), [100 * one for one in values], len(dataset)) for name, values in found.items()}
+    return {(told := f"{model}{short_name(name)}"): _estimate(told, [100 * one for one in values], len(dataset)) for name, values in found.items()}
 
 
 def attention_shares(segmenter: DiffSegmenter, dataset: Dataset, timestep: int) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
@@ -259,8 +260,8 @@ def share_table(result: TransformerResult) -> Any:
 
 def numbers(result: TransformerResult) -> dict[str, str]:
     """The numbers that the chapter's prose cites, by name."""
-    own = {name: one for name, one in result.areas.items() if not name.startswith("unet: ")}
-    theirs = {name: one for name, one in result.areas.items() if name.startswith("unet: ")}
+    own = {name: one for name, one in result.areas.items() if not name.startswith("UNet, ")}
+    theirs = {name: one for name, one in result.areas.items() if name.startswith("UNet, ")}
     best, worst = (pick(own, key=lambda name: own[name].value) for pick in (max, min))
     layer = max(theirs, key=lambda name: theirs[name].value)
     rows, effects = result.rows, result.effects
@@ -273,7 +274,7 @@ def numbers(result: TransformerResult) -> dict[str, str]:
         "transformers_blocks": ", ".join(map(str, sorted(result.blocks))),
         "transformers_best_area": f"{best}, {own[best].value:.0f}",
         "transformers_worst_area": f"{worst}, {own[worst].value:.0f}",
-        "transformers_unet_area": f"{layer.removeprefix('unet: ')}, {theirs[layer].value:.0f}",
+        "transformers_unet_area": f"{layer.removeprefix('UNet, ')}, {theirs[layer].value:.0f}",
         "transformers_block": str(result.block),
         "transformers_block_miou": f"{rows[f'block_{result.block}'].value:.0f}",
         "transformers_fused": f"{rows['fused'].value:.0f}",

@@ -22,7 +22,7 @@ BACKGROUND = "background"  # the concept that stands for all else
 SEG4DIFF_BLOCK, SEG4DIFF_TIMESTEP = 9, 515  # of Stable Diffusion 3's 24 blocks, counted from 0; s = .515
 
 
-def _calls(segmenter: DiffSegmenter, name: str) -> Any:
+def joint_calls(segmenter: DiffSegmenter, name: str) -> Any:
     """How the family is called, of a transformer whose text and image attend jointly.
 
     Raises:
@@ -53,7 +53,7 @@ class ConceptAttention:
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         """Scores of an image (H W 3, uint8): probabilities over the classes and the background, not min-maxed."""
         segmenter, backbone = self.segmenter, self.segmenter.backbone
-        calls = _calls(segmenter, "ConceptAttention")
+        calls = joint_calls(segmenter, "ConceptAttention")
         joint = segmenter.with_config(one_pass="joint")
         prompts = joint.prompts(classes)
         latents = segmenter.encode(image)
@@ -74,7 +74,7 @@ class ConceptAttention:
 
     def concept(self, name: str) -> Float[Tensor, "1 1 d"]:
         """The embedding of a word alone: its first token, of T5 where there is a T5 (the paper), else of CLIP, behind the start token."""
-        start, tokenizer = _calls(self.segmenter, "ConceptAttention").spans[-1]
+        start, tokenizer = joint_calls(self.segmenter, "ConceptAttention").spans[-1]
         first = start + (1 if tokenizer.bos_token_id is not None and tokenizer(name)["input_ids"][0] == tokenizer.bos_token_id else 0)
         width = self.segmenter.backbone.unet.config.joint_attention_dim
         return self.segmenter.backbone.cached_embedding(name)[:, first : first + 1, :width]
@@ -86,5 +86,5 @@ def seg4diff(segmenter: DiffSegmenter) -> Attention:
     Raises:
         ValueError: On a model without joint attention, or without block 9.
     """
-    _calls(segmenter, "Seg4Diff")
+    joint_calls(segmenter, "Seg4Diff")
     return Attention(segmenter.with_config(weights={SEG4DIFF_BLOCK: 1.0}, timesteps=(SEG4DIFF_TIMESTEP,), iterations=0))

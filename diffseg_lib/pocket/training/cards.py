@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...support.files import write_text
-from .measure import against_targets, sizes
+from .measure import against_targets, name_of, sizes
 
 _CARDS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...], str]] = {
     "diffusion": (
@@ -30,6 +30,24 @@ after the first 42 minutes; the recipe in the code has them from the start.)
 
 Drawing is its weakest part: colours and counts are often wrong, brick comes far too often (see `samples.png`), and the judge of the
 figure below, the pocket CLIP, knows only this world and recognises drawings that an eye may not.""",
+    ),
+    "transformer": (
+        "Pocket joint transformer",
+        ("transformer",),
+        tuple(name_of(measure, "transformer") for measure in ("diffusion", "choose", "grounding", "separation", "drawings")),
+        """An `SD3Transformer2DModel` of eight blocks, 160 channels and five heads, queries and keys normalised as in Stable Diffusion 3.5, on patches
+of 2 x 2 latents; a `CLIPTextModelWithProjection` of two layers, which began as the pocket CLIP's text tower; a second text tower that says
+zeros, and no T5. Autoencoder and tokenizer are those of the pocket UNet. Load it with
+
+    StableDiffusion3Pipeline.from_pretrained("data/pocket/models/transformer", text_encoder_3=None, tokenizer_3=None)
+
+and call it with `max_sequence_length=0`, or as the profile `pocket-transformer` of this library. `profile.json` holds the noise level
+(timestep t for s = t / 1000), the weights of the blocks and the background threshold, chosen on the train split.
+
+Transformer and text tower were trained together by flow matching on the pictures and captions that the UNet was trained on, in the same
+order of stages: small pictures of 64 px, then the crowded ones among them, then whole scenes of 128 px for half of the time; a tenth of the
+captions empty, a third naming one thing only. Noise levels are the logistic function of normal numbers. No layer falls silent by turns, as
+those of the UNet do.""",
     ),
     "clip": (
         "Pocket CLIP",
@@ -82,8 +100,10 @@ Measured by:
 It knows sixteen kinds of painted things, ten colours and seven grounds, and nothing of photographs. MIT licence.
 """
 
+_PARTS = {"diffusion": ("vae", "text_encoder", "unet"), "transformer": ("vae", "text_encoder", "text_encoder_2", "transformer")}
 _RUN_COMMANDS = {name: f"python -m diffseg_lib pocket train {name}" for name in ("vae", "decoder", "unet", "blip")} | {
-    "clip": "python -m diffseg_lib pocket train clip --from-blip"
+    "clip": "python -m diffseg_lib pocket train clip --from-blip",
+    "transformer": "python -m diffseg_lib pocket train transformer --start data/pocket/models",
 }
 
 
@@ -96,7 +116,7 @@ def card(models: Path, name: str) -> str:
     """The text of one model's card."""
     title, runs, measures, text = _CARDS[name]
     measured = json.loads((models / "measurements.json").read_text())
-    folders = {part: models / name / part for part in ("vae", "text_encoder", "unet")} if name == "diffusion" else {name: models / name}
+    folders = {part: models / name / part for part in _PARTS[name]} if name in _PARTS else {name: models / name}
     facts = {run: json.loads((models / "curves" / f"{run}.json").read_text()) for run in runs}
     return _CARD.format(
         title=title,

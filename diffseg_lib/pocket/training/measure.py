@@ -134,10 +134,10 @@ def draw(models: Path, model: str, prompts: Sequence[str], seed: int = 0) -> lis
     """
     from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline
 
-    if model == "transformer":
-        pipeline, more = StableDiffusion3Pipeline.from_pretrained(models / model, torch_dtype=torch.float32), {"max_sequence_length": 0}
-    else:
-        pipeline, more = StableDiffusionPipeline.from_pretrained(models / model, torch_dtype=torch.float32, safety_checker=None), {}
+    joint = model == "transformer"
+    kind, left_out = (StableDiffusion3Pipeline, ("text_encoder_3", "tokenizer_3")) if joint else (StableDiffusionPipeline, ("safety_checker",))
+    pipeline = kind.from_pretrained(models / model, torch_dtype=torch.float32, **dict.fromkeys(left_out))
+    more = {"max_sequence_length": 0} if joint else {}
     pipeline.set_progress_bar_config(disable=True)
     images: list[np.ndarray] = []
     for start in range(0, len(prompts), 20):
