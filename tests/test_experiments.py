@@ -321,9 +321,11 @@ KINDS = {
     "one_pass": OnePassResult,
     "successors": SuccessorResult,
     "protocols": ProtocolResult,
+    "transformers": TransformerResult,
 } | {f"benchmark_{name}": BenchmarkResult for name in READERS}
 
 
+PROFILES = dict.fromkeys(KINDS, "pocket") | {"transformers": "pocket-transformer"}  # that a study's larger run is of
 UNMEASURED: set[str] = set()  # studies whose larger run is not committed yet
 
 
@@ -333,15 +335,15 @@ def test_a_study_that_is_measured_is_read():
 
 @pytest.mark.parametrize("study", KINDS)
 def test_every_committed_run_is_read_whole_into_its_class(study):
-    path = data_dir() / "results" / "pocket" / f"{study}.json"
-    run = committed_result(study, "pocket", KINDS[study])
+    path = data_dir() / "results" / PROFILES[study] / f"{study}.json"
+    run = committed_result(study, PROFILES[study], KINDS[study])
     assert to_plain(run) == json.loads(path.read_text())
     assert set(KINDS) | UNMEASURED == set(STUDIES) and all(one.label for part in (run.result.rows, run.result.effects) for one in part.values())
 
 
 def test_the_keys_of_a_result_are_identifiers():
     for study, kind in KINDS.items():
-        run = committed_result(study, "pocket", kind)
+        run = committed_result(study, PROFILES[study], kind)
         keys = [*run.result.rows, *run.result.effects]
         assert [key for key in keys if not re.fullmatch(r"[a-z0-9_./-]+", key)] == [], study
 

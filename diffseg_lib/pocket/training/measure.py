@@ -255,7 +255,7 @@ MOST_DOUBTED = 0.05  # share of the words present that a note may doubt
 
 
 def choose_absent(models: Path, n: int) -> dict[str, Any]:
-    """Choose the share of the best word's CLIP score below which a word is noted as absent, on `n` train scenes of all words asked; write it to the profile.
+    """Choose the share of the best word's CLIP score below which a word is noted as absent, on `n` train scenes of all words asked; write it to the profiles.
 
     It is the largest, in steps of .05, that notes at most 5 % of the words present.
     """
@@ -266,8 +266,8 @@ def choose_absent(models: Path, n: int) -> dict[str, Any]:
             doubted[name in scene.classes].append(float(one) / float(scores.max()) if scores.max() > 0 else 1.0)
     present, absent = np.array(doubted[True]), np.array(doubted[False])
     threshold = max((round(0.05 * i, 2) for i in range(20) if np.mean(present < 0.05 * i) <= MOST_DOUBTED), default=0.0)
-    path = models / "diffusion" / "profile.json"
-    write_json(path, json.loads(path.read_text()) | {"absent_clip_threshold": threshold})
+    for path in models.glob("*/profile.json"):
+        write_json(path, json.loads(path.read_text()) | {"absent_clip_threshold": threshold})
     figures = {name: {"share": float(np.mean(values < threshold)), "words": len(values)} for name, values in (("present", present), ("absent", absent))}
     return {"images": n, "chosen": threshold, "noted": figures}
 
