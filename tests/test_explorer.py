@@ -77,6 +77,23 @@ def test_small_arrays_give_the_librarys_labels(pocket, index, monkeypatch):
     assert found.agreement >= 0.99
 
 
+@pytest.fixture(scope="module")
+def joint():
+    """Test scene 14 seen by the pocket transformer, at two noise levels, two of whose blocks are weighted."""
+    segmenter, sample = DiffSegmenter.from_profile("pocket-transformer", weights={3: 0.4, 5: 0.6}), photo_or_scene(index=14)
+    return segmenter, record_scene(segmenter, sample.image, sample.classes, timesteps=[600], title="a ball and a rocket (transformer)")
+
+
+def test_a_transformers_scene_is_of_blocks_and_gives_the_librarys_labels(joint):
+    segmenter, recorded = joint
+    header, arrays = unpack(data := explorer_data(recorded))
+    blocks = len(segmenter.backbone.unet.transformer_blocks)
+    assert header["unit"] == "block" and header["strides"] == list(range(blocks)) and [one["name"] for one in header["layers"]][-1] == f"block {blocks - 1}"
+    assert {block: weight for block, weight in header["weights"].items() if weight} == {"3": 0.4, "5": 0.6}
+    assert arrays["mean/0/3"].shape[1:] == tuple(header["finest"]) == (16, 16) and [one["size"] for one in header["resolutions"]] == [[16, 16]]
+    assert replay(data).agreement >= 0.95, "completed by the weighted blocks alone, as the library does"
+
+
 def test_a_scene_that_is_too_large_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(scene, "LARGEST", 4000)
     with pytest.raises(ValueError, match="2 classes at 3 timesteps take more than the 4 kB"):
@@ -112,9 +129,10 @@ def opened(chromium, path, **options):
 
 
 @pytest.mark.site
-def test_the_page_computes_what_the_library_does(chromium, tiny, packed, tmp_path, monkeypatch):
+def test_the_page_computes_what_the_library_does(chromium, tiny, packed, joint, tmp_path, monkeypatch):
+    transformed = explorer_data(joint[1])
     monkeypatch.setattr(scene, "GRID", 6)
-    for data in (packed, explorer_data(tiny), explorer_data(replace(tiny, scale="none", iterations=0))):
+    for data in (packed, transformed, explorer_data(tiny), explorer_data(replace(tiny, scale="none", iterations=0))):
         (tmp_path / "page.html").write_text(explorer_html(data))
         expected, header = replay(data), unpack(data)[0]
         opened(chromium, tmp_path / "page.html")
@@ -242,6 +260,19 @@ def test_a_deep_link_opens_one_view(chromium, packed, tmp_path, view, width):
         chromium.script(f"({button}.focus(), {button}.click())")
         assert set(chromium.script(SEEN)) - {"layers", "heads"} == everything - narrow
         assert chromium.script(f"document.activeElement === {button} && {button}.textContent") == "Show this step alone"
+
+
+@pytest.mark.site
+@pytest.mark.parametrize(("asked", "shown"), [("1", 1), ("7", 0), ("x", 0)])
+def test_a_deep_link_opens_a_scene(chromium, packed, joint, tmp_path, asked, shown):
+    page = write_explorer(tmp_path, [packed, explorer_data(joint[1])])
+    chromium.open("about:blank")
+    chromium.open(f"{page.as_uri()}#scene={asked}", width=390, height=844)
+    chromium.script("new Promise(done => { const wait = () => Explorer.found ? done(true) : setTimeout(wait, 20); wait(); })")
+    assert chromium.complaints() == [] and chromium.script("Explorer.current") == shown
+    captions = chromium.script("[...document.querySelectorAll('#cross figcaption > b')].map(b => b.textContent)")
+    assert all(one.startswith("block " if shown else "stride ") for one in captions) and len(captions) == (8 if shown else 4)
+    assert chromium.script("document.documentElement.scrollWidth") <= 390
 
 
 def inside(chromium, source):

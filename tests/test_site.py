@@ -103,7 +103,10 @@ def read_links(page: Path) -> _Links:
 
 def views(page: Path) -> set[str]:
     """What the attention explorer opens by the address's fragment."""
-    return {f"view={name}" for name in re.findall(r"^  (\w+): \{ hint:", page.read_text(), re.MULTILINE)} if page.parent.name == "explorer" else set()
+    if page.parent.name != "explorer":
+        return set()
+    scenes = {f"scene={path.stem.removeprefix('scene-')}" for path in page.parent.glob("scene-*.js")}
+    return scenes | {f"view={name}" for name in re.findall(r"^  (\w+): \{ hint:", page.read_text(), re.MULTILINE)}
 
 
 def broken_links(site: Path) -> list[str]:
