@@ -62,6 +62,33 @@ def name_rows(ax: Axes, names: Sequence[str]) -> Axes:
     return ax
 
 
+PLACES = ((6, 4), (6, -14), (-20, 4), (-20, -14), (-5, 12), (-5, -22), (20, 4), (20, -14), (-36, 4), (-36, -14))  # points from a mark to its text
+
+
+def number_marks(ax: Axes, marks: Sequence[tuple[float, float, str]]) -> Axes:
+    """A short text beside each mark (x, y, text), where it covers no mark and no earlier text; a line joins them where the first place is taken.
+
+    Scales and limits are set before.
+    """
+    ax.autoscale_view()
+    at = [ax.transData.transform((x, y)) * 72 / ax.get_figure(root=True).dpi for x, y, _ in marks]
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    for (x, y), (*mark, text) in zip(at, marks, strict=True):
+
+        def box(place: tuple[float, float], x: float = x, y: float = y, text: str = text) -> tuple[float, float, float, float]:
+            return (x + place[0], y + place[1] - 1, x + place[0] + 8 * len(text), y + place[1] + 10)
+
+        def free(place: tuple[float, float]) -> bool:
+            left, low, right, high = box(place)  # noqa: B023 (used at once)
+            return all(right < a or left > c or high < b or low > d for a, b, c, d in taken)
+
+        place = next(filter(free, PLACES), PLACES[0])
+        taken.append(box(place))
+        line = {"arrowstyle": "-", "linewidth": 0.6, "color": "#777777", "shrinkA": 0, "shrinkB": 2} if place != PLACES[0] else None
+        ax.annotate(text, mark, place, textcoords="offset points", arrowprops=line)
+    return ax
+
+
 def bars(ax: Axes, values: Mapping[str, float], intervals: Mapping[str, tuple[float, float] | None] | None = None, xlabel: str = "", strong: str = "") -> Axes:
     """Horizontal bars, first on top, with 95 % intervals as whiskers (None has none); `strong` names one to stand out.
 

@@ -89,7 +89,7 @@ def study(path: Path) -> Path:
     run = json.loads(path.read_text())
     result = run["result"]
     found, effects = ({name: SimpleNamespace(**{"label": ""} | one) for name, one in result[part].items()} for part in ("rows", "effects"))
-    fig, axes = stack([len(found), len(effects)], 7.2)
+    fig, axes = stack([[one.label or name for name, one in part.items()] for part in (found, effects)], 7.2)
     unit = result.get("unit", "mean IoU, %")
     rows(axes[:1], {f"{run['profile']}: {path.stem}, {result['images']} images, {unit.split(',')[0]}": found}, xlabel=unit)
     forest(axes[1], {"paired differences": effects}, list(effects), "points")

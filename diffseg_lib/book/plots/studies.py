@@ -108,8 +108,8 @@ def accuracy_against_cost(panels: Mapping[str, Mapping[str, Any]], strong: Seque
             colour = "#cc3311" if key in strong else "#0077bb"
             ax.plot([row.seconds] * 2, row.ci95 or [row.value] * 2, color=colour, linewidth=1.2)
             ax.plot(row.seconds, row.value, "o", color=colour, markersize=5)
-            ax.annotate(str(numbers[key]), (row.seconds, row.value), (5, 4), textcoords="offset points")
         ax.set_xscale("log")
+        draw.number_marks(ax, [(row.seconds, row.value, str(numbers[key])) for key, row in rows.items()])
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         ax.xaxis.set_minor_formatter("{x:g}")
