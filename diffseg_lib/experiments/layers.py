@@ -80,10 +80,11 @@ def sink(segmenter: DiffSegmenter, pixels: np.ndarray, words: Sequence[str], tim
         pixels: The picture, H W 3, uint8; most words need not be in it.
         words: The k words.
         timestep: Timestep of the noise, 0 to 999.
-        layer: The first part of the layer's short name.
+        layer: The first part of the layer's short name; the one in the middle of a model that has none such.
     """
     latents = segmenter.encode(pixels)
     recording = segmenter.attend(latents, segmenter.noise(pixels, latents), timestep, *segmenter.embed(segmenter.prompts(words)))
-    maps = next(one for name, one in recording.cross.items() if short_name(name).startswith(layer))
+    layers = list(recording.cross.items())
+    maps = next((one for name, one in layers if short_name(name).startswith(layer)), layers[len(layers) // 2][1])
     brightest = maps.flatten(1).argmax(1).tolist()
     return f"{max(map(brightest.count, brightest))} of {len(words)}"
