@@ -275,7 +275,8 @@ class Examples:
             return latents_of(runs, pictures, f"train-{size}px-{count}", device, start), _token_ids(tokenizer, pictures), _said(pictures)
 
         self._data = data
-        data(stages[0].size, stages[0].pictures)  # before the clock starts, or the warm-up would be over by the first update
+        for stage in stages:  # before the clock starts, or the warm-up would be over by the first update
+            data(stage.size, stage.pictures)
 
     def draw(self, generator: torch.Generator, progress: float) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (b 4 h w), noise (b 4 h w) and token ids of captions (b l) of an update, at a share of training from 0 to 1."""
