@@ -19,7 +19,7 @@ from diffseg_lib.profiles import PAPER_WEIGHTS, Profile, is_hub_id, known_profil
 from diffseg_lib.segmenter import DiffSegmenter
 from diffseg_lib.support.paths import profiles_dir
 
-REAL = [name for name in known_profiles() if name != "pocket"]
+REAL = [name for name in known_profiles() if not name.startswith("pocket")]
 
 
 def written(path: Path, **settings) -> Path:
@@ -28,13 +28,13 @@ def written(path: Path, **settings) -> Path:
 
 
 def test_the_shipped_profiles_are_these():
-    assert known_profiles() == ["flux", "pixart", "pocket", "sd15", "sd21", "sd35", "sdxl"]
+    assert known_profiles() == ["flux", "flux2", "pixart", "pocket", "pocket-transformer", "qwen-image", "sd15", "sd21", "sd35", "sdxl"]
     assert load_profile("pocket").words and load_profile("pocket").captioner == "pocket"
     for name in REAL:
         found = load_profile(name)
         assert is_hub_id(found.source) and split_revision(found.source)[1]["revision"] == "main"
         assert found.size == (512 if name in ("sd15", "sd21") else 1024)
-        blocks = {"sdxl": {4: 0.5, 2: 0.5}, "sd35": {9: 1.0}, "flux": dict.fromkeys(range(15, 19), 0.25)}
+        blocks = {"sdxl": {4: 0.5, 2: 0.5}, "sd35": {9: 1.0}, "flux": dict.fromkeys(range(15, 19), 0.25), "flux2": dict.fromkeys(range(5, 8), 0.333)}
         assert found.weights == blocks.get(name, PAPER_WEIGHTS)
         assert set(found.roots) == {"voc", "context", "object"}
 
@@ -42,9 +42,10 @@ def test_the_shipped_profiles_are_these():
 @pytest.mark.parametrize("name", known_profiles())
 def test_a_profile_sets_every_number_or_leaves_it_to_the_model(name):
     settings = yaml.safe_load((profiles_dir() / f"{name}.yaml").read_text())["settings"]
-    expected = {one for one in Profile.__dataclass_fields__ if one not in ("name", "words", "config", "lora")}
-    expected -= {"weights"} if name == "pixart" else set()  # its blocks weigh the same
-    assert set(settings) == ({"source", "roots"} if name == "pocket" else expected)
+    expected = {one for one in Profile.__dataclass_fields__ if one not in ("name", "words", "config", "lora", "max_sequence_length")}
+    expected -= {"weights"} if name in ("pixart", "qwen-image") else set()  # their blocks weigh the same
+    of_the_model = {"pocket": {"source", "roots"}, "pocket-transformer": {"source", "roots", "absent_clip_threshold"}}
+    assert set(settings) == of_the_model.get(name, expected)
 
 
 def test_a_file_brings_its_settings_over_those_of_the_folder(pipeline_folder, tmp_path):
