@@ -16,6 +16,7 @@ from torch import Tensor
 from diffseg_lib.config import Config
 from diffseg_lib.dit.attention import blocks_of
 from diffseg_lib.dit.calls import Calls, FluxCalls, PixArtCalls, Sd3Calls
+from diffseg_lib.dit.language import Flux2Calls, LanguageCalls, QwenImageCalls
 from diffseg_lib.profiles import Profile
 from diffseg_lib.segmenter import DiffSegmenter
 from diffseg_lib.transformer import TransformerBackbone, flow_schedule
@@ -52,8 +53,10 @@ CONFIGS: Mapping[str, tuple[str, type[Calls], dict[str, Any], dict[str, int]]] =
         {"num_layers": 2, "num_single_layers": 2},
     ),
     "pixart": ("PixArtTransformer2DModel", PixArtCalls, {"sample_size": 128, "use_additional_conditions": False, "num_layers": 28}, {"num_layers": 10}),
+    "flux2": ("Flux2Transformer2DModel", Flux2Calls, {"num_layers": 8, "num_single_layers": 48}, {"num_layers": 1, "num_single_layers": 1}),
+    "qwen-image": ("QwenImageTransformer2DModel", QwenImageCalls, {"num_layers": 60}, {"num_layers": 5}),
 }
-TOKENS = {"sd3": 77 + 256, "sd35": 77 + 256, "flux": 512, "pixart": 300}
+TOKENS = {"sd3": 77 + 256, "sd35": 77 + 256, "flux": 512, "pixart": 300, "flux2": 512, "qwen-image": 512}
 
 
 class _Padded:
@@ -92,11 +95,12 @@ def measured(name: str, changes: Mapping[str, Any] | None = None, side: int = 12
     _, calls, published, cut = CONFIGS[name]
     backbone = random_backbone(name, cut if changes is None else changes)
     config, generator = backbone.unet.config, torch.Generator().manual_seed(0)
-    channels = config.in_channels // 4 if calls is FluxCalls else config.in_channels
+    channels = config.in_channels // 4 if issubclass(calls, (FluxCalls, LanguageCalls)) else config.in_channels
     width = config.caption_channels if calls is PixArtCalls else config.joint_attention_dim
-    more = -(-TOKENS[name] // width) if calls is PixArtCalls else 1  # rows that are no tokens: the pooled embedding, or the marks of the padding
+    marked = calls in (PixArtCalls, QwenImageCalls)
+    more = -(-TOKENS[name] // width) if marked else 0 if calls is Flux2Calls else 1  # rows that are no tokens: marks of the padding, or the pooled embedding
     noisy, embeddings = torch.randn(1, channels, side, side, generator=generator), torch.randn(1, TOKENS[name] + more, width, generator=generator)
-    if calls is PixArtCalls:
+    if marked:
         embeddings[:, TOKENS[name] :] = 1
     token_weights = torch.zeros(1, backbone.max_tokens)
     token_weights[0, 5] = 1

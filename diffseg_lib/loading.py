@@ -13,7 +13,8 @@ import torch
 
 from .attention import attention_layers
 from .backbone import Backbone
-from .dit.calls import Calls, FluxCalls, PixArtCalls, Sd3Calls
+from .dit.calls import Calls
+from .dit.families import TRANSFORMERS
 from .optimizations import stride_of
 from .profiles import PAPER_WEIGHTS, Profile, load_profile, local_folder
 from .support.identity import model_source
@@ -28,7 +29,7 @@ from .weights.transformer_folders import find_transformer
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of model: what it is called, how its UNet's settings tell it, whether it has a second text encoder, its adapter, and weights for fusion.
+    """A kind of model: what it is called, how its UNet's settings tell it, whether beside a UNet is a second text encoder, its adapter, and weights for fusion.
 
     Of a transformer ``calls`` says how it is called, and the weights are of its blocks; without any all blocks weigh the same.
     """
@@ -84,33 +85,7 @@ FAMILIES = (
         {4: 0.5, 2: 0.5},
         "equal weights of the two resolutions at which it attends: not tuned, the paper has no SDXL",
     ),
-    Family(
-        "Stable Diffusion 3 and 3.5 (SD3Transformer2DModel, two CLIP towers, T5 or none)",
-        _made_of("SD3Transformer2DModel"),
-        True,
-        _transformer,
-        {9: 1.0},
-        "block 9 of Stable Diffusion 3's 24, as Seg4Diff has it: not tuned here",
-        Sd3Calls,
-    ),
-    Family(
-        "Flux.1 (FluxTransformer2DModel, CLIP, T5)",
-        _made_of("FluxTransformer2DModel"),
-        True,
-        _transformer,
-        dict.fromkeys(range(15, 19), 0.25),
-        "double blocks 15 to 18, as ConceptAttention has it: not tuned here",
-        FluxCalls,
-    ),
-    Family(
-        "PixArt-alpha and Sigma (PixArtTransformer2DModel, T5)",
-        _made_of("PixArtTransformer2DModel"),
-        False,
-        _transformer,
-        {},
-        "equal weights of all blocks: not tuned, no source names better ones",
-        PixArtCalls,
-    ),
+    *(Family(one.name, _made_of(one.transformer), False, _transformer, one.weights, one.told, one.calls) for one in TRANSFORMERS),
 )
 
 

@@ -74,8 +74,8 @@ class Profile:
             ``diffseg pocket measure absent``); the default lies between the cosines that CLIP usually gives to what is in a photo and what is not, and
             was chosen on no data.
         text_similarity_threshold: CLIP text cosine at which a caption's word means a class (see :mod:`diffseg_lib.category_filter`).
-        max_sequence_length: Number of T5's tokens that a transformer reads, of Stable Diffusion 3 also where there is no T5 and its tokens are zeros, as its
-            pipeline's argument of this name; None is the length of the family's pipeline.
+        max_sequence_length: Number of tokens of T5, or of a language model, that a transformer reads, of Stable Diffusion 3 also where there is no T5 and its
+            tokens are zeros, as its pipeline's argument of this name; None is the length of the family's pipeline.
         roots: Folders of data sets by name, ``$VARIABLES`` of the environment in them; "pocket" is the pocket world's tree.
         device: Device that it runs on; "auto", in a file, is a GPU where there is one, else the processor.
         dtype: Precision that it runs in, of :data:`DTYPES`; "auto", in a file, is float32 on the processor, else float16.

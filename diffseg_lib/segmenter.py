@@ -117,7 +117,7 @@ class DiffSegmenter:
             raise ValueError(f"caption={self.config.caption!r} describes one class, and one_pass='joint' names all in a sentence: leave one of the two out")
         if self.config.over_words and not getattr(getattr(self.backbone, "calls", None), "joint", False):
             raise ValueError(
-                f"over_words is of joint attention, which the model of profile {self.backbone.profile.name!r} has not: expected Stable Diffusion 3 or Flux"
+                f"over_words is of joint attention, which profile {self.backbone.profile.name!r} has not: expected Stable Diffusion 3, Flux or Qwen-Image"
             )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Diffusion transformers as backbones: Stable Diffusion 3, Flux, PixArt. Their blocks take the place of the UNet's resolutions."""
+"""Diffusion transformers as backbones: Stable Diffusion 3, Flux, PixArt, Qwen-Image. Their blocks take the place of the UNet's resolutions."""
 
 from __future__ import annotations
 
@@ -90,8 +90,14 @@ class TransformerBackbone(Backbone):
         return self.family.tokens
 
     @property
+    def latent_factor(self) -> int:
+        """Number of pixels of the image to a side of one latent pixel, also where the autoencoder is one of videos."""
+        halvings = getattr(self.vae.config, "temperal_downsample", None)
+        return super().latent_factor if halvings is None else 2 ** len(halvings)
+
+    @property
     def size(self) -> int:
-        """Length of an image's short side that the model works at, px; Flux says none, and works at 1024."""
+        """Length of an image's short side that the model works at, px; Flux and Qwen-Image say none, and work at 1024."""
         return self.profile.size or getattr(self.unet.config, "sample_size", 128) * self.latent_factor
 
     @property
@@ -103,6 +109,22 @@ class TransformerBackbone(Backbone):
     def multiple(self) -> int:
         """Number of pixels that image sides must be multiples of."""
         return 2 * self.latent_factor
+
+    @torch.no_grad()
+    def encode_image(self, image: Float[Tensor, "1 3 H W"]) -> Float[Tensor, "1 c h w"]:
+        """Latents of an image in [-1, 1], the mean: shifted and scaled, or standardised, as the family has it."""
+        if not self.family.standardised:
+            return super().encode_image(image)
+        with self._visit():
+            return self.family.to_latents(self.vae, image.to(self.device, self.vae.dtype)).to(self.dtype)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Pictures in [-1, 1] from such latents."""
+        if not self.family.standardised:
+            return super().decode_latents(latents)
+        with self._visit():
+            return self.family.to_image(self.vae, latents.to(self.device, self.vae.dtype)).clamp(-1, 1)
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Float[Tensor, "b l d"]:

@@ -53,7 +53,7 @@ def test_a_damaged_profile_is_named(copy, text, said):
 def test_an_unknown_profile_gets_the_nearest_name():
     with pytest.raises(
         ValueError,
-        match=r"unknown profile 'pockt': expected flux, pixart, pocket, sd15, sd21, sd35, sdxl, a YAML file, a folder.*; did you mean pocket\?",
+        match=r"unknown profile 'pockt': expected flux, flux2, pixart, pocket, pocket-transformer, qwen-image, sd15, .*sdxl, a YAML.*; did you mean pocket\?",
     ):
         load_profile("pockt")
 

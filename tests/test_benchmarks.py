@@ -215,18 +215,25 @@ JOINT = {"joint_attention_dim": 32, "pooled_projection_dim": 16}
         ("sd35", {"caption_projection_dim": 32, "dual_attention_layers": (0,)} | JOINT),
         ("flux", {"num_single_layers": 1, "axes_dims_rope": (4, 4, 8)} | JOINT),
         ("pixart", {"cross_attention_dim": 32, "caption_channels": 32}),
+        ("flux2", {"num_single_layers": 1, "axes_dims_rope": (4, 4, 4, 4), "joint_attention_dim": 32}),
+        ("qwen-image", {"axes_dims_rope": (4, 6, 6), "joint_attention_dim": 32}),
     ],
 )
 def test_a_familys_transformer_is_recorded_exactly(name, changes):
     found = transformers.measured(name, SMALL | changes, side=8)
     assert found["output_equal"] and found["optimized_difference"] < 1e-4 and found["completed"] == [1, 4, 4]
-    assert found["blocks"] == {"kept": 3 if name == "flux" else 2, "published": {"flux": 57, "pixart": 28}.get(name, 24), "recorded": [1]}
+    assert found["blocks"] == {
+        "kept": 3 if name.startswith("flux") else 2,
+        "published": {"flux": 57, "pixart": 28, "flux2": 56, "qwen-image": 60}.get(name, 24),
+        "recorded": [1],
+    }
 
 
 def test_transformers_have_their_published_sizes():
     import diffusers
 
-    for name, least, most in (("sd3", 2.0e9, 2.1e9), ("sd35", 2.2e9, 2.6e9), ("flux", 11.8e9, 12.0e9), ("pixart", 0.60e9, 0.62e9)):
+    sizes = {"sd3": (2.0e9, 2.1e9), "sd35": (2.2e9, 2.6e9), "flux": (11.8e9, 12.0e9), "pixart": (0.60e9, 0.62e9)}
+    for name, (least, most) in (sizes | {"flux2": (32.2e9, 32.3e9), "qwen-image": (20.4e9, 20.5e9)}).items():
         kind, _, published, _ = transformers.CONFIGS[name]
         with torch.device("meta"):
             made = getattr(diffusers, kind)(**published)

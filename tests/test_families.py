@@ -151,7 +151,7 @@ def test_an_unknown_architecture_says_what_is_supported_and_what_was_found(famil
         load_backbone(copy)
     with pytest.raises(ValueError, match="addition_embed_type 'image'"):
         family_of({"in_channels": 4, "addition_embed_type": "image"})
-    assert len(FAMILIES) == 5
+    assert len(FAMILIES) == 7
 
 
 def test_a_prediction_of_another_kind_is_refused(family_folders, tmp_path):

@@ -259,6 +259,11 @@ def test_one_precision_and_one_format(names, variant, chosen, said):
     assert choose_weights(names, variant) == (chosen, said)
 
 
+def test_a_tokenizer_comes_with_its_chat_template():
+    parts = ["transformer/config.json", "transformer/model.safetensors", "tokenizer/tokenizer.json", "tokenizer/chat_template.jinja", "tokenizer/notes.txt"]
+    assert set(choose_files([*parts, "ae.safetensors"])[0]) == set(parts[:-1])
+
+
 def test_what_is_no_model_is_refused():
     with pytest.raises(ValueError, match="it holds prior, vae: expected a pipeline with unet/config.json or transformer/config.json"):
         choose_files(["prior/config.json", "vae/config.json"])

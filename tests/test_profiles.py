@@ -28,14 +28,14 @@ def written(path: Path, **settings) -> Path:
 
 
 def test_the_shipped_profiles_are_these():
-    assert known_profiles() == ["flux", "pixart", "pocket", "pocket-transformer", "sd15", "sd21", "sd35", "sdxl"]
+    assert known_profiles() == ["flux", "flux2", "pixart", "pocket", "pocket-transformer", "qwen-image", "sd15", "sd21", "sd35", "sdxl"]
     for name in ("pocket", "pocket-transformer"):
         assert load_profile(name).words and load_profile(name).captioner == load_profile(name).clip == "pocket"
     for name in REAL:
         found = load_profile(name)
         assert is_hub_id(found.source) and split_revision(found.source)[1]["revision"] == "main"
         assert found.size == (512 if name in ("sd15", "sd21") else 1024)
-        blocks = {"sdxl": {4: 0.5, 2: 0.5}, "sd35": {9: 1.0}, "flux": dict.fromkeys(range(15, 19), 0.25)}
+        blocks = {"sdxl": {4: 0.5, 2: 0.5}, "sd35": {9: 1.0}, "flux": dict.fromkeys(range(15, 19), 0.25), "flux2": dict.fromkeys(range(5, 8), 0.333)}
         assert found.weights == blocks.get(name, PAPER_WEIGHTS)
         assert set(found.roots) == {"voc", "context", "object"}
 
@@ -44,7 +44,7 @@ def test_the_shipped_profiles_are_these():
 def test_a_profile_sets_every_number_or_leaves_it_to_the_model(name):
     settings = yaml.safe_load((profiles_dir() / f"{name}.yaml").read_text())["settings"]
     expected = {one for one in Profile.__dataclass_fields__ if one not in ("name", "words", "config", "lora", "max_sequence_length")}
-    expected -= {"weights"} if name == "pixart" else set()  # its blocks weigh the same
+    expected -= {"weights"} if name in ("pixart", "qwen-image") else set()  # their blocks weigh the same
     assert set(settings) == ({"source", "roots"} if name.startswith("pocket") else expected)
 
 

@@ -31,7 +31,7 @@ class Seen:
         query: Queries of the image tokens, b heads n d.
         key: Keys of the image tokens, b heads n d; None where a layer attends to text alone.
         text_key: Keys of the text tokens, b heads l d; None where a layer attends to the image alone.
-        mask: What was added to the scores of the text tokens, b heads 1 l, or None.
+        mask: What was added to the scores of the text tokens, b heads 1 l, or, as truth values, which of them were attended to; or None.
         output: Attention's output at the image tokens, b heads n d.
         text_output: Attention's output at the text tokens, b heads l d; None where the text does not attend.
     """
@@ -119,7 +119,8 @@ def watch_attention(
             if cross:
                 see(Seen(name, query, None, key, mask, output, None))
             elif text:
-                see(Seen(name, query[:, :, image], key[:, :, image], key[:, :, words], None, output[:, :, image], output[:, :, words]))
+                hidden = None if mask is None else mask[..., words]
+                see(Seen(name, query[:, :, image], key[:, :, image], key[:, :, words], hidden, output[:, :, image], output[:, :, words]))
             else:
                 see(Seen(name, query, key, None, mask, output, None))
 
@@ -147,13 +148,15 @@ def word_maps(seen: Seen, token_weights: Float[Tensor, "b c l"]) -> Float[Tensor
 
     Args:
         seen: What a layer computed with.
-        token_weights: Weights of the text tokens in each of c maps of a row.
+        token_weights: Weights of the text tokens in each of c maps of a row; the layer may know more tokens (they weigh nothing), or fewer of the last.
     """
     query, text_key = _precise(seen.query), _precise(seen.text_key)
     b, heads, _, d = query.shape
     key = text_key if seen.key is None else torch.cat([text_key, _precise(seen.key)], dim=2)
-    values = pad(token_weights.to(query).mT, (0, 0, 0, key.shape[2] - text_key.shape[2]))  # b keys c
-    mask = None if seen.mask is None else seen.mask.to(query)
+    weights = token_weights[..., : text_key.shape[2]].to(query)
+    values = pad(weights.mT, (0, 0, 0, key.shape[2] - weights.shape[-1]))  # b keys c
+    mask = seen.mask if seen.mask is None or seen.mask.dtype == torch.bool else seen.mask.to(query)
+    mask = mask if mask is None else pad(mask, (0, key.shape[2] - text_key.shape[2]), value=mask.dtype == torch.bool)  # the image's keys are seen
     parts = []
     for columns in values.split(d, dim=-1):
         value = pad(columns, (0, d - columns.shape[-1]))[:, None].expand(b, heads, -1, d)

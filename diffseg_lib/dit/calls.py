@@ -36,6 +36,8 @@ class Calls:
     flow: ClassVar[bool] = True  # trained by flow matching: z_s = (1 - s) z + s eps, and the output is eps - z
     text_first: ClassVar[bool] = False  # text tokens stand before the image's in a joint layer
     joint: ClassVar[bool] = True  # text and image are one sequence
+    reads_on: ClassVar[bool] = False  # text is read by a language model: the last of a word's tokens knows the whole word, the first none of the others
+    standardised: ClassVar[bool] = False  # latents are standardised by statistics of their channels, in place of a shift and a factor
 
     @property
     def spans(self) -> tuple[tuple[int, Any], ...]:
@@ -56,9 +58,51 @@ class Calls:
         """The transformer's output at a timestep from 0 to 1000."""
         raise NotImplementedError
 
+    def embed_text(self, transformer: Any, words: Float[Tensor, "b l d"]) -> Float[Tensor, "b l c"]:
+        """Tokens as a joint transformer's first block gets them."""
+        return transformer.context_embedder(words)
+
+    def turn(self, rotations: Sequence[Tensor], rows: Sequence[int], image_tokens: int) -> tuple[Tensor, ...]:
+        """The rotations of some of the text's tokens in place of all of them, and those of the image, as a block of the joint transformer takes them."""
+        return tuple(torch.cat([one[list(rows)], one[-image_tokens:]]) for one in rotations)
+
+    def to_latents(self, vae: Any, image: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """The mean of an image's latents, standardised."""
+        raise NotImplementedError
+
+    def to_image(self, vae: Any, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """The image of standardised latents."""
+        raise NotImplementedError
+
     def _ids(self, name: str, texts: Sequence[str], device: torch.device) -> Any:
         tokenizer = self.tokenizers[name]
         return tokenizer(list(texts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").to(device)
+
+
+def pack(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c4"]:
+    """Latents as tokens, two by two of them side by side in one, row by row."""
+    return rearrange(latents, "b c (h y) (w x) -> b (h w) (c y x)", y=2, x=2)
+
+
+def unpack(tokens: Float[Tensor, "b n c4"], h: int, w: int) -> Float[Tensor, "b c h2 w2"]:
+    """Latents of packed tokens that stand in h rows and w columns."""
+    return rearrange(tokens, "b (h w) (c y x) -> b c (h y) (w x)", h=h, w=w, y=2, x=2)
+
+
+def places(h: int, w: int) -> Float[Tensor, "n 3"]:
+    """Places of an image's tokens: 0, row and column."""
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    return torch.stack([torch.zeros(h * w), rows.flatten(), columns.flatten()], dim=1)
+
+
+def with_marks(words: Float[Tensor, "b l d"], marks: Float[Tensor, "b l"]) -> Float[Tensor, "b r d"]:
+    """Tokens, and behind them rows of marks, which say which of them are none of the padding's."""
+    return torch.cat([words, pad(marks, (0, -marks.shape[1] % words.shape[2])).unflatten(1, (-1, words.shape[2]))], dim=1)
+
+
+def without_marks(embeddings: Float[Tensor, "b r d"], tokens: int) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b l"]]:
+    """So many tokens, and their marks."""
+    return embeddings[:, :tokens], embeddings[:, tokens:].flatten(1)[:, :tokens]
 
 
 class Sd3Calls(Calls):
@@ -114,18 +158,16 @@ class FluxCalls(Calls):
         """The velocity eps - z."""
         h, w = latents.shape[2] // 2, latents.shape[3] // 2
         config, like = transformer.config, {"device": latents.device, "dtype": latents.dtype}
-        rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        places = torch.stack([torch.zeros(h * w), rows.flatten(), columns.flatten()], dim=1).to(**like)
         output = transformer(
-            rearrange(latents, "b c (h y) (w x) -> b (h w) (c y x)", y=2, x=2),
+            pack(latents),
             encoder_hidden_states=embeddings[:, :-1, : config.joint_attention_dim],
             pooled_projections=embeddings[:, -1, : config.pooled_projection_dim],
             timestep=torch.full((len(latents),), timestep / 1000, **like),
-            img_ids=places,
+            img_ids=places(h, w).to(**like),
             txt_ids=torch.zeros(embeddings.shape[1] - 1, 3, **like),
             guidance=torch.full((len(latents),), FLUX_GUIDANCE, device=latents.device) if config.guidance_embeds else None,
         ).sample
-        return rearrange(output, "b (h w) (c y x) -> b c (h y) (w x)", h=h, w=w, y=2, x=2)
+        return unpack(output, h, w)
 
 
 class PixArtCalls(Calls):
@@ -143,12 +185,11 @@ class PixArtCalls(Calls):
         """T5's tokens, and rows that say which of them are none of the padding's."""
         ids = self._ids("tokenizer", texts, device)
         words = self.encoders["text_encoder"](ids.input_ids, attention_mask=ids.attention_mask)[0]
-        marks = ids.attention_mask.to(words)
-        return torch.cat([words, pad(marks, (0, -marks.shape[1] % words.shape[2])).unflatten(1, (-1, words.shape[2]))], dim=1)
+        return with_marks(words, ids.attention_mask.to(words))
 
     def denoise(self, transformer: Any, latents: Float[Tensor, "b c h w"], timestep: int, embeddings: Float[Tensor, "b r d"]) -> Float[Tensor, "b c h w"]:
         """The noise; what a model says of its variance is left out."""
-        words, marks = embeddings[:, : self.tokens], embeddings[:, self.tokens :].flatten(1)[:, : self.tokens]
+        words, marks = without_marks(embeddings, self.tokens)
         height, width = (8.0 * side for side in latents.shape[2:])
         like, count = {"device": latents.device, "dtype": latents.dtype}, len(latents)
         sizes = {"resolution": torch.tensor([[height, width]], **like).expand(count, -1), "aspect_ratio": torch.full((count, 1), height / width, **like)}

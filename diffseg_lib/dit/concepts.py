@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import Finished, Seen, watch_attention
+from .calls import Calls
 
 
 @contextmanager
 def watch_concepts(
     transformer: nn.Module,
     concepts: Float[Tensor, "1 k d"],
+    rows: Sequence[int],
     blocks: Collection[int],
-    text_first: bool,
+    calls: Calls,
     image_tokens: Callable[[], int],
     see: Callable[[int, Float[Tensor, "n c"], Float[Tensor, "k c"]], None],
 ) -> Iterator[None]:
@@ -28,10 +29,11 @@ def watch_concepts(
     on, and what that call says of the image is thrown away. So the model's own call changes nowhere. The ``with`` block ends after the last wanted block.
 
     Args:
-        transformer: A transformer of diffusers whose blocks hold two streams: Stable Diffusion 3's, or Flux's double blocks.
+        transformer: A transformer of diffusers whose blocks hold two streams: Stable Diffusion 3's, Qwen-Image's, or Flux's double blocks.
         concepts: Embeddings of the concepts, one token each, as the transformer reads them.
+        rows: Places in the text at which the concepts stand, where the transformer turns its queries and keys by them.
         blocks: Numbers of the blocks that are wanted.
-        text_first: Whether the text's tokens stand before the image's.
+        calls: How the family is called.
         image_tokens: Function that tells the number of image tokens of the running call.
         see: Function that is given a block's number and attention's outputs, heads side by side, of the image and of the concepts.
 
@@ -47,11 +49,10 @@ def watch_concepts(
 
     def beside(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not kept:
-            stream[0] = transformer.context_embedder(concepts.to(kwargs["hidden_states"]))
+            stream[0] = calls.embed_text(transformer, concepts.to(kwargs["hidden_states"]))
         given = kwargs | {"encoder_hidden_states": stream[0]}
         if kwargs.get("image_rotary_emb") is not None:
-            rows = stream[0].shape[1]  # text stands at position 0, so all its rows of rotation are alike
-            given["image_rotary_emb"] = tuple(torch.cat([one[:rows], one[-image_tokens() :]]) for one in kwargs["image_rotary_emb"])
+            given["image_rotary_emb"] = calls.turn(kwargs["image_rotary_emb"], rows, image_tokens())
         kept["beside"] = True
         stream[0] = block.forward(*args, **given)[0]
         kept["beside"] = False
@@ -66,7 +67,7 @@ def watch_concepts(
         if number == max(names.values()):
             raise Finished
 
-    with watch_attention(transformer, tuple(names), text_first, image_tokens, split), ExitStack() as stack:
+    with watch_attention(transformer, tuple(names), calls.text_first, image_tokens, split), ExitStack() as stack:
         for block in double:
             stack.callback(block.register_forward_pre_hook(beside, with_kwargs=True).remove)
         yield

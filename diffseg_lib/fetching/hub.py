@@ -21,6 +21,7 @@ _TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
     "spiece.model",
+    "chat_template.jinja",
 )
 _SETTINGS = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "scheduler_config.json", *_TOKENIZER)
 _WITH_WEIGHTS = ("vae", "unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")

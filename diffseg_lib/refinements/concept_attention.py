@@ -31,7 +31,7 @@ def joint_calls(segmenter: DiffSegmenter, name: str) -> Any:
     calls = getattr(segmenter.backbone, "calls", None)
     if calls is None or not calls.joint:
         profile = segmenter.backbone.profile.name
-        raise ValueError(f"{name} reads joint attention, and the model of profile {profile!r} has none: expected Stable Diffusion 3 or Flux")
+        raise ValueError(f"{name} reads joint attention, and the model of profile {profile!r} has none: expected Stable Diffusion 3, Flux or Qwen-Image")
     return calls
 
 
@@ -58,7 +58,8 @@ class ConceptAttention:
         prompts = joint.prompts(classes)
         latents = segmenter.encode(image)
         h, w = latents.shape[2] // 2, latents.shape[3] // 2
-        concepts = torch.cat([self.concept(name) for name in (*(prompt.name for prompt in prompts), BACKGROUND)], dim=1)
+        words = [*(prompt.name for prompt in prompts), BACKGROUND]
+        concepts, rows = torch.cat([self.concept(name) for name in words], dim=1), [self.place(name) for name in words]
         blocks, maps = [block for block, weight in segmenter.weights.items() if weight], []
 
         def keep(block: int, seen: Tensor, found: Tensor) -> None:
@@ -67,17 +68,25 @@ class ConceptAttention:
         noise, driving = segmenter.noise(image, latents), backbone.cached_embedding(prompts[0].text)
         for timestep in segmenter.timesteps:
             noisy = backbone.add_noise(latents, noise, timestep)
-            with watch_concepts(backbone.unet, concepts, blocks, calls.text_first, lambda: h * w, keep):
+            with watch_concepts(backbone.unet, concepts, rows, blocks, calls, lambda: h * w, keep):
                 backbone.predict_noise(noisy, timestep, driving)
         mean = torch.stack(maps).mean(0)[: len(prompts)].unflatten(-1, (h, w))
         return Prediction(to_numpy(resize(mean, image.shape[:2])), len(segmenter.timesteps), segmenter.size_note(image))
 
     def concept(self, name: str) -> Float[Tensor, "1 1 d"]:
-        """The embedding of a word alone: its first token, of T5 where there is a T5 (the paper), else of CLIP, behind the start token."""
-        start, tokenizer = joint_calls(self.segmenter, "ConceptAttention").spans[-1]
-        first = start + (1 if tokenizer.bos_token_id is not None and tokenizer(name)["input_ids"][0] == tokenizer.bos_token_id else 0)
-        width = self.segmenter.backbone.unet.config.joint_attention_dim
-        return self.segmenter.backbone.cached_embedding(name)[:, first : first + 1, :width]
+        """The embedding of a word alone, of the token at its :meth:`place`."""
+        place, width = self.place(name), self.segmenter.backbone.unet.config.joint_attention_dim
+        return self.segmenter.backbone.cached_embedding(name)[:, place : place + 1, :width]
+
+    def place(self, name: str) -> int:
+        """Where in its own embedding a word has the token that stands for it: the first, of T5 where there is a T5 (the paper), else of CLIP.
+
+        Of a language model, which reads from left to right, it is the last (as the authors' code for Flux.2 has it).
+        """
+        calls = joint_calls(self.segmenter, "ConceptAttention")
+        start, tokenizer = calls.spans[-1]
+        own = [i for i, (a, b) in enumerate(tokenizer(name, return_offsets_mapping=True)["offset_mapping"]) if a < b]
+        return int(start + own[-1 if calls.reads_on else 0])
 
 
 def seg4diff(segmenter: DiffSegmenter) -> Attention:
