@@ -206,6 +206,21 @@ def test_methods_are_numbered_by_cost_and_named_below():
     assert [float(line.get_xdata()[0]) for line in marks] == [0.2, 0.9] and marks[0].get_color() != marks[1].get_color()
 
 
+def test_numbers_of_a_dense_chart_cover_nothing():
+    import matplotlib.pyplot as plt
+
+    rows = {f"m{i}": one(80.0 + 0.3 * (i % 3), f"method {i}", seconds=0.2 + 0.004 * i) for i in range(7)} | {"far": one(20.0, "far", seconds=0.9)}
+    figure = plots.accuracy_against_cost({"voc": rows})
+    figure.canvas.draw()
+    [ax] = figure.axes
+    boxes = [text.get_window_extent().shrunk(0.9, 0.9) for text in ax.texts]
+    assert len(boxes) == 8 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    centres = [ax.transData.transform((row.seconds, row.value)) for row in rows.values()]
+    assert not any(box.contains(*centre) for box in boxes for centre in centres)
+    assert [bool(text.arrow_patch) for text in ax.texts][-1] is False and any(text.arrow_patch for text in ax.texts)
+    plt.close(figure)
+
+
 def test_labels_of_a_data_set_are_named_by_its_classes_and_void_is_white():
     found = {"ours": np.where(TRUTH == 2, 3, TRUTH)}
     shown = plots.label_comparison([SAMPLE], [found], ["house", "fish", "car"], 2)

@@ -65,27 +65,26 @@ def name_rows(ax: Axes, names: Sequence[str]) -> Axes:
 PLACES = ((6, 4), (6, -14), (-20, 4), (-20, -14), (-5, 12), (-5, -22), (20, 4), (20, -14), (-36, 4), (-36, -14))  # points from a mark to its text
 
 
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes (left, low, right, high) do."""
+    return one[0] <= other[2] and one[2] >= other[0] and one[1] <= other[3] and one[3] >= other[1]
+
+
 def number_marks(ax: Axes, marks: Sequence[tuple[float, float, str]]) -> Axes:
     """A short text beside each mark (x, y, text), where it covers no mark and no earlier text; a line joins them where the first place is taken.
 
     Scales and limits are set before.
     """
     ax.autoscale_view()
-    at = [ax.transData.transform((x, y)) * 72 / ax.get_figure(root=True).dpi for x, y, _ in marks]
+    at = ax.transData.transform([(x, y) for x, y, _ in marks]) * 72 / ax.figure.dpi
     taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
-    for (x, y), (*mark, text) in zip(at, marks, strict=True):
-
-        def box(place: tuple[float, float], x: float = x, y: float = y, text: str = text) -> tuple[float, float, float, float]:
-            return (x + place[0], y + place[1] - 1, x + place[0] + 8 * len(text), y + place[1] + 10)
-
-        def free(place: tuple[float, float]) -> bool:
-            left, low, right, high = box(place)  # noqa: B023 (used at once)
-            return all(right < a or left > c or high < b or low > d for a, b, c, d in taken)
-
-        place = next(filter(free, PLACES), PLACES[0])
-        taken.append(box(place))
+    for (x, y), (across, up, text) in zip(at, marks, strict=True):
+        boxes = {place: (x + place[0], y + place[1] - 1, x + place[0] + 8 * len(text), y + place[1] + 10) for place in PLACES}
+        free = [place for place, box in boxes.items() if not any(_overlap(box, other) for other in taken)]
+        place = [*free, PLACES[0]][0]
+        taken.append(boxes[place])
         line = {"arrowstyle": "-", "linewidth": 0.6, "color": "#777777", "shrinkA": 0, "shrinkB": 2} if place != PLACES[0] else None
-        ax.annotate(text, mark, place, textcoords="offset points", arrowprops=line)
+        ax.annotate(text, (across, up), place, textcoords="offset points", arrowprops=line)
     return ax
 
 
