@@ -208,12 +208,13 @@ def test_methods_are_numbered_by_cost_and_named_below():
 
 def test_numbers_of_a_dense_chart_cover_nothing():
     import matplotlib.pyplot as plt
+    from matplotlib.text import Text
 
     rows = {f"m{i}": one(80.0 + 0.3 * (i % 3), f"method {i}", seconds=0.2 + 0.004 * i) for i in range(7)} | {"far": one(20.0, "far", seconds=0.9)}
     figure = plots.accuracy_against_cost({"voc": rows})
     figure.canvas.draw()
     [ax] = figure.axes
-    boxes = [text.get_window_extent().shrunk(0.9, 0.9) for text in ax.texts]
+    boxes = [Text.get_window_extent(text).shrunk(0.9, 0.9) for text in ax.texts]  # of the text without its line
     assert len(boxes) == 8 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     centres = [ax.transData.transform((row.seconds, row.value)) for row in rows.values()]
     assert not any(box.contains(*centre) for box in boxes for centre in centres)
