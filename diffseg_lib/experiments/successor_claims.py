@@ -19,9 +19,9 @@ def _claim(claim: str, where: str, names: Sequence[str], quoted: str = "", oppos
     return Claim(claim, where, CHAPTER, STUDY, effects, quoted, metric, opposite, untestable, SUCCESSORS)
 
 
-def _transformer(claim: str, where: str, effect: str, quoted: str = "", opposite: bool = False) -> Claim:
+def _transformer(claim: str, where: str, effect: str, opposite: bool = False) -> Claim:
     """A claim about joint attention, judged on the pocket transformer."""
-    return Claim(claim, where, "19_transformers", "transformers", (effect,), quoted, opposite=opposite, table=SUCCESSORS, profile="pocket-transformer")
+    return Claim(claim, where, "19_transformers", "transformers", (effect,), opposite=opposite, table=SUCCESSORS, profile="pocket-transformer")
 
 
 def _protocol(claim: str, where: str, effect: str) -> Claim:
@@ -54,7 +54,13 @@ SUCCESSOR_CLAIMS: tuple[Claim, ...] = (
     _protocol("A threshold swept on the measured images raises the figure", "DiffSegmenter's and GoCA's protocol", "swept"),
     _protocol("Leaving the background out of the mean raises the figure", "protocols without a background", "no_background"),
     _protocol("A mean of each image, averaged, lies above the data set's", "this book", "per_image"),
-    _transformer("Joint attention of text and picture beats a UNet's", "GoCA", "transformer_minus_unet", f"{_S}Flux 70.7, 51.1 against 60.7, 40.4, disputed"),
+    _claim(
+        "Joint attention of text and picture beats a UNet's",
+        "GoCA, Seg4Diff",
+        [],
+        f"{_S}Flux 70.7, 51.1 against 60.7, 40.4, disputed",
+        untestable="the pocket transformer was trained far less than the pocket UNet, so that the two differ by more than their attention",
+    ),
     _transformer("A transformer's image-to-image attention completes its maps", "this book", "completion"),
     _transformer("One well-chosen block says more than several fused", "Seg4Diff, for block 9 of Stable Diffusion 3", "fusion_minus_block", opposite=True),
     _transformer("What attention gives says where a concept is better than its maps do", "ConceptAttention", "concepts_minus_fused"),

@@ -47,7 +47,8 @@ and call it with `max_sequence_length=0`, or as the profile `pocket-transformer`
 Transformer and text tower were trained together by flow matching on the pictures and captions that the UNet was trained on, in the same
 order of stages: small pictures of 64 px, then the crowded ones among them, then whole scenes of 128 px for half of the time; a tenth of the
 captions empty, a third naming one thing only. Noise levels are the logistic function of normal numbers. No layer falls silent by turns, as
-those of the UNet do. (In the run that is shipped eight of the minutes went into encoding the last stage's pictures, which is done before the clock starts now.)""",
+those of the UNet do. (In the run that is shipped eight of the minutes
+went into encoding the last stage's pictures, which is done before the clock starts now.)""",
     ),
     "clip": (
         "Pocket CLIP",
