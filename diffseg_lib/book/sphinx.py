@@ -18,7 +18,7 @@ from .status import Status, summary
 DESCRIBED = 200  # characters of a page's description at most
 LIBRARY = ("api", "genindex", "py-modindex")  # pages that a search shows last
 SEARCHED = "searchtexts.js"
-SHOWN = 600  # characters of a section that a search can show a part of
+SHOWN = 550  # characters of a section that a search can show a part of
 OF_CELLS = re.compile(r"togglebutton|copybutton|clipboard|design|mystnb|thebe|citations|math\.css")
 TERM = re.compile(r'<a class="reference internal" href="[^"]*#(?P<id>term-[^"]+)"(?P<rest>[^>]*)>(?=<span class="xref std std-term">)')
 
