@@ -203,5 +203,7 @@ def test_a_claim_that_cannot_be_tested_says_why():
 def test_both_tables_are_kept_apart():
     assert {one.table for one in CLAIMS} == {PAPER} and {one.table for one in SUCCESSOR_CLAIMS} == {SUCCESSORS}
     assert len({one.claim for one in ALL_CLAIMS}) == len(ALL_CLAIMS)
-    known = {study: set(committed_result(study, "pocket", StudyResult).result.effects) for study in ("successors", "protocols")}
+    profiles = {"successors": "pocket", "protocols": "pocket", "transformers": "pocket-transformer"}
+    known = {study: set(committed_result(study, profile, StudyResult).result.effects) for study, profile in profiles.items()}
+    assert all(one.profile in ("", profiles[one.study]) for one in SUCCESSOR_CLAIMS)
     assert all(set(one.effects) <= known[one.study] for one in SUCCESSOR_CLAIMS)
