@@ -78,7 +78,7 @@ def declare_measure(parser: argparse.ArgumentParser) -> None:
         "or when a word counts as absent, and note the figures in measurements.json."
     )
     page(parser, about, MEASURE_EXAMPLE, run=run_measure, kept="nothing was written")
-    parser.add_argument("name", choices=MEASURES, help="What to measure.")
+    parser.add_argument("name", choices=MEASURES, metavar="NAME", help=f"What to measure: {', '.join(MEASURES)}.")
     usual = "300; 200 generated ones; 120 to choose on, 200 for absent; 60 for separation"
     parser.add_argument("--n", type=int, metavar="N", help=f"Pictures or samples. Without it, {usual}.")
     parser.add_argument("--models", type=Path, default=models_dir(), metavar="DIR", help="The folder of the models.")
