@@ -229,11 +229,11 @@ const Explorer = {
   waiting: {},
 
   start({ titles, files }) {
-    const hash = new URLSearchParams(location.hash.slice(1)), asked = hash.get("view");
+    const hash = new URLSearchParams(location.hash.slice(1)), asked = hash.get("view"), scene = +hash.get("scene");
     Object.assign(this, { titles, files, current: -1, view: Object.hasOwn(VIEWS, asked) ? asked : "" });
     this.follow();
     this.build();
-    if (files.length) this.choose(hash.get("scene") in titles ? +hash.get("scene") : 0);
+    if (files.length) this.choose(scene in titles ? scene : 0);
   },
 
   // The theme: of the page around this one, which tells it by the frame's name and, when it changes, by a message; else of the site, else of the system.

@@ -555,7 +555,7 @@ def ship(runs: Path, out: Path, models: list[str], start: Path | None = None) ->
         )
         pipeline.to(dtype=torch.float16).save_pretrained(out / "transformer", safe_serialization=True)
         facts["transformer"] = _card_facts(runs, "transformer")
-        _first_profile(out / "transformer", captions, {"max_sequence_length": 0, "weights": dict.fromkeys(range(8), 1 / 8)})
+        _first_profile(out / "transformer", captions, {"max_sequence_length": 0})
     if "clip" in models:
         clip = architectures.clip(tokenizer)
         load_average(runs / "clip", clip)
