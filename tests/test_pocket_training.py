@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import diffseg_lib
 from diffseg_lib.pocket import world
-from diffseg_lib.pocket.training import architectures, pictures, train
+from diffseg_lib.pocket.training import architectures, measure, pictures, train
 from diffseg_lib.pocket.training.fitting import Schedule
 from diffseg_lib.pocket.training.layerdrop import LayerDrop
 from diffseg_lib.segmenter import DiffSegmenter
@@ -327,7 +327,9 @@ def test_the_transformer_is_trained_by_the_very_call_that_its_pipeline_makes(tok
     model, prompt = disturbed(tokenizer), "a photograph of a red house and a fish"
     run = tmp_path / "runs" / "transformer"
     run.mkdir(parents=True)
-    save_file({f"ema.{k}": v.contiguous() for k, v in model.state_dict().items()}, run / "state.safetensors", metadata={"step": "1", "seconds": "2.0"})
+    trained = train.AlignedDenoiser(tokenizer)
+    trained.denoiser = model
+    save_file({f"ema.{k}": v.contiguous() for k, v in trained.state_dict().items()}, run / "state.safetensors", metadata={"step": "1", "seconds": "2.0"})
     (run / "curve.csv").write_text("step,seconds,loss,lr\n")
     train.ship(tmp_path / "runs", tmp_path / "models", ["transformer"], models_dir())
     folder = tmp_path / "models" / "transformer"
@@ -356,3 +358,38 @@ def test_training_the_transformer_reads_no_label_map_and_goes_on_where_it_stoppe
         assert file.metadata()["step"] == "3"
     losses = [float(line.split(",")[2]) for line in (run / "curve.csv").read_text().splitlines()[1:]]
     assert len(losses) == 2 and all(0.5 < loss < 5 for loss in losses), "the velocity of latents and noise of variance one has a variance of two"
+
+
+def test_image_tokens_are_read_in_the_middle_and_the_denoiser_is_what_it_was(tokenizer):
+    model = train.AlignedDenoiser(tokenizer).eval()
+    model.denoiser = disturbed(tokenizer)
+    noisy, times, ids = torch.randn(2, 4, 8, 16, generator=seeded()), torch.tensor([0.2, 0.9]), torch.full((2, architectures.TEXT_LENGTH), 7)
+    with torch.no_grad():
+        velocity, said = model(noisy, times, ids)
+        assert torch.equal(velocity, model.denoiser(noisy, times, ids)) and said.shape == (2, 4 * 8, architectures.VISION_WIDTH)
+        for block in model.denoiser.transformer.transformer_blocks[train.ALIGNED :]:
+            for parameter in block.parameters():
+                parameter.zero_()
+        again, same = model(noisy, times, ids)
+        assert torch.equal(same, said) and not torch.allclose(again, velocity), "only blocks up to the middle one count"
+    assert not any(block._forward_hooks for block in model.denoiser.transformer.transformer_blocks)
+
+
+def test_what_clip_sees_is_laid_out_as_the_picture_is():
+    clip, _ = measure.load_clip(models_dir())
+    pictures = np.stack([world.paint(world.compose("train", i)) for i in range(6)])
+    small = train._views(pictures)
+    seen = train.Sight(clip.vision_model, small)
+    whole = seen(small, 8)
+    assert whole.shape == (6, 64, 160)
+    assert whole.mean((0, 1)).abs().max() < 1e-4 and (whole.std((0, 1)) - 1).abs().max() < 1e-4
+    with torch.no_grad():
+        states = clip.vision_model(train.to_range(small)).last_hidden_state[:, 1:]
+    centred = (states - states.mean((0, 1))) / states.std((0, 1))
+    assert torch.allclose(whole, centred, atol=1e-4), "the class token is left out, patches keep their order"
+    fine = seen(small, 16).unflatten(1, (16, 16))
+    coarse = fine.unflatten(2, (8, 2)).unflatten(1, (8, 2)).mean((2, 4)).flatten(1, 2)
+    inside = torch.arange(64).view(8, 8)[1:-1, 1:-1].flatten()
+    likeness = torch.nn.functional.cosine_similarity(coarse[:, inside], whole[:, inside], dim=-1)
+    assert likeness.min() > 0.5 and likeness.mean() > 0.9, "a place between patches says what those about it say"
+    assert not any(p.requires_grad and p.grad is not None for p in clip.parameters())

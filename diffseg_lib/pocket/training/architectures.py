@@ -184,7 +184,8 @@ def silent_text_tower(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
     return model
 
 
-_VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": PICTURE, "patch_size": PATCH}
+VISION_WIDTH = 160  # channels of a patch in CLIP's and BLIP's vision towers
+_VISION = {"hidden_size": VISION_WIDTH, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": PICTURE, "patch_size": PATCH}
 
 
 def clip(tokenizer: CLIPTokenizer) -> CLIPModel:
