@@ -52,7 +52,12 @@ CONFIGS: Mapping[str, tuple[str, type[Calls], dict[str, Any], dict[str, int]]] =
         {"guidance_embeds": True, "num_layers": 19, "num_single_layers": 38},
         {"num_layers": 2, "num_single_layers": 2},
     ),
-    "pixart": ("PixArtTransformer2DModel", PixArtCalls, {"sample_size": 128, "use_additional_conditions": False, "num_layers": 28}, {"num_layers": 10}),
+    "pixart": (
+        "PixArtTransformer2DModel",
+        PixArtCalls,
+        {"sample_size": 128, "use_additional_conditions": False, "caption_channels": 4096, "num_layers": 28},
+        {"num_layers": 10},
+    ),
     "flux2": ("Flux2Transformer2DModel", Flux2Calls, {"num_layers": 8, "num_single_layers": 48}, {"num_layers": 1, "num_single_layers": 1}),
     "qwen-image": ("QwenImageTransformer2DModel", QwenImageCalls, {"num_layers": 60}, {"num_layers": 5}),
 }
@@ -64,6 +69,11 @@ class _Padded:
 
     def __init__(self, tokens: int) -> None:
         self.model_max_length = tokens
+
+
+def text_width(config: Mapping[str, Any]) -> int:
+    """The channels of a token of text, from a transformer's settings: of PixArt those before its own projection."""
+    return config["caption_channels"] if "caption_channels" in config else config["joint_attention_dim"]
 
 
 def random_backbone(name: str, changes: Mapping[str, Any]) -> TransformerBackbone:
@@ -96,7 +106,7 @@ def measured(name: str, changes: Mapping[str, Any] | None = None, side: int = 12
     backbone = random_backbone(name, cut if changes is None else changes)
     config, generator = backbone.unet.config, torch.Generator().manual_seed(0)
     channels = config.in_channels // 4 if issubclass(calls, (FluxCalls, LanguageCalls)) else config.in_channels
-    width = config.caption_channels if calls is PixArtCalls else config.joint_attention_dim
+    width = text_width(config)
     marked = calls in (PixArtCalls, QwenImageCalls)
     more = -(-TOKENS[name] // width) if marked else 0 if calls is Flux2Calls else 1  # rows that are no tokens: marks of the padding, or the pooled embedding
     noisy, embeddings = torch.randn(1, channels, side, side, generator=generator), torch.randn(1, TOKENS[name] + more, width, generator=generator)

@@ -238,6 +238,7 @@ def test_transformers_have_their_published_sizes():
         with torch.device("meta"):
             made = getattr(diffusers, kind)(**published)
         assert least < sum(p.numel() for p in made.parameters()) < most
+        assert transformers.text_width(made.config) == {"flux2": 15360, "qwen-image": 3584}.get(name, 4096), "T5's, or the language model's"
 
 
 def test_families_have_their_published_sizes():
