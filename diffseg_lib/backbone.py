@@ -177,3 +177,17 @@ class Backbone:
 
     def _denoise(self, batch: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
         return self.unet(batch, timestep, encoder_hidden_states=embeddings, **guidance_condition(self.unet)).sample
+
+
+def joint_calls(backbone: Backbone, name: str) -> Any:
+    """How a backbone's family is called whose text and image attend jointly, for what is called `name`.
+
+    Raises:
+        ValueError: On any other model.
+    """
+    calls = getattr(backbone, "calls", None)
+    if calls is None or not calls.joint:
+        raise ValueError(
+            f"{name} reads joint attention, and the model of profile {backbone.profile.name!r} has none: expected Stable Diffusion 3, Flux or Qwen-Image"
+        )
+    return calls

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .backbone import TEXT_LOCK, Backbone
+from .backbone import TEXT_LOCK, Backbone, joint_calls
 from .config import Config
 from .config import recipe as configure
 from .loading import load_backbone
@@ -115,10 +115,8 @@ class DiffSegmenter:
             raise ValueError(f"caption={self.config.caption!r} needs a captioner: DiffSegmenter(backbone, config, Captioner.load(...)), or from_profile")
         if self.config.caption != "none" and self.config.one_pass == "joint":
             raise ValueError(f"caption={self.config.caption!r} describes one class, and one_pass='joint' names all in a sentence: leave one of the two out")
-        if self.config.over_words and not getattr(getattr(self.backbone, "calls", None), "joint", False):
-            raise ValueError(
-                f"over_words is of joint attention, which profile {self.backbone.profile.name!r} has not: expected Stable Diffusion 3, Flux or Qwen-Image"
-            )
+        if self.config.over_words:
+            joint_calls(self.backbone, "over_words")
 
     @classmethod
     def from_profile(

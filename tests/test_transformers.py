@@ -499,7 +499,7 @@ def test_a_map_can_be_the_share_of_a_word_in_what_goes_to_all_words(folders, bac
 
 def test_shares_of_words_are_of_joint_attention(folders, backbone):
     for other in (backbone, load_backbone(folders["pixart"])):
-        with pytest.raises(ValueError, match="over_words is of joint attention"):
+        with pytest.raises(ValueError, match="over_words reads joint attention"):
             DiffSegmenter(other).with_config(over_words=True)
 
 

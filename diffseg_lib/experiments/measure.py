@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -474,12 +474,21 @@ def count_maps(dataset: Dataset, maps: Callable[[Sample, list[str]], Mapping[str
         maps: From a sample and the words of its classes to maps by variant, k h w.
         final_norm: Where maps are normalised, as :func:`~diffseg_lib.scoremaps.upsample` takes it.
     """
+
+    def scores(sample: Sample, words: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        for name, one in maps(sample, words).items():
+            yield name, to_numpy(upsample(one, sample.truth.shape, final_norm))
+
+    return count_variants(dataset, scores)
+
+
+def count_variants(dataset: Dataset, scores: Callable[[Sample, list[str]], Iterable[tuple[str, np.ndarray]]]) -> Counts:
+    """The same of variants that come one after the other, each as scores of the truth's size, k H W: no two of them need be held at once."""
     found: Counts = {}
     for sample in dataset:
         labels = [dataset.names.index(name) for name in sample.classes]
-        for name, one in maps(sample, dataset.words(sample.classes)).items():
-            scores = to_numpy(upsample(one, sample.truth.shape, final_norm))
-            found.setdefault(name, []).append(count_scores(sample.truth, scores, labels, len(dataset.names)))
+        for name, one in scores(sample, dataset.words(sample.classes)):
+            found.setdefault(name, []).append(count_scores(sample.truth, one, labels, len(dataset.names)))
     return found
 
 

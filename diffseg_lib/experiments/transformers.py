@@ -6,7 +6,7 @@ weights of its own profile. A transformer's timestep t is the noise level t / 10
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,22 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..backbone import joint_calls
 from ..data import Dataset, Sample
 from ..evaluation.fusion_search import separation, short_name
-from ..evaluation.metrics import count_scores, mean_interval
+from ..evaluation.metrics import mean_interval
 from ..recording import Recording
-from ..refinements.concept_attention import ConceptAttention, joint_calls
+from ..refinements.concept_attention import ConceptAttention
 from ..scoremaps import complete, fuse, upsample
 from ..segmenter import DiffSegmenter
 from ..support.identity import describe_models, model_keys
 from ..support.images import to_numpy
 from .claims import effect_verdict
-from .measure import Counts, Estimate, Row, Store, StudyResult, count_splits, format_effect, format_value
+from .measure import Estimate, Row, Store, StudyResult, count_splits, count_variants, format_effect, format_value
 
 LEVELS = (50, 100, 200, 300, 400, 500, 600, 700, 800)  # timesteps that are compared
 LOOKED_AT = 60  # images of train that areas and shares of attention are measured on
-
-Maps = Callable[[Sample, Sequence[str]], Iterator[tuple[str, np.ndarray]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ def transformer_study(
     Raises:
         ValueError: If `segmenter` has no joint attention.
     """
-    joint_calls(segmenter, "the study")
+    joint_calls(segmenter.backbone, "the study")
     joint, unet = segmenter.with_config(seed=seed), beside.with_config(seed=seed)
     timestep = joint.timesteps[0]
     concepts = ConceptAttention(_with_text(joint, timestep))
@@ -129,11 +128,12 @@ def transformer_study(
         yield "over_words", up(shares[1])
         yield "concepts", concepts(sample.image, words).scores
         for level in levels:
-            for name, scores in zip(("fused", "completed"), _recorded(joint, sample, words, level)[:2], strict=True):
+            pair = (fused, completed) if level == timestep else _recorded(joint, sample, words, level)[:2]
+            for name, scores in zip(("fused", "completed"), pair, strict=True):
                 yield f"{name}_{level}", up(scores)
 
     key = {"study": "transformers", "levels": tuple(levels), "unet": model_keys(unet.backbone.profile), "unet_config": unet.resolved}
-    splits = count_splits((dataset, root, split), (train_images, images), [seed], lambda opened, _: _count(opened, maps), store, key)
+    splits = count_splits((dataset, root, split), (train_images, images), [seed], lambda opened, _: count_variants(opened, maps), store, key)
     blocks = tuple(block for block, weight in joint.weights.items() if weight)
     told = ", ".join(map(str, sorted(blocks)))
     labels = {
@@ -188,15 +188,6 @@ def _with_text(segmenter: DiffSegmenter, timestep: int) -> DiffSegmenter:
     count = len([one for one in segmenter.backbone.unet.transformer_blocks if not getattr(one, "context_pre_only", False)])
     blocks = [block for block, weight in segmenter.weights.items() if weight and block < count] or list(range(count))
     return segmenter.with_config(timesteps=(timestep,), weights=dict.fromkeys(blocks, 1 / len(blocks)))
-
-
-def _count(dataset: Dataset, maps: Maps) -> Counts:
-    found: Counts = {}
-    for sample in dataset:
-        labels = [dataset.names.index(name) for name in sample.classes]
-        for name, scores in maps(sample, dataset.words(sample.classes)):
-            found.setdefault(name, []).append(count_scores(sample.truth, scores, labels, len(dataset.names)))
-    return found
 
 
 def _estimate(label: str, values: Sequence[float], images: int) -> Estimate:

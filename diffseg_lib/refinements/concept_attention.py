@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..backbone import joint_calls
 from ..baselines.attention import Attention
 from ..baselines.base import Prediction
 from ..dit.concepts import watch_concepts
@@ -20,19 +20,6 @@ from ..support.images import to_numpy
 
 BACKGROUND = "background"  # the concept that stands for all else
 SEG4DIFF_BLOCK, SEG4DIFF_TIMESTEP = 9, 515  # of Stable Diffusion 3's 24 blocks, counted from 0; s = .515
-
-
-def joint_calls(segmenter: DiffSegmenter, name: str) -> Any:
-    """How the family is called, of a transformer whose text and image attend jointly.
-
-    Raises:
-        ValueError: On any other model.
-    """
-    calls = getattr(segmenter.backbone, "calls", None)
-    if calls is None or not calls.joint:
-        profile = segmenter.backbone.profile.name
-        raise ValueError(f"{name} reads joint attention, and the model of profile {profile!r} has none: expected Stable Diffusion 3, Flux or Qwen-Image")
-    return calls
 
 
 def concept_scores(image: Float[Tensor, "n c"], concepts: Float[Tensor, "k c"]) -> Float[Tensor, "k n"]:
@@ -53,7 +40,7 @@ class ConceptAttention:
     def __call__(self, image: np.ndarray, classes: Sequence[str]) -> Prediction:
         """Scores of an image (H W 3, uint8): probabilities over the classes and the background, not min-maxed."""
         segmenter, backbone = self.segmenter, self.segmenter.backbone
-        calls = joint_calls(segmenter, "ConceptAttention")
+        calls = joint_calls(segmenter.backbone, "ConceptAttention")
         joint = segmenter.with_config(one_pass="joint")
         prompts = joint.prompts(classes)
         latents = segmenter.encode(image)
@@ -83,7 +70,7 @@ class ConceptAttention:
 
         Of a language model, which reads from left to right, it is the last (as the authors' code for Flux.2 has it).
         """
-        calls = joint_calls(self.segmenter, "ConceptAttention")
+        calls = joint_calls(self.segmenter.backbone, "ConceptAttention")
         start, tokenizer = calls.spans[-1]
         own = [i for i, (a, b) in enumerate(tokenizer(name, return_offsets_mapping=True)["offset_mapping"]) if a < b]
         return int(start + own[-1 if calls.reads_on else 0])
@@ -95,5 +82,5 @@ def seg4diff(segmenter: DiffSegmenter) -> Attention:
     Raises:
         ValueError: On a model without joint attention, or without block 9.
     """
-    joint_calls(segmenter, "Seg4Diff")
+    joint_calls(segmenter.backbone, "Seg4Diff")
     return Attention(segmenter.with_config(weights={SEG4DIFF_BLOCK: 1.0}, timesteps=(SEG4DIFF_TIMESTEP,), iterations=0))
