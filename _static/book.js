@@ -1,7 +1,7 @@
-// A name in code may go on in the next line after an underscore, a slash or two colons, and nowhere else.
+// A name in code may go on in the next line after an underscore, a slash, an equals sign or two colons, and nowhere else.
 document.addEventListener("DOMContentLoaded", () => {
   for (const code of document.querySelectorAll("main table code .pre")) {
-    code.innerHTML = code.innerHTML.replace(/(::|[_/])(?=\w)/g, "$1<wbr>");
+    code.innerHTML = code.innerHTML.replace(/(::|[_/=])(?=\w)/g, "$1<wbr>");
   }
 });
 
@@ -23,4 +23,34 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   new MutationObserver(tell).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   tell();
+});
+
+// On a phone a table of sentences that is wider than the screen becomes a card a row: each cell stands under the heading of its column. Tables of numbers scroll.
+document.addEventListener("DOMContentLoaded", () => {
+  const phone = matchMedia("(max-width: 599px)");
+  const text = (cell) => cell.textContent.trim();
+  const stack = () => {
+    for (const table of document.querySelectorAll("article table:not(.dataframe, .stacked)")) {
+      const rows = [...(table.tBodies[0]?.rows ?? [])];
+      const heads = [...(table.tHead?.rows[0]?.cells ?? [])].map(text);
+      const sentences = rows.some((row) => [...row.cells].slice(1).some((cell) => text(cell).length > 24));
+      if (!sentences || !heads.length || table.scrollWidth <= table.clientWidth + 1) continue;
+      table.classList.add("stacked");
+      table.setAttribute("role", "table");
+      for (const row of rows) {
+        row.setAttribute("role", "row");
+        [...row.cells].forEach((cell, i) => {
+          cell.setAttribute("role", i ? "cell" : "rowheader");
+          const value = document.createElement("div");
+          value.append(...cell.childNodes);
+          cell.append(value);
+          cell.hidden = i > 0 && !text(cell);
+          if (i) cell.dataset.heading = heads[i] ?? "";
+        });
+      }
+    }
+  };
+  const look = () => phone.matches && document.fonts.ready.then(stack);
+  phone.addEventListener("change", look);
+  look();
 });

@@ -59,6 +59,8 @@ LAYOUT = r"""
   for (const table of document.querySelectorAll('article table')) {
     if (innerWidth > 1200 && wide(table)) tell('a table is wider than the page', table);
     if (wide(table) && getComputedStyle(table).overflowX !== 'auto') tell('a table does not scroll in its own box', table);
+    const sentences = [...table.querySelectorAll('td:not(:first-child)')].some(e => e.textContent.trim().length > 24);
+    if (innerWidth < 600 && wide(table) && sentences && !table.matches('.dataframe')) tell('a table of sentences is wider than a phone', table);
     if (table.rows[0] && table.rows[0].cells.length > 10) tell('a table has more than ten columns', table);
     for (const cell of table.querySelectorAll('td, th')) {
       if (/^(nan|NaN|None|0 s)$/.test(cell.textContent.trim())) tell('a cell says nothing', cell, cell.closest('tr').textContent);
@@ -254,6 +256,17 @@ def test_what_is_cut_or_broken_is_found(chromium, tmp_path):
         "more than ten columns",
     ):
         assert said in told
+
+
+def test_a_table_of_sentences_is_cards_on_a_phone_and_a_table_elsewhere(chromium):
+    first = "[...document.querySelectorAll('article table.stacked tr')].find(e => e.offsetHeight)"
+    rows = "[...document.querySelectorAll('article table.stacked tbody tr')].map(e => [...e.cells].filter(e => e.offsetHeight).map(e => e.dataset.heading ?? ''))"
+    chromium.open(address("notebooks/16_folder"), width=390)
+    found = chromium.script(rows)
+    assert len(found) == 3 and all(one == ["", "import", "what it needs"] for one in found)
+    assert chromium.script(f"getComputedStyle({first}.cells[1], '::before').content") == '"import"'
+    chromium.open(address("notebooks/16_folder"), width=1280)
+    assert chromium.script(rows) == [] and chromium.script("document.querySelector('article table td').dataset.heading ?? null") is None
 
 
 @pytest.mark.parametrize("dark", [False, True])
