@@ -93,7 +93,7 @@ HELD: dict[tuple[str, str], Callable[[], bool]] = {
     ("fig-crf-images", "most"): _sorted_by_change,
     ("fig-crf-images", "lowers"): _sorted_by_change,
     ("fig-folder-corrected", "lowest"): _weakest,
-    ("fig-confusion", "highest"): _class_order,
+    ("fig-classes", "highest"): _class_order,
     ("fig-hero", "best"): _welcome_order,
     ("fig-hero", "worst"): _welcome_order,
     ("hero of README.md", "best"): _welcome_order,

@@ -70,10 +70,10 @@ def test_effects_are_named_by_their_labels_in_the_order_asked_for():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["ours minus none"] and list(ax.lines[0].get_xdata()) == [5.0]
 
 
-def test_a_class_report_leaves_out_what_does_not_occur():
-    figure = plots.class_report(["background", "house", "fish"], [[8, 2, 0], [1, 3, 0], [0, 0, 0]], {"background": 70.0, "house": 90.0, "fish": None})
-    matrix, bars = figure.axes[:2]
+def test_charts_of_classes_leave_out_what_does_not_occur():
+    [matrix] = plots.class_confusion(["background", "house", "fish"], [[8, 2, 0], [1, 3, 0], [0, 0, 0]]).axes
     assert [label.get_text() for label in matrix.get_yticklabels()] == ["background", "house"]
+    [bars] = plots.class_bars({"background": 70.0, "house": 90.0, "fish": None}).axes
     assert [label.get_text() for label in bars.get_yticklabels()] == ["house", "background"]  # from the highest down
 
 
@@ -143,10 +143,10 @@ def test_words_that_were_asked_for_have_a_row_each():
 
 def test_every_stage_of_a_photo_is_shown_and_a_photo_without_words_says_so():
     shown = SimpleNamespace(sample=SimpleNamespace(id="a.jpg", image=PIXELS, classes=("house",)), caption="a house", word="house", labels=TRUTH.clip(0, 1))
-    shown.stages = {"latent/8": np.eye(2), "fused": np.eye(4)}
+    shown.stages = {"stride 8": np.eye(2), "fused": np.eye(4)}
     nothing = SimpleNamespace(sample=SimpleNamespace(id="b.jpg", image=PIXELS, classes=()), caption="", word="", labels=0 * TRUTH, stages={})
     found = plots.stage_rows([shown, nothing])
-    assert rows(found) == [["the photo", "labels", "“house”, latent/8", "“house”, fused"], ["the photo", "the caption names nothing that the model knows"]]
+    assert rows(found) == [["the photo", "labels", "“house”, stride 8", "“house”, fused"], ["the photo", "the caption names nothing that the model knows"]]
     assert found.row_titles == ["a.jpg: “a house”", "b.jpg"]
 
 

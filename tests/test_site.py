@@ -260,7 +260,8 @@ def test_what_is_cut_or_broken_is_found(chromium, tmp_path):
 
 def test_a_table_of_sentences_is_cards_on_a_phone_and_a_table_elsewhere(chromium):
     first = "[...document.querySelectorAll('article table.stacked tr')].find(e => e.offsetHeight)"
-    rows = "[...document.querySelectorAll('article table.stacked tbody tr')].map(e => [...e.cells].filter(e => e.offsetHeight).map(e => e.dataset.heading ?? ''))"
+    cells = "[...e.cells].filter(e => e.offsetHeight).map(e => e.dataset.heading ?? '')"
+    rows = f"[...document.querySelectorAll('article table.stacked tbody tr')].map(e => {cells})"
     chromium.open(address("notebooks/16_folder"), width=390)
     found = chromium.script(rows)
     assert len(found) == 3 and all(one == ["", "import", "what it needs"] for one in found)

@@ -78,10 +78,13 @@ def open_chapter(name: str, namespace: Mapping[str, Any], *models: str, datasets
         ValueError: On an unknown profile.
         FileNotFoundError: If a model or data set is missing; all that is missing is told in one message.
     """
+    import pandas as pd
+
     hidden = {"In", "Out", "exit", "quit"}
     parameters: dict[str, Any] = {key: value for key, value in namespace.items() if key[0] != "_" and key not in hidden and isinstance(value, PLAIN)}
     started = time.perf_counter()
     plots.use_style()
+    pd.set_option("display.max_colwidth", None)  # no cell of a table is cut
     warnings.filterwarnings("ignore", message="IProgress not found")  # bars of progress need widgets, and say so on their first import
     seed = int(parameters.get("seed", [*parameters.get("seeds", ()), 0][0]))
     options = {"data_root": parameters.get("data_root", ""), "split": parameters.get("split", "val"), "order": parameters.get("order", "")}

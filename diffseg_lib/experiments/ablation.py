@@ -17,7 +17,7 @@ from ..profiles import PAPER_WEIGHTS
 from ..scoremaps import complete, fuse, resize
 from ..segmenter import DiffSegmenter
 from .claims import effect_texts, effect_verdicts
-from .measure import CommittedRun, Row, Store, StudyResult, count_maps, count_splits, format_value
+from .measure import CommittedRun, Row, Store, StudyResult, count_maps, count_splits, format_value, seeds_text
 
 EQUAL = dict.fromkeys(PAPER_WEIGHTS, 0.25)
 PROMPTS: Mapping[str, Mapping[str, Any]] = {
@@ -224,7 +224,7 @@ def numbers(result: AblationResult) -> dict[str, str]:
         "ablation_both": "both_on_plain",
     }
     judged = {f"{name}_verdict": cited[name] for name in ("ablation_finest_all", "ablation_blip", "ablation_plus", "ablation_both")}
-    counted = {"ablation_images": str(result.images), "ablation_seeds": str(len(result.seeds))}
+    counted = {"ablation_images": str(result.images), "ablation_seeds": seeds_text(result.seeds)}
     kept = [d for d, weight in result.weights["chosen"].items() if weight > 0]
     counted["ablation_kept"] = f"{len(kept)} of {len(result.weights['chosen'])} resolutions"
     return counted | effect_texts(result.effects, cited) | effect_verdicts(result.effects, judged)

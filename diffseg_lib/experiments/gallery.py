@@ -100,6 +100,6 @@ def look(segmenter: DiffSegmenter, captioner: Captioner, sample: Sample, words: 
     areas = {word: float((found.labels == i).mean()) for i, word in enumerate(found.classes, start=1)}
     held = found.intermediates
     assert held is not None  # asked for
-    stages = {f"latent/{stride}": to_numpy(maps[0]) for stride, maps in sorted(held.cross.items(), reverse=True)}
+    stages = {f"stride {stride}": to_numpy(maps[0]) for stride, maps in sorted(held.cross.items(), reverse=True)}
     stages |= {"fused": to_numpy(held.fused[0]), "completed": to_numpy(held.completed[0])}
     return Shown(shown, caption, asked[0], stages, found.labels, areas)

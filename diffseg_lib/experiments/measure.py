@@ -301,6 +301,15 @@ def format_value(one: Estimate, digits: int = 1) -> str:
     return f"{one.value:.{digits}f} ({interval_text(one.ci95, one.images, f'.{digits}f')})"
 
 
+def seeds_text(seeds: Sequence[int]) -> str:
+    """How many seeds there are.
+
+    >>> seeds_text([0]), seeds_text([0, 1, 2])
+    ('1 seed', '3 seeds')
+    """
+    return f"{len(seeds)} seed" + "s" * (len(seeds) != 1)
+
+
 def side_of_zero(effect: Estimate) -> int | None:
     """1 if the whole 95 % interval of an effect lies above zero, -1 if it lies below, 0 if it holds zero; None of too few images to decide anything.
 

@@ -13,7 +13,7 @@ from ..data import Sample
 from ..segmenter import DiffSegmenter
 from ..support.images import to_numpy
 from .claims import effect_verdict
-from .measure import Effect, Measured, Row, Store, StudyResult, count_maps, count_splits, format_effect
+from .measure import Effect, Measured, Row, Store, StudyResult, count_maps, count_splits, format_effect, seeds_text
 
 PAPER_TIMESTEPS = (1, 50, 100, 150)
 AVERAGE = "average"  # the row of their mean
@@ -191,7 +191,7 @@ def numbers(result: TimestepResult, averaged: NoiseResult) -> dict[str, str]:
     deviations = [f"{row.label} {row.sd:.1f}" for row in result.rows.values() if row.sd is not None]
     return {
         "timesteps_images": str(result.images),
-        "timesteps_seeds": str(len(result.seeds)),
+        "timesteps_seeds": seeds_text(result.seeds),
         "timesteps_best": result.rows[result.best_on_train].label,
         "timesteps_table": ", ".join(f"t = {t}: {format_effect(one)}, {effect_verdict(one)}" for t, one in hundred.items() if one),
         "timesteps_average": format_effect(average),

@@ -29,7 +29,7 @@ from .claims import effect_verdict
 from .measure import Estimate, Row, Store, StudyResult, count_splits, count_variants, format_effect, format_value
 
 LEVELS = (50, 100, 200, 300, 400, 500, 600, 700, 800)  # timesteps that are compared
-LOOKED_AT = 60  # images of train that areas and shares of attention are measured on
+LOOKED_AT = 100  # images that areas and shares of attention are measured on; no threshold is in either
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def transformer_study(
         images: The number of images of `split`.
         seed: Seed of the noise.
         levels: Timesteps of the transformer that are compared.
-        looked_at: The number of images of train that areas and shares of attention are measured on.
+        looked_at: The number of images of `split` that areas and shares of attention are measured on.
         store: Keeps the parts; None keeps nothing.
 
     Raises:
@@ -163,7 +163,7 @@ def transformer_study(
         "concepts_minus_fused": ("concepts", "fused", "ConceptAttention minus fused maps"),
         "concepts_minus_completed": ("concepts", "completed", "ConceptAttention minus completed maps"),
     }
-    looked = splits.train.first(min(looked_at, len(splits.train)))
+    looked = splits.test.first(min(looked_at, len(splits.test)))
     to_text, to_words = attention_shares(joint, looked, timestep)
     return TransformerResult(
         rows=measured.rows,

@@ -174,7 +174,7 @@ def verdicts(ax: Axes, claims: Sequence[Any]) -> Axes:
         ax.plot([row.effect for _, row in places], [y for y, _ in places], marks[kind], color=colour, label=f"{kind} ({len(places)})", markersize=5)
         for y, row in places:
             ax.plot(row.ci95 or [row.effect] * 2, [y, y], color=colour, linewidth=1.4)
-    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.axvline(0, color=INK, linewidth=0.8, zorder=1)  # behind the rows' names
     name_rows(ax, [row.claim for row in claims])
     ax.set_xlabel("effect, points")
     ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
@@ -208,7 +208,7 @@ def forest(ax: Axes, runs: Mapping[str, Mapping[str, Any] | None], names: Sequen
         for y, one in places:
             ax.plot(one.ci95 or [one.value] * 2, [y, y], color=marks.get_color(), linewidth=1.4)
     labels = {name: one.label or name for found in shown.values() for name, one in found.items()}
-    ax.axvline(0, color=INK, linewidth=0.8)
+    ax.axvline(0, color=INK, linewidth=0.8, zorder=1)  # behind the rows' names
     name_rows(ax, [labels.get(name, name) for name in names])
     ax.set_xlabel(xlabel)
     if shown:
@@ -227,7 +227,7 @@ def ratios(axes: Sequence[Axes], groups: Mapping[str, Mapping[str, Mapping[str, 
     for ax, (name, cases) in zip(axes, groups.items(), strict=True):
         places = range(len(cases))
         low, middle, high = ([case["range"][0] for case in cases.values()], [c["median"] for c in cases.values()], [c["range"][1] for c in cases.values()])
-        ax.axvline(1, color="#999999", linewidth=1)
+        ax.axvline(1, color="#999999", linewidth=1, zorder=1)
         ax.hlines(places, low, high, color=INK, linewidth=1.2)
         ax.plot(middle, places, "o", color=INK, markersize=5)
         for place, value, end in zip(places, middle, high, strict=True):

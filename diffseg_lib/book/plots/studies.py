@@ -45,36 +45,46 @@ def study_effects(runs: Mapping[str, Any], names: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def class_report(names: Sequence[str], confusion: np.ndarray | Sequence[Sequence[int]], iou: Mapping[str, float | None]) -> Figure:
-    """Of each true class the share of its pixels that got each label, above the classes' IoU from the highest down.
+def class_confusion(names: Sequence[str], confusion: np.ndarray | Sequence[Sequence[int]]) -> Figure:
+    """Of each true class that occurs the share of its pixels that got each label.
 
     Args:
         names: The classes in the order of their labels.
         confusion: Pixels by true class and label given, C C.
-        iou: IoU by class, percent; None for a class that does not occur.
     """
     matrix = np.asarray(confusion, float)
     occurs = matrix.sum(1) > 0
     shares = matrix[occurs] / matrix[occurs].sum(1, keepdims=True)
-    known = {name: value for name, value in iou.items() if value is not None}
-    figure, [above, below] = stack([12, len(known)], 7.2)
-    draw.confusion(above, shares, [name for name, there in zip(names, occurs, strict=True) if there], names)
-    draw.bars(below, dict(sorted(known.items(), key=lambda one: -one[1])), xlabel="IoU, %", strong="background")
-    below.set_xlim(0, 110)
+    figure, [ax] = stack([12], 7.2)
+    draw.confusion(ax, shares, [name for name, there in zip(names, occurs, strict=True) if there], names)
     return figure
 
 
-def measure_bars(measures: Mapping[str, Mapping[str, Any]], strong: str = "") -> Figure:
+def class_bars(iou: Mapping[str, float | None]) -> Figure:
+    """IoU by class, percent, from the highest down; None for a class that does not occur, which is left out."""
+    known = {name: value for name, value in iou.items() if value is not None}
+    figure, [ax] = stack([len(known)])
+    draw.bars(ax, dict(sorted(known.items(), key=lambda one: -one[1])), xlabel="IoU, %")
+    ax.set_xlim(0, 110)
+    return figure
+
+
+def measure_bars(measures: Mapping[str, Mapping[str, Any]], strong: str = "", alike: bool = False) -> Figure:
     """Several measures of the same rows, a chart each, with 95 % intervals.
 
     Args:
         measures: Rows by key for the text below each chart, each row with ``label``, ``value`` and ``ci95`` as attributes.
         strong: The key of a row to stand out.
+        alike: Whether the charts have one scale, for measures of one unit.
     """
     figure, axes = stack([[row.label for row in rows.values()] for rows in measures.values()])
     for ax, (unit, rows) in zip(axes, measures.items(), strict=True):
         values, intervals = ({row.label: getattr(row, part) for row in rows.values()} for part in ("value", "ci95"))
         draw.bars(ax, values, intervals, unit, rows[strong].label if strong else "")
+    if alike:
+        most = max(ax.get_xlim()[1] for ax in axes)
+        for ax in axes:
+            ax.set_xlim(0, most)
     return figure
 
 
@@ -196,10 +206,9 @@ def sure_curves(curves: Mapping[str, Sequence[Any]], most: float = 0.7) -> Figur
     for label, points in curves.items():
         shown = [one for one in points if one.sure <= most]
         ax.plot([100 * one.kept for one in shown], [one.miou for one in shown], "o-", label=label)
-        for one in shown[1:]:
-            ax.annotate(f"{one.sure:g}", (100 * one.kept, one.miou), textcoords="offset points", xytext=(4, 4))
     ax.set(xlabel="pixels kept, %", ylabel="mean IoU on them, %")
     ax.invert_xaxis()
+    draw.number_marks(ax, [(100 * one.kept, one.miou, f"{one.sure:g}") for points in curves.values() for one in points[1:] if one.sure <= most])
     ax.legend(frameon=False, bbox_to_anchor=(0, 1), loc="lower left")
     return figure
 

@@ -32,7 +32,7 @@ def curves(
         ax.axhline(0, color=draw.INK, linewidth=0.8)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if any(lines):
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
 
 
@@ -65,7 +65,7 @@ def auc_bars(layers: Mapping[str, Any]) -> Figure:
     figure, [ax] = stack([len(layers)])
     best = max(layers.values(), key=lambda one: one.value)
     draw.bars(ax, {one.label: one.value for one in layers.values()}, {one.label: one.ci95 for one in layers.values()}, "AUC, %", best.label)
-    ax.axvline(50, color=draw.INK, linewidth=0.8, linestyle=":")
+    ax.axvline(50, color=draw.INK, linewidth=0.8, linestyle=":", zorder=1)
     ax.set_xlim(30, 105)
     return figure
 

@@ -361,12 +361,12 @@ def targets_table(models: Path) -> Any:
     bounds = [measured.get(row["measure"], {}).get("gain_ci95" if row["key"] == "gain" else "ci95") for row in rows]
     table = pd.DataFrame(rows)
     table.insert(4, "95 % interval", [f"{low:.2f} to {high:.2f}" if bound else "" for bound in bounds for low, high in [bound or (0, 0)]])
-    return table.drop(columns=["measure", "key"])
+    return table.drop(columns=["measure", "key"]).set_index("what")
 
 
 def targets_text(table: Any) -> str:
     """How many of a table's targets are met, and which are missed or not measured, in one phrase."""
-    named = {verdict: "; ".join(rows.what.str.strip()) for verdict, rows in table.groupby("verdict")}
+    named = {verdict: "; ".join(rows.index.str.strip()) for verdict, rows in table.groupby("verdict")}
     met = int((table.verdict == "met").sum())
     return ", ".join([f"{met} of {len(table)} are met", *(f"{verdict}: {named[verdict]}" for verdict in ("missed", "not measured") if verdict in named)])
 
