@@ -3,6 +3,10 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const code of document.querySelectorAll("main table code .pre")) {
     code.innerHTML = code.innerHTML.replace(/(::|[_/=])(?=\w)/g, "$1<wbr>");
   }
+  // An option such as --threshold stays in one line.
+  for (const code of document.querySelectorAll("main code .pre")) {
+    if (/^-.{1,23}$/.test(code.textContent)) code.style.whiteSpace = "nowrap";
+  }
 });
 
 // The attention explorer: folded, it loads when it is opened. It has the page's theme, which the frame's name tells it when it loads, and a message when it

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path as MplPath
 
 from ...support.imports import METHOD, imports_of, module_files, wing_of
 from .axes import INK, grid
@@ -26,6 +28,9 @@ FLOORS = (
     ("cli",),
 )  # from the ground
 FILLS = {METHOD: "#ffe9c9"}
+HALF = (0.125, 0.29)  # width and height of half a box; the picture is 1 wide, and a floor 1 high
+
+Point = tuple[float, float]
 
 
 def house_facts(package: Path) -> dict[str, Any]:
@@ -44,6 +49,26 @@ def house_facts(package: Path) -> dict[str, Any]:
     return {"wings": wings, "imports": [[*pair, count] for pair, count in sorted(arrows.items())]}
 
 
+def way(start: Point, end: Point, others: Sequence[Point]) -> list[Point]:
+    """Start, control point and end of a quadratic curve that passes behind the fewest boxes: straight where that passes behind none.
+
+    Args:
+        start: Where it starts, (x, y).
+        end: Where it ends.
+        others: Centres of the boxes that it should not touch.
+    """
+
+    def hidden(line: list[Point]) -> int:
+        (x0, y0), (x1, y1), (x2, y2) = line
+        t = np.linspace(0, 1, 60)
+        x, y = (1 - t) ** 2 * x0 + 2 * t * (1 - t) * x1 + t**2 * x2, (1 - t) ** 2 * y0 + 2 * t * (1 - t) * y1 + t**2 * y2
+        return sum(int((abs(x - cx) < HALF[0] + 0.01) @ (abs(y - cy) < HALF[1] + 0.05)) for cx, cy in others)
+
+    middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+    shifts = sorted(((across, up) for across in np.linspace(-0.5, 0.5, 21) for up in np.linspace(-1, 1, 9)), key=lambda one: abs(one[0]) + abs(one[1]) / 4)
+    return min(([start, (middle[0] + across, middle[1] + up), end] for across, up in shifts), key=hidden)
+
+
 def house(facts: Mapping[str, Any]) -> Figure:
     """Wings as boxes, a floor above what it imports, and an arrow from each wing to those that it imports.
 
@@ -54,20 +79,25 @@ def house(facts: Mapping[str, Any]) -> Figure:
     """
     import networkx
 
-    figure, [[ax]] = grid(1, 1, (7.4, 7.2), layout=None)
+    figure, [[ax]] = grid(1, 1, (7.4, 9.0), layout=None)
     centres: dict[str, tuple[float, float]] = {}
     for height, floor in enumerate(FLOORS):
         for i, wing in enumerate(floor):
             x, y = (i + 0.5) / len(floor), float(height)
             centres[wing] = (x, y)
-            ax.add_patch(FancyBboxPatch((x - 0.125, y - 0.22), 0.25, 0.44, "round,pad=0,rounding_size=0.03", fc=FILLS.get(wing, "#e8eef4"), ec=INK, lw=0.8))
-            ax.text(x, y + 0.075, wing, ha="center", va="center", fontsize=11, weight="bold")
+            ax.add_patch(
+                FancyBboxPatch(
+                    (x - HALF[0], y - HALF[1]), 2 * HALF[0], 2 * HALF[1], "round,pad=0,rounding_size=0.03", fc=FILLS.get(wing, "#e8eef4"), ec=INK, lw=0.8
+                )
+            )
+            ax.text(x, y + 0.1, wing, ha="center", va="center", fontsize=11, weight="bold")
             known = facts["wings"][wing]
-            ax.text(x, y - 0.095, f"{known['modules']} modules, {known['lines']:,} lines", ha="center", va="center", fontsize=8)
+            ax.text(x, y - 0.13, f"{known['modules']} modules, {known['lines']:,} lines", ha="center", va="center", fontsize=8)
     graph = networkx.DiGraph([(a, b) for a, b, _ in facts["imports"]])
     for a, b in networkx.transitive_reduction(graph).edges:
-        start, end = (centres[a][0], centres[a][1] - 0.22), (centres[b][0], centres[b][1] + 0.22)
-        ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=11, lw=1.1, color="#5a6b7b", shrinkA=0, shrinkB=0, zorder=0))
+        others = [place for wing, place in centres.items() if wing not in (a, b)]
+        line = way((centres[a][0], centres[a][1] - HALF[1]), (centres[b][0], centres[b][1] + HALF[1]), others)
+        ax.add_patch(FancyArrowPatch(path=MplPath(line, [1, 3, 3]), arrowstyle="-|>", mutation_scale=11, lw=1.1, color="#5a6b7b", zorder=0))
     ax.set(xlim=(0, 1), ylim=(-0.4, len(FLOORS) - 0.6))
     ax.axis("off")
     return figure
