@@ -33,7 +33,7 @@ figure below, the pocket CLIP, knows only this world and recognises drawings tha
     ),
     "transformer": (
         "Pocket joint transformer",
-        ("transformer",),
+        ("transformer-first", "transformer"),
         tuple(name_of(measure, "transformer") for measure in ("diffusion", "choose", "grounding", "separation", "drawings")),
         """An `SD3Transformer2DModel` of eight blocks, 160 channels and five heads, queries and keys normalised as in Stable Diffusion 3.5, on patches
 of 2 x 2 latents; a `CLIPTextModelWithProjection` of two layers, which began as the pocket CLIP's text tower; a second text tower that says
@@ -46,9 +46,11 @@ and call it with `max_sequence_length=0`, or as the profile `pocket-transformer`
 
 Transformer and text tower were trained together by flow matching on the pictures and captions that the UNet was trained on, in the same
 order of stages: small pictures of 64 px, then the crowded ones among them, then whole scenes of 128 px for half of the time; a tenth of the
-captions empty, a third naming one thing only. Noise levels are the logistic function of normal numbers. No layer falls silent by turns, as
-those of the UNet do. (In the run that is shipped eight of the minutes
-went into encoding the last stage's pictures, which is done before the clock starts now.)""",
+captions empty, a third naming one thing only. Noise levels are the logistic function of normal numbers. After the fourth block image tokens
+also learn to say what the pocket CLIP sees at their place (Yu et al. 2025, "REPA"), through a projection that is not shipped; CLIP itself was
+trained on the same pictures and captions. No layer falls silent by turns, as those of the UNet do. The run began from the weights of a first
+one (`transformer-first`), which had no help of CLIP's; eight of that one's minutes went into encoding pictures, before the clock
+started afterwards.""",
     ),
     "clip": (
         "Pocket CLIP",
@@ -104,6 +106,7 @@ It knows sixteen kinds of painted things, ten colours and seven grounds, and not
 _PARTS = {"diffusion": ("vae", "text_encoder", "unet"), "transformer": ("vae", "text_encoder", "text_encoder_2", "transformer")}
 _RUN_COMMANDS = {name: f"python -m diffseg_lib pocket train {name}" for name in ("vae", "decoder", "unet", "blip")} | {
     "clip": "python -m diffseg_lib pocket train clip --from-blip",
+    "transformer-first": "python -m diffseg_lib pocket train transformer --start data/pocket/models",
     "transformer": "python -m diffseg_lib pocket train transformer --start data/pocket/models",
 }
 
