@@ -25,7 +25,7 @@ def sources(facts: Mapping[str, Any]) -> str:
 def goals_table(goals: Sequence[Goal]) -> pd.DataFrame:
     """Every goal that was measured, in full, with its figure and whether it is met."""
     judged = {f"{one.what}: {one.wanted}": f"{_short(one.figure)}, {SAID[one.met]}" for one in goals if one.figure is not None}
-    return pd.Series(judged, name="found").rename_axis("goal").to_frame()
+    return pd.Series(judged, name="found").to_frame().rename_axis(columns="goal")
 
 
 def memory_table(peaks: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

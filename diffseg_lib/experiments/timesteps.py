@@ -193,7 +193,7 @@ def numbers(result: TimestepResult, averaged: NoiseResult) -> dict[str, str]:
         "timesteps_images": str(result.images),
         "timesteps_seeds": seeds_text(result.seeds),
         "timesteps_best": result.rows[result.best_on_train].label,
-        "timesteps_table": ", ".join(f"t = {t}: {format_effect(one)}, {effect_verdict(one)}" for t, one in hundred.items() if one),
+        "timesteps_table": "; ".join(f"t = {t}: {format_effect(one)}, {effect_verdict(one)}" for t, one in hundred.items() if one),
         "timesteps_average": format_effect(average),
         "timesteps_average_hundred": format_effect(to_hundred) if to_hundred else "not run",
         "timesteps_average_verdict": effect_verdict(to_hundred),

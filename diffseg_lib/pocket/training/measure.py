@@ -361,7 +361,7 @@ def targets_table(models: Path) -> Any:
     bounds = [measured.get(row["measure"], {}).get("gain_ci95" if row["key"] == "gain" else "ci95") for row in rows]
     table = pd.DataFrame(rows)
     table.insert(4, "95 % interval", [f"{low:.2f} to {high:.2f}" if bound else "" for bound in bounds for low, high in [bound or (0, 0)]])
-    return table.drop(columns=["measure", "key"]).set_index("what")
+    return table.drop(columns=["measure", "key"]).set_index("what").rename_axis(index=None, columns="what")
 
 
 def targets_text(table: Any) -> str:
