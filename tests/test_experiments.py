@@ -493,7 +493,7 @@ def test_numbers_and_tables_say_what_the_results_hold():
     run = committed_result("ablation", "pocket", AblationResult).result
     numbers = ablation.numbers(run)
     assert numbers["ablation_finest"] == format_effect(run.effects["completion_by_finest"]) == "+23.3 (+21.7 to +24.8)"
-    assert numbers["ablation_plus_verdict"] == "not reproduced" and numbers["ablation_seeds"] == "3"
+    assert numbers["ablation_plus_verdict"] == "not reproduced" and numbers["ablation_seeds"] == "3 seeds"
     assert quoted_table(run.effects, ablation.PAPER).loc["++ on plain", "paper on VOC train, quoted"] == "+4.14"
     results = {name: committed_result(f"benchmark_{name}", "pocket", BenchmarkResult).result for name in READERS}
     shown = benchmark.benchmark_table(results, "filter", ["diffsegmenter", "groupvit"])

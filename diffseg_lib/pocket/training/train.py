@@ -347,7 +347,7 @@ class Examples:
 
         things = torch.multinomial(said[rows], 1, generator=generator)[:, 0]
         words = torch.where(chance(PARTIAL), _pick(self._phrases, things, generator), _pick(ids, rows, generator))
-        return clean, noise, torch.where(chance(0.1), self._empty, words), images[rows.numpy()]
+        return clean, noise, torch.where(chance(0.1), self._empty, words), images[rows.tolist()]
 
 
 def train_unet(folder: Path, schedule: Schedule, device: str, stages: list[Stage], start: Path | None = None) -> None:
