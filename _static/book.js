@@ -1,7 +1,7 @@
-// A name in code may go on in the next line after an underscore, a slash, an equals sign or two colons, and nowhere else.
+// A name in code may go on in the next line after an underscore, a slash, a comma, an equals sign or two colons, and nowhere else.
 document.addEventListener("DOMContentLoaded", () => {
   for (const code of document.querySelectorAll("main table code .pre")) {
-    code.innerHTML = code.innerHTML.replace(/(::|[_/=])(?=\w)/g, "$1<wbr>");
+    code.innerHTML = code.innerHTML.replace(/(::|[_/=,])(?=[\w{])/g, "$1<wbr>");
   }
   // An option such as --threshold stays in one line.
   for (const code of document.querySelectorAll("main code .pre")) {
@@ -38,7 +38,7 @@ document.addEventListener("DOMContentLoaded", () => {
       const rows = [...(table.tBodies[0]?.rows ?? [])];
       const heads = [...(table.tHead?.rows[0]?.cells ?? [])].map(text);
       const sentences = rows.some((row) => [...row.cells].slice(1).some((cell) => text(cell).length > 24));
-      if (!sentences || !heads.length || table.scrollWidth <= table.clientWidth + 1) continue;
+      if (!sentences || table.scrollWidth <= table.clientWidth + 1) continue;
       table.classList.add("stacked");
       table.setAttribute("role", "table");
       for (const row of rows) {

@@ -259,7 +259,7 @@ def test_what_is_cut_or_broken_is_found(chromium, tmp_path):
 
 
 def test_a_table_of_sentences_is_cards_on_a_phone_and_a_table_elsewhere(chromium):
-    first = "[...document.querySelectorAll('article table.stacked tr')].find(e => e.offsetHeight)"
+    first = "[...document.querySelectorAll('article table.stacked tbody tr')][0]"
     cells = "[...e.cells].filter(e => e.offsetHeight).map(e => e.dataset.heading ?? '')"
     rows = f"[...document.querySelectorAll('article table.stacked tbody tr')].map(e => {cells})"
     chromium.open(address("notebooks/16_folder"), width=390)
