@@ -29,7 +29,7 @@ document.addEventListener("DOMContentLoaded", () => {
   tell();
 });
 
-// On a phone a table of sentences that is wider than the screen becomes a card a row: each cell stands under the heading of its column. Tables of numbers scroll.
+// On a phone a table of sentences that is wider than the screen becomes a card a row: each cell stands beside the heading of its column. Tables of numbers scroll.
 document.addEventListener("DOMContentLoaded", () => {
   const phone = matchMedia("(max-width: 599px)");
   const text = (cell) => cell.textContent.trim();

@@ -256,7 +256,7 @@ class AlignedDenoiser(nn.Module):
     """A :class:`FlowDenoiser` whose image tokens also say, in its middle, what an image encoder sees at their place (Yu et al. 2025, "REPA").
 
     A small transformer that only removes noise is slow to learn what things are: after ninety minutes a linear reading of its tokens told the
-    classes apart no better than that of CLIP's first layer. What is added serves training alone and is not shipped.
+    classes apart hardly better than that of CLIP's first layer. What is added serves training alone and is not shipped.
     """
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
@@ -294,7 +294,7 @@ class Sight:
         return self._encoder(to_range(views).to(self._encoder.device)).last_hidden_state[:, 1:].float()
 
     def __call__(self, views: Tensor, side: int) -> Tensor:
-        """The states of pictures (b H W 3, uint8) at a grid of `side` x `side` places, between patches by bilinear interpolation: b places channels."""
+        """The states of pictures (b side side 3, uint8, of the side that CLIP looks at) at a grid of `side` x `side` places, between patches by bilinear interpolation: b places channels."""
         states = (self._states(views) - self._mean) / self._deviation
         patches = architectures.PICTURE // architectures.PATCH
         grid = states.transpose(1, 2).unflatten(2, (patches, patches))
