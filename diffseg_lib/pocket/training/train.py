@@ -294,7 +294,7 @@ class Sight:
         return self._encoder(to_range(views).to(self._encoder.device)).last_hidden_state[:, 1:].float()
 
     def __call__(self, views: Tensor, side: int) -> Tensor:
-        """The states of pictures of CLIP's own size (b h w 3, uint8) at `side` x `side` places, between patches by bilinear interpolation: b places channels."""
+        """The states of pictures of CLIP's size (b h w 3, uint8) at `side` x `side` places, interpolated bilinearly between patches: b places channels."""
         states = (self._states(views) - self._mean) / self._deviation
         patches = architectures.PICTURE // architectures.PATCH
         grid = states.transpose(1, 2).unflatten(2, (patches, patches))
